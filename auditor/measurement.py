@@ -1,0 +1,90 @@
+"""Everything an audit wants of a batch, from one stream of its responses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from auditor.backprojection import Backprojection
+from auditor.clear import Clear, Maps
+from auditor.statistics.description import Description, describe, join
+from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """CLEAR maps of N samples and their statistics.
+
+    maps: see `Maps`. probability: (N, C) float32.
+    class_area_frac, class_energy_frac: (N, C), each class's share of the pixels, and of the dominant response map's
+        energy, that it dominates; the energy is NaN for a sample without positive response.
+    positive_area_frac, dominance_margin, class_cosine: (N,).
+    dominant: scores of the dominant response map, each (N, 1).
+    kept: (N, k) int64, the classes described. responses: their scores, each (N, k).
+    """
+
+    maps: Maps
+    probability: Tensor
+    class_area_frac: Tensor
+    class_energy_frac: Tensor
+    positive_area_frac: Tensor
+    dominance_margin: Tensor
+    class_cosine: Tensor
+    dominant: Description
+    kept: Tensor
+    responses: Description
+
+
+def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Measurement:
+    """Maps and statistics of a batch.
+
+    images: (N, ch, H, W) as the model takes them. labels: (N,) int64, −1 = unknown. keep: how many classes a sample are
+    described; of more, those with most energy, and always the predicted class and the label.
+    """
+    backprojection = clear.forward(images)
+    competing = clear.competing(backprojection)
+    dominance, cosine = Dominance(), ClassCosine()
+    describe_all = competing.shape[-1] <= keep
+    parts, energies = [], []
+    for classes, responses in backprojection.stream(competing):
+        dominance.update(classes, responses)
+        cosine.update(classes, responses)
+        if describe_all:
+            parts.append(describe(responses))
+        else:
+            energies.append(responses.clamp(min=0).sum((2, 3)))
+    every = competing.expand(len(images), -1)
+    if describe_all:
+        kept, described = every, join(parts)
+    else:
+        kept = strongest(torch.cat(energies, 1), every, backprojection.logits.argmax(1), labels, keep)
+        described = describe_again(backprojection, kept)
+    result = dominance.result()
+    area, energy = shares(result, backprojection.logits.shape[1])
+    return Measurement(
+        maps=Maps(result.dominant_class, result.dominant_response, backprojection.logits),
+        probability=backprojection.logits.softmax(1),
+        class_area_frac=area,
+        class_energy_frac=energy,
+        positive_area_frac=(result.dominant_class >= 0).float().mean((1, 2)),
+        dominance_margin=dominance_margin(result),
+        class_cosine=cosine.result(),
+        dominant=describe(result.dominant_response[:, None]),
+        kept=kept,
+        responses=described,
+    )
+
+
+def strongest(energy: Tensor, classes: Tensor, predictions: Tensor, labels: Tensor, keep: int) -> Tensor:
+    """The `keep` classes with most energy a sample, ascending, the prediction and the label among them where they compete.
+
+    energy, classes: (N, K). predictions, labels: (N,). Returns (N, keep) int64.
+    """
+    wanted = (classes == predictions[:, None]) | (classes == labels[:, None])
+    chosen = energy.masked_fill(wanted, torch.inf).topk(keep, dim=1).indices
+    return classes.gather(1, chosen).sort(dim=1).values
+
+
+def describe_again(backprojection: Backprojection, kept: Tensor) -> Description:
+    """Sends the kept classes back once more: which they are is known only after the stream, and to hold them costs more."""
+    return join([describe(responses) for _, responses in backprojection.stream(kept)])

@@ -1,0 +1,17 @@
+"""How this implementation reads the method, to be stated wherever its results are met."""
+
+READINGS = (
+    "Eq. 3 has no rectifier on the way back: rule 'linear' is linear in the class responses once the max-pooling switches "
+    "are fixed. Rules 'deconv', 'gradient' and 'guided' are the same machine with another rectifier.",
+    "Only positive class response is sent back: the seed of class c is max(z_c, 0), so that a class the network argues "
+    "against does not come back positive.",
+    "z_L is the output of the last layer with one kernel a class, before the global average. A global average followed by a "
+    "linear layer is a 1 × 1 convolution followed by a global average; after flattening, z_L is 1 × 1.",
+    "R(x|c) is summed over the channels of the input.",
+    "A pixel where no class has positive response has no dominant class (−1). Ties go to the lower class.",
+    "No class is normalised before the dominant one is taken.",
+    "Max-pooling's adjoint sums where windows overlap.",
+    "Batch norm in evaluation mode is affine: its scale goes back, its shift does not.",
+    "The dominant class of a sample is the one that holds most of the energy of its dominant response map.",
+    "Statistics describe positive response only; the class cosine compares whole maps.",
+)

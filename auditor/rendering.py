@@ -1,0 +1,129 @@
+"""Maps as pictures: responses and classes in, RGB out (eq. 6, and the binary maps of section 4.2)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+GOLDEN_STEP = (math.sqrt(5) - 1) / 2
+"""Part of the hue circle between neighbouring classes, where there are too many classes to spread evenly."""
+
+EVEN_CLASSES = 12
+"""Up to here classes are spread evenly over the hue circle."""
+
+HUES = 6 * 600
+"""Points at which the hue circle is measured."""
+
+
+def palette(classes: int) -> Tensor:
+    """Colours of classes, (classes, 3) float32 RGB in [0, 1]: F of eq. 6, fully saturated, full value, only hue varies.
+
+    Hues are spaced evenly by the length of the hue circle in OKLab (Ottosson 2020), not by HSV hue, whose greens look
+    alike. Above `EVEN_CLASSES` class i stands at i times the golden ratio: neighbouring indices stay clearly apart, but
+    other classes come close. Two clearly different colours are then still two classes; two like colours may be one
+    class or two, which only `dominant_class` tells.
+    """
+    circle = hue_circle(torch.arange(HUES + 1, dtype=torch.float64) / HUES)
+    steps = torch.linalg.vector_norm(oklab(circle).diff(dim=0), dim=1)
+    lengths = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+    indices = torch.arange(classes, dtype=torch.float64)
+    positions = indices / max(classes, 1) if classes <= EVEN_CLASSES else (indices * GOLDEN_STEP).frac()
+    wanted = positions * lengths[-1]
+    after = torch.searchsorted(lengths, wanted, right=True).clamp(max=HUES)
+    hues = (after - 1 + (wanted - lengths[after - 1]) / steps[after - 1]) / HUES
+    return hue_circle(hues).float()
+
+
+def hue_circle(hues: Tensor) -> Tensor:
+    """HSV to RGB with S = V = 1. hues: (n,) in [0, 1]. Returns (n, 3) in [0, 1]."""
+    distance_from_peak = (hues[:, None] * 6 - torch.tensor([0, 2, 4], dtype=hues.dtype) + 3).remainder(6) - 3
+    return (2 - distance_from_peak.abs()).clamp(0, 1)
+
+
+def oklab(colors: Tensor) -> Tensor:
+    """sRGB to OKLab (Ottosson 2020), where distances are about those that people see. (n, 3) in [0, 1] to (n, 3)."""
+    linear = torch.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    cones = torch.tensor(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ],
+        dtype=colors.dtype,
+    )
+    opponents = torch.tensor(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ],
+        dtype=colors.dtype,
+    )
+    return (linear @ cones.T).pow(1 / 3) @ opponents.T
+
+
+def clear_map(dominant_class: Tensor, dominant_response: Tensor, colors: Tensor) -> Tensor:
+    """CLEAR maps (eq. 6): H = F(Ĉ), S = 1, V = D, scaled by each sample's own peak.
+
+    dominant_class: (N, H, W) integer, −1 = none. dominant_response: (N, H, W) float ≥ 0. colors: (C, 3) in [0, 1], see
+    `palette`. Returns (N, H, W, 3) uint8 RGB; black where no class dominates.
+    """
+    value = scale(dominant_response, peak(dominant_response))
+    value = torch.where(dominant_class >= 0, value, 0)
+    # With S = 1, HSV to RGB is linear in V.
+    return to_bytes(colors.to(value)[dominant_class.clamp(min=0).long()] * value[..., None])
+
+
+def binary_heatmap(label_response: Tensor, rest_response: Tensor) -> Tensor:
+    """Evidence for a class against all others (section 4.2): whichever is greater at a pixel; a tie is the class's.
+
+    The class's response runs from black over red and yellow to white, the others' from black to green, both on one
+    scale: the greater peak of the two in that sample. Only positive responses show.
+
+    label_response, rest_response: (N, H, W) float, the class's response and the maximum over all others; see
+    `LabelAndRest`. Returns (N, H, W, 3) uint8 RGB.
+    """
+    greatest = torch.maximum(peak(label_response), peak(rest_response))
+    hot = scale(label_response, greatest)[..., None] * 3 - torch.arange(3, device=label_response.device)
+    rest = scale(rest_response, greatest)
+    green = torch.stack([torch.zeros_like(rest), rest, torch.zeros_like(rest)], -1)
+    return to_bytes(torch.where((label_response >= rest_response)[..., None], hot, green))
+
+
+def binary_map(label_response: Tensor, rest_response: Tensor) -> Tensor:
+    """Where a class speaks loudest, red, and where another does, blue; black where the louder one is not positive.
+
+    label_response, rest_response: (N, H, W) float, the class's response and the maximum over all others; a tie is the
+    class's. Returns (N, H, W, 3) uint8 RGB, each channel 0 or 255.
+    """
+    label_wins = label_response >= rest_response
+    red = label_wins & (label_response > 0)
+    blue = ~label_wins & (rest_response > 0)
+    return to_bytes(torch.stack([red, torch.zeros_like(red), blue], -1).float())
+
+
+def picture(images: Tensor) -> Tensor:
+    """Input pixels as a picture to lay beside a map.
+
+    images: (N, ch, H, W) uint8: three channels are RGB, any other number is shown in grey, as their mean. Returns
+    (N, H, W, 3) uint8.
+    """
+    if images.shape[1] == 3:
+        return images.permute(0, 2, 3, 1).contiguous()
+    grey = images.float().mean(1).round().to(torch.uint8)
+    return grey[..., None].repeat(1, 1, 1, 3)
+
+
+def peak(responses: Tensor) -> Tensor:
+    """(N, H, W) to (N, 1, 1): each sample's greatest response."""
+    return responses.amax((1, 2), keepdim=True)
+
+
+def scale(responses: Tensor, greatest: Tensor) -> Tensor:
+    """The positive part of `responses` as a part of `greatest`, float32 in [0, 1]; 0 where nothing is positive."""
+    return torch.where(greatest > 0, responses.float().clamp(min=0) / greatest.float(), 0)
+
+
+def to_bytes(colors: Tensor) -> Tensor:
+    """Colours in [0, 1], and beyond: these are cut, to uint8."""
+    return (colors.clamp(0, 1) * 255).round().to(torch.uint8)

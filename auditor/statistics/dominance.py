@@ -1,0 +1,123 @@
+"""Which class dominates: eq. 4 and 5, by how much, and how much the classes' maps differ."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DominanceResult:
+    """dominant_class: (N, H, W) int16, −1 = none. dominant_response, second_response: (N, H, W) float32 ≥ 0."""
+
+    dominant_class: Tensor
+    dominant_response: Tensor
+    second_response: Tensor
+
+
+class Dominance:
+    """Keeps, over a stream of classes, the strongest positive response a pixel, its class, and the second strongest.
+
+    No class is normalised before it competes: that would change the answer.
+    """
+
+    def __init__(self) -> None:
+        self.best: Tensor | None = None
+
+    def update(self, classes: Tensor, responses: Tensor) -> None:
+        """classes: (k,) or (N, k), ascending over the whole stream. responses: (N, k, H, W) float32."""
+        if self.best is None:
+            self.best = torch.zeros_like(responses[:, 0])
+            self.second = torch.zeros_like(self.best)
+            self.winner = torch.full_like(self.best, -1, dtype=torch.int16)
+        names = classes.to(torch.int16).expand(len(responses), -1)[:, :, None, None]
+        for column in range(responses.shape[1]):
+            response = responses[:, column]
+            # Strictly greater: ties stay with the lower class, and zero never wins.
+            wins = response > self.best
+            self.second = torch.maximum(self.second, torch.minimum(self.best, response))
+            self.best = torch.maximum(self.best, response)
+            self.winner = torch.where(wins, names[:, column], self.winner)
+
+    def result(self) -> DominanceResult:
+        if self.best is None:
+            raise ValueError("no class was streamed: there is no dominant class")
+        return DominanceResult(self.winner, self.best, self.second)
+
+
+class LabelAndRest:
+    """Keeps, over a stream of classes, the response of each sample's label and the maximum over all other classes.
+
+    Of any sign, unlike `Dominance`: what the binary maps of section 4.2 compare.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        """labels: (N,) int64; a label that is not streamed, as −1, has response 0."""
+        self.labels = labels
+        self.label_response: Tensor | None = None
+
+    def update(self, classes: Tensor, responses: Tensor) -> None:
+        """classes: (k,) or (N, k). responses: (N, k, H, W) float32."""
+        if self.label_response is None:
+            self.label_response = torch.zeros_like(responses[:, 0])
+            self.rest_response = torch.full_like(self.label_response, -torch.inf)
+        is_label = (classes.expand(len(responses), -1) == self.labels[:, None])[:, :, None, None]
+        for column in range(responses.shape[1]):
+            response, own = responses[:, column], is_label[:, column]
+            self.label_response = torch.where(own, response, self.label_response)
+            self.rest_response = torch.where(own, self.rest_response, torch.maximum(self.rest_response, response))
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """The label's response and the others' maximum, each (N, H, W) float32; 0 where there is no other class."""
+        if self.label_response is None:
+            raise ValueError("no class was streamed: there is no response of the label")
+        return self.label_response, self.rest_response.masked_fill(self.rest_response == -torch.inf, 0)
+
+
+class ClassCosine:
+    """Mean cosine between the response maps of two classes, over all pairs whose maps are not zero.
+
+    Near 1 the maps hardly depend on the class (Sixt, Granz & Landgraf 2020). Streamed exactly: the mean over pairs of
+    unit vectors follows from the norm of their sum.
+    """
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def update(self, classes: Tensor, responses: Tensor) -> None:
+        flat = responses.flatten(2)
+        norms = torch.linalg.vector_norm(flat, dim=2)
+        scales = torch.where(norms > 0, 1 / norms, 0)
+        units = torch.bmm(scales[:, None], flat)[:, 0]
+        counts = (norms > 0).sum(1)
+        self.total = units if self.total is None else self.total + units
+        self.count = counts if self.total is units else self.count + counts
+
+    def result(self) -> Tensor:
+        """(N,) float32 in [−1, 1]; NaN where fewer than two classes have a response."""
+        if self.total is None:
+            raise ValueError("no class was streamed: there is no class cosine")
+        count = self.count.double()
+        pairs = count * (count - 1)
+        cosine = (self.total.double().square().sum(1) - count) / pairs
+        return torch.where(pairs > 0, cosine, torch.nan).clamp(-1, 1).float()
+
+
+def shares(result: DominanceResult, classes: int) -> tuple[Tensor, Tensor]:
+    """Each class's share of the pixels and of the energy that it dominates.
+
+    Returns area (N, C), of all pixels, and energy (N, C), of the dominant response map's; the energy is NaN where no
+    class has positive response.
+    """
+    flat = result.dominant_class.flatten(1).long() + 1
+    response = result.dominant_response.flatten(1)
+    empty = response.new_zeros((len(flat), classes + 1))
+    area = empty.scatter_add(1, flat, torch.ones_like(response))[:, 1:]
+    energy = empty.scatter_add(1, flat, response)[:, 1:]
+    return area / flat.shape[1], energy / energy.sum(1, keepdim=True)
+
+
+def dominance_margin(result: DominanceResult) -> Tensor:
+    """How far the dominant class leads the second: Σ(D − second) / ΣD, (N,) in [0, 1]; NaN where D is zero."""
+    leads = (result.dominant_response - result.second_response).sum((1, 2))
+    return leads / result.dominant_response.sum((1, 2))

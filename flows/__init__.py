@@ -1,0 +1,1 @@
+"""What runs when and where: config, Prefect flow, Dask cluster, command line, demo."""

@@ -1,0 +1,236 @@
+"""The audit: a Prefect flow whose stages are tasks, and what starts around it."""
+
+import importlib.metadata
+import platform
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+
+from auditor.readings import READINGS
+from flows.cluster import Cluster, drive_shards
+from flows.config import AuditConfig
+from flows.gallery import draw_gallery, write_gallery
+from flows.listener import Listener
+from flows.shard import Work
+from reports.gallery import choose_samples
+from reports.report import write_report
+from storage.aggregates import gather
+from storage.datasets import Dataset, open_dataset
+from storage.errors import InputError
+from storage.maps import MapShape, shard_samples
+from storage.models import model_hash
+from storage.runs import (
+    Manifest,
+    Plan,
+    Run,
+    create_run,
+    files_below,
+    find_unfinished,
+    hash_file,
+    new_run_id,
+    publish,
+    read_commits,
+    read_plan,
+)
+from storage.sql import connect
+from storage.tables import SCHEMA_VERSION, SCHEMAS
+
+ARTIFACT_SECS = 5
+"""Least time between two updates of the progress that Prefect shows: each costs a round trip."""
+
+PACKAGES = ("torch", "dask", "zarr", "pyarrow", "duckdb", "prefect", "numpy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an audit came to. startup_secs: until the first shard; compute_secs: all shards."""
+
+    run: Run
+    resumed: bool
+    expected: int
+    processed: int
+    failed: int
+    startup_secs: float
+    compute_secs: float
+
+
+class Session:
+    """What is started once for an audit and used by its stages."""
+
+    def __init__(self, config: AuditConfig, store: Path, dataset: Dataset, listener: Listener) -> None:
+        self.config, self.store, self.dataset, self.listener = config, store, dataset, listener
+        self.work = Work(
+            key=f"clear-audit-{config.config_hash[:16]}",
+            model=config.model_spec,
+            dataset=config.dataset_spec,
+            input=config.input_spec,
+            rule=config.method.rule,
+            precision=config.method.precision,
+            top_k=config.method.top_k,
+            kept_classes=config.method.kept_classes,
+            batch_samples=config.compute.batch_samples,
+            threads=config.compute.threads,
+        )
+        self.cluster = Cluster(config.compute, self.work)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.cluster.close()
+
+
+starting: ContextVar[Session | None] = ContextVar("starting", default=None)
+"""The session of a run that began to start before its flow did; a flow that Prefect starts has none."""
+
+
+@flow(name="audit", validate_parameters=False, persist_result=False)
+def audit(config: dict[str, Any], store: str) -> Outcome:
+    """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
+    session = starting.get()
+    if session is not None:
+        return run_stages(session)
+    resolved = AuditConfig.model_validate(config, strict=False)
+    with Session(resolved, Path(store), open_dataset(resolved.dataset_spec), Listener()) as session:
+        return run_stages(session)
+
+
+def run_stages(session: Session) -> Outcome:
+    run, plan, facts = make_plan(session)
+    startup_secs = time.perf_counter() - session.listener.began
+    resumed = bool(read_commits(run))
+    compute_secs = compute(session, run, plan)
+    manifest = finalise(session, run, plan, facts)
+    session.listener.stage("reporting")
+    report(run)
+    return Outcome(
+        run=run,
+        resumed=resumed,
+        expected=manifest.expected_count,
+        processed=manifest.processed_count,
+        failed=manifest.failed_count,
+        startup_secs=startup_secs,
+        compute_secs=compute_secs,
+    )
+
+
+@task(name="plan", cache_policy=NO_CACHE)
+def make_plan(session: Session) -> tuple[Run, Plan, dict[str, Any]]:
+    """Freezes what is to be done, or finds the unfinished run that planned the same. Writes nothing before all is checked."""
+    config, dataset = session.config, session.dataset
+    now = datetime.now(UTC)
+    plan = Plan(
+        run_id=new_run_id(config.name, now),
+        created_at=now,
+        schema_version=SCHEMA_VERSION,
+        tool_version=importlib.metadata.version("clear-audit"),
+        name=config.name,
+        config=config.model_dump(mode="json", exclude={"folder"}),
+        config_hash=config.config_hash,
+        model_hash=model_hash(config.model_spec),
+        dataset_hash=dataset.content_hash(),
+        class_names=list(dataset.classes),
+        sample_count=len(dataset),
+        height=config.input.height,
+        width=config.input.width,
+        shard_samples=config.compute.shard_samples or shard_samples(config.input.height, config.input.width),
+    )
+    _, facts = session.cluster.wait()
+    if facts["class_count"] != len(dataset.classes):
+        raise InputError(
+            f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and model '{config.model.factory}' has "
+            f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
+        )
+    unfinished = find_unfinished(session.store, plan)
+    if unfinished is not None:
+        return unfinished, read_plan(unfinished), facts
+    return create_run(session.store, plan), plan, facts
+
+
+@task(name="compute", cache_policy=NO_CACHE)
+def compute(session: Session, run: Run, plan: Plan) -> float:
+    """Drives the shards that are not committed yet through the cluster; returns the seconds it took."""
+    commits = read_commits(run)
+    done = sum(commit.processed_count + commit.failed_count for commit in commits.values())
+    failed = sum(commit.failed_count for commit in commits.values())
+    session.listener.stage("computing")
+    session.listener.advance(done, failed, plan.sample_count)
+    artifact = create_progress_artifact(0.0, description=f"samples of run {run.run_id}")
+    started = published = time.perf_counter()
+
+    def progress(counts: dict[str, int]) -> None:
+        nonlocal done, failed, published
+        done += counts["processed"] + counts["failed"]
+        failed += counts["failed"]
+        session.listener.advance(done, failed, plan.sample_count)
+        if time.perf_counter() - published > ARTIFACT_SECS or done == plan.sample_count:
+            update_progress_artifact(artifact, 100 * done / plan.sample_count)
+            published = time.perf_counter()
+
+    client, _ = session.cluster.wait()
+    shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
+    remaining = [shard for shard in plan.shards() if shard.index not in commits]
+    drive_shards(client, session.work, run, shape, remaining, progress)
+    return time.perf_counter() - started
+
+
+@task(name="finalise", cache_policy=NO_CACHE)
+def finalise(session: Session, run: Run, plan: Plan, facts: dict[str, Any]) -> Manifest:
+    """Joins the shards, aggregates, draws the gallery, and publishes the run by its manifest."""
+    session.listener.stage("finalising")
+    config, now = session.config, datetime.now(UTC)
+    known = {
+        "model_factory": config.model.factory,
+        "dataset_path": config.dataset.path,
+        "rule": config.method.rule,
+        "precision": config.method.precision,
+    }
+    attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
+    artefacts = gather(run, plan, attributes, known, now)
+    draw(session, run, plan)
+    for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
+        artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
+    commits = read_commits(run).values()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    manifest = Manifest(
+        run_id=run.run_id,
+        plan_hash=hash_file(run.folder / "plan.json"),
+        started_at=plan.created_at,
+        finished_at=now,
+        expected_count=plan.sample_count,
+        processed_count=sum(commit.processed_count for commit in commits),
+        failed_count=sum(commit.failed_count for commit in commits),
+        readings=list(READINGS),
+        environment={"python": platform.python_version(), "platform": platform.platform(), **versions, "device": facts["device"]},
+        artefacts=artefacts,
+    )
+    publish(run, manifest)
+    return manifest
+
+
+def draw(session: Session, run: Run, plan: Plan) -> None:
+    """Draws, where the model is, the samples that a reviewer should see first."""
+    choices = choose_samples(
+        connect(run.store, [run.run_id]), run.run_id, session.config.report.gallery_samples, session.config.report.seed
+    )
+    client, _ = session.cluster.wait()
+    indices = sorted({choice.sample_index for choice in choices})
+    workers = len(client.nthreads())
+    futures = [client.submit(draw_gallery, session.work.key, run, indices[i::workers], pure=False) for i in range(workers)]
+    peaks = {index: peak for drawn in client.gather(futures) for index, peak in drawn.items()}
+    samples = [
+        {"sample_index": choice.sample_index, "reason": choice.reason, "peak": peaks[choice.sample_index]} for choice in choices
+    ]
+    write_gallery(run, len(plan.class_names), samples)
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def report(run: Run) -> Path:
+    return write_report(run)

@@ -1,0 +1,256 @@
+"""The command line: `clear-audit …`. stdout is data, stderr is progress.
+
+Heavy packages are imported by the commands that need them: `--help` must answer at once.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flows.config import AuditConfig
+
+PASSED, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+HERE = Path(__file__).parent
+
+app = typer.Typer(
+    help="Audits image classifiers: which pixels spoke for which class, over a whole dataset.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Store = Annotated[Path, typer.Option(help="Folder that keeps runs, tables and reports.", envvar="CLEAR_AUDIT_STORE")]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a key of the config; may be repeated.")
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, an unambiguous beginning of it, or 'latest'.")]
+DEFAULT_STORE = Path("audits")
+
+
+class Form(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns what went wrong into a sentence on stderr and the exit code that stands for it."""
+    from auditor.errors import UnsupportedModel
+    from storage.errors import InputError
+
+    try:
+        yield
+    except (InputError, UnsupportedModel) as error:
+        typer.echo(f"clear-audit: {error}", err=True)
+        raise typer.Exit(USAGE) from error
+    except KeyboardInterrupt as error:
+        typer.echo("clear-audit: interrupted; the same command resumes the run", err=True)
+        raise typer.Exit(INTERRUPTED) from error
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        typer.echo(f"clear-audit: the run failed ({type(error).__name__}: {error}); the same command resumes it", err=True)
+        raise typer.Exit(FAILED) from error
+
+
+@app.command()
+def demo(store: Store = DEFAULT_STORE) -> None:
+    """Audit 10,000 handwritten digits with the classifier that comes along."""
+    with exit_codes():
+        from flows.config import load_config
+
+        audit_and_tell(load_config(HERE / "demo" / "demo.toml"), store)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="The config file to write.")] = Path("audit.toml")) -> None:
+    """Write a config with every key explained, to be edited."""
+    with exit_codes():
+        from storage.errors import InputError
+
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write((HERE / "init.toml").read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"config '{path}' cannot be written ({error.strerror}): name another path") from error
+        typer.echo(f"{path}: edit the three lines marked EDIT, then: clear-audit run {path}", err=True)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The audit's config, as 'clear-audit init' writes it.")],
+    store: Store = DEFAULT_STORE,
+    settings: Setting = None,
+) -> None:
+    """Audit a dataset. A run that was interrupted is resumed."""
+    with exit_codes():
+        from flows.config import load_config
+
+        audit_and_tell(load_config(config, settings or []), store)
+
+
+@app.command("ls")
+def list_runs(store: Store = DEFAULT_STORE, form: Annotated[Form, typer.Option("--format")] = Form.table) -> None:
+    """List the finished runs of a store, latest first."""
+    columns = "run_id, name, started_at, processed_count, failed_count, correct_frac, agreement_frac, sparseness_mean"
+    query(f"SELECT {columns} FROM runs ORDER BY started_at DESC", store, form)
+
+
+@app.command()
+def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
+    """Show one run: its facts, its figures, and where its files are."""
+    with exit_codes():
+        from storage.runs import find_run
+
+        found = find_run(store, run_id)
+        (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": found.run_id}).to_pylist()
+        facts = {name: value for name, value in row.items() if name != "class_names"}
+        facts |= {"classes": ", ".join(row["class_names"]), "maps": found.maps, "report": found.report}
+        for name, value in facts.items():
+            typer.echo(f"{name:<22} {value}")
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT over the tables runs, samples, responses, …")],
+    store: Store = DEFAULT_STORE,
+    form: Annotated[Form, typer.Option("--format", help="How rows are written.")] = Form.table,
+    output: Annotated[Path | None, typer.Option(help="File to write instead of stdout; needed for parquet.")] = None,
+) -> None:
+    """Ask the tables of all finished runs, in SQL."""
+    with exit_codes():
+        from storage.errors import InputError
+
+        if form is Form.parquet and output is None:
+            raise InputError("--format parquet writes a file: name it with --output")
+        table = rows_of(store, sql)
+        try:
+            write_rows(table, form, output)
+        except OSError as error:
+            raise InputError(f"output '{output}' cannot be written ({error.strerror}): name another path") from error
+
+
+@app.command()
+def report(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
+    """Write a run's HTML report again, and print where it is."""
+    with exit_codes():
+        from reports.report import write_report
+        from storage.runs import find_run
+
+        typer.echo(write_report(find_run(store, run_id)))
+
+
+def rows_of(store: Path, sql: str, parameters: dict[str, Any] | None = None) -> "pa.Table":
+    from storage.errors import InputError
+    from storage.runs import published_runs
+    from storage.sql import connect, select
+
+    if not store.is_dir():
+        raise InputError(f"store '{store}' does not exist: name it with --store, or make it with 'clear-audit run CONFIG'")
+    return select(connect(store, [found.run_id for found in published_runs(store)]), sql, parameters)
+
+
+def write_rows(table: "pa.Table", form: Form, output: Path | None) -> None:
+    import json
+
+    import pyarrow.csv
+
+    from storage.tables import write_table
+
+    if form is Form.parquet and output is not None:
+        write_table(table, output)
+        return
+    if form is Form.csv:
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.csv.write_csv(table, sink)
+        text = sink.getvalue().to_pybytes().decode()
+    elif form is Form.json:
+        text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in table.to_pylist())
+    else:
+        text = draw_table(table)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def draw_table(table: "pa.Table") -> str:
+    """The rows as text, as wide as they are: a pipe must not lose columns."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        is_number = str(values.type).startswith(("int", "uint", "float", "double", "decimal"))
+        drawn.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        drawn.add_row(*(Text(show_value(value)) for value in row))
+    console = Console(width=100_000, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def show_value(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def audit_and_tell(config: "AuditConfig", store: Path) -> None:
+    """Runs an audit with a progress bar, prints what it came to, and exits with the code that says so."""
+    from rich.console import Console
+
+    from flows.listener import ProgressBar
+
+    with ProgressBar(Console(stderr=True)) as listener:
+        from flows.launch import run_audit
+
+        outcome = run_audit(config, store, listener)
+    (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": outcome.run.run_id}).to_pylist()
+
+    def percent(value: float | None) -> str:
+        return "not known" if value is None else f"{100 * value:.2f} %"
+
+    def number(value: float | None) -> str:
+        return "not known" if value is None else f"{value:.3f}"
+
+    lines = {
+        "run": outcome.run.run_id + (" (resumed)" if outcome.resumed else ""),
+        "images": f"{outcome.processed:,} of {outcome.expected:,}, {outcome.failed:,} failed",
+        "accuracy": percent(row["correct_frac"]),
+        "agreement": f"{percent(row['agreement_frac'])} of images have their prediction as dominant class",
+        "sparseness": f"{number(row['sparseness_mean'])} (mean Gini index of the dominant response)",
+        "class cosine": f"{number(row['class_cosine_mean'])} (near 1, maps hardly depend on the class)",
+        "time": f"{outcome.startup_secs:.1f} s to start, {outcome.compute_secs:.1f} s for the images",
+        "maps": str(outcome.run.maps),
+        "tables": f"{store / 'tables'}  (clear-audit query 'SELECT …' --store {store})",
+        "report": str(outcome.run.report),
+    }
+    for name, text in lines.items():
+        typer.echo(f"{name:<13} {text}")
+    if outcome.failed > config.limits.failed_frac_max * outcome.expected:
+        typer.echo(
+            f"clear-audit: {outcome.failed:,} of {outcome.expected:,} samples failed, more than limits.failed_frac_max = "
+            f"{config.limits.failed_frac_max:g} allows: see the table 'failures'",
+            err=True,
+        )
+        raise typer.Exit(FAILED)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,110 @@
+"""The Dask cluster of a run: started here, or one that exists."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from distributed import Client, LocalCluster, as_completed
+
+from flows.config import ComputeSection
+from flows.shard import AuditWorker, Work, audit_shard, warm_up
+from storage.errors import InputError
+from storage.maps import MapShape
+from storage.runs import Run, Shard
+
+WINDOW = 2
+"""Shards in flight for each worker: one at work, one waiting."""
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_workers(compute: ComputeSection) -> int:
+    return compute.workers or (cores() if compute.threads is None else max(1, cores() // compute.threads))
+
+
+def open_cluster(compute: ComputeSection) -> Any:
+    """A cluster of workers on this machine, or None where the config names a scheduler that exists."""
+    if compute.cluster == "cuda":
+        return cuda_cluster()
+    if compute.cluster != "local":
+        return None
+    return LocalCluster(
+        n_workers=local_workers(compute), threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs="CRITICAL"
+    )
+
+
+def cuda_cluster() -> Any:
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise InputError("compute.cluster is 'cuda', which needs the extra: pip install 'clear-audit[gpu]'") from error
+    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None)
+
+
+def load_workers(client: Client, work: Work) -> dict[str, Any]:
+    """Loads the model in every worker, side by side; returns what it turned out to be. Raises InputError."""
+    client.register_plugin(AuditWorker(work))
+    workers = list(client.nthreads())
+    if not workers:
+        raise InputError('the Dask cluster has no workers: start some, or set compute.cluster = "local"')
+    facts: list[dict[str, Any]] = client.gather(
+        [client.submit(warm_up, work.key, workers=[worker], pure=False) for worker in workers]
+    )
+    return facts[0]
+
+
+def drive_shards(
+    client: Client, work: Work, run: Run, shape: MapShape, shards: list[Shard], progress: Callable[[dict[str, int]], None]
+) -> None:
+    """Computes shards with a bounded number in flight, releasing each when it is done."""
+    waiting = iter(shards)
+
+    def submit(shard: Shard) -> Any:
+        return client.submit(audit_shard, work.key, run, shape, shard, key=f"{run.run_id}-{shard.index:05d}", pure=False)
+
+    window = WINDOW * max(1, sum(client.nthreads().values()))
+    running = as_completed([submit(shard) for _, shard in zip(range(window), waiting, strict=False)], loop=client.loop)
+    for future in running:
+        progress(future.result())
+        future.release()
+        following = next(waiting, None)
+        if following is not None:
+            running.add(submit(following))
+
+
+class Cluster:
+    """A cluster that starts in a thread, with the model loading in its workers, while other things start."""
+
+    def __init__(self, compute: ComputeSection, work: Work) -> None:
+        self.compute, self.work = compute, work
+        self.cluster: Any = None
+        self.client: Client | None = None
+        self.starter = ThreadPoolExecutor(1, thread_name_prefix="cluster")
+        self.started = self.starter.submit(self.start)
+
+    def start(self) -> dict[str, Any]:
+        self.cluster = open_cluster(self.compute)
+        try:
+            self.client = Client(self.cluster or self.compute.cluster, timeout=30, set_as_default=False)
+        except OSError as error:
+            raise InputError(f"compute.cluster '{self.compute.cluster}' does not answer: name a running scheduler") from error
+        return load_workers(self.client, self.work)
+
+    def wait(self) -> tuple[Client, dict[str, Any]]:
+        """The client, and what the model turned out to be, when both are there. Raises what starting them raised."""
+        facts = self.started.result()
+        assert self.client is not None
+        return self.client, facts
+
+    def close(self) -> None:
+        """Ends a cluster that was started here; leaves one that existed without our plugin."""
+        self.starter.shutdown()
+        if self.client is not None:
+            if self.cluster is None and not self.started.exception():
+                self.client.unregister_worker_plugin(self.work.key)
+            self.client.close()
+        if self.cluster is not None:
+            self.cluster.close()

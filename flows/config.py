@@ -1,0 +1,189 @@
+"""The config of an audit: strict, from TOML, with environment and flags above it."""
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.datasets import DatasetSpec
+from storage.datasets.preparation import InputSpec
+from storage.errors import InputError
+from storage.models import ModelSpec
+
+PREFIX = "CLEAR_AUDIT_"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DatasetSection(Section):
+    format: Literal["idx", "folder", "manifest"]
+    path: str
+    labels: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+class InputSection(Section):
+    channels: Literal[1, 3]
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize: Literal["crop", "stretch", "none"] = "crop"
+
+
+class ModelSection(Section):
+    factory: str
+    weights: str | None = None
+    arguments: dict[str, Any] = {}
+
+
+class MethodSection(Section):
+    rule: Literal["linear", "deconv", "gradient", "guided"] = "linear"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    top_k: int | None = Field(default=None, gt=0)
+    kept_classes: int = Field(default=20, gt=0)
+
+
+class ComputeSection(Section):
+    cluster: str = Field(default="local", pattern=r"^(local|cuda|[a-z]+://.+)$")
+    workers: int | None = Field(default=None, gt=0)
+    threads: int | None = Field(default=None, gt=0)
+    batch_samples: int = Field(default=64, gt=0)
+    shard_samples: int | None = Field(default=None, gt=0, multiple_of=16)
+
+
+class LimitsSection(Section):
+    failed_frac_max: float = Field(default=0.01, ge=0, le=1)
+
+
+class ReportSection(Section):
+    gallery_samples: int = Field(default=8, ge=0)
+    seed: int = 0
+
+
+class AuditConfig(Section):
+    """One audit: a dataset, a model, and how the one is to be explained on the other. Paths are absolute."""
+
+    name: str = Field(default="audit", min_length=1)
+    dataset: DatasetSection
+    input: InputSection
+    model: ModelSection
+    method: MethodSection = MethodSection()
+    compute: ComputeSection = ComputeSection()
+    limits: LimitsSection = LimitsSection()
+    report: ReportSection = ReportSection()
+    folder: str = "."
+
+    @property
+    def dataset_spec(self) -> DatasetSpec:
+        return DatasetSpec(**self.dataset.model_dump())
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec(**self.input.model_dump())
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        return ModelSpec(**self.model.model_dump(), search_path=self.folder)
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of what decides the result: not where it is computed, nor what the report shows."""
+        facts = self.model_dump(mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers"}})
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> AuditConfig:
+    """Reads a config file; `settings` (`section.key=value`) and CLEAR_AUDIT_SECTION_KEY variables stand above it.
+
+    Raises InputError naming file, key and fix.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config '{path}' cannot be read ({error.strerror}): 'clear-audit init' writes one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"config '{path}' is not TOML: {error}") from error
+    for name, value in overrides(settings, os.environ if environment is None else environment):
+        *sections, key = name.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    if "folder" in values:
+        raise InputError(f"config '{path}': unknown key 'folder'; paths are relative to the config file")
+    folder = path.absolute().parent
+    resolve_paths(values, folder)
+    try:
+        return AuditConfig.model_validate_json(json.dumps(values | {"folder": str(folder)}, default=str))
+    except ValidationError as error:
+        raise InputError(f"config '{path}': " + "; ".join(explain(item) for item in error.errors())) from error
+
+
+def known_keys(section: type[BaseModel] = AuditConfig) -> list[str]:
+    """Every key, `section.key`, that a config may have."""
+    keys = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += [f"{name}.{key}" for key in known_keys(kind)]
+        elif name != "folder":
+            keys.append(name)
+    return keys
+
+
+def overrides(settings: Sequence[str], environment: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """Pairs of key and value, the environment's first, so that flags win."""
+    variables = {PREFIX + key.upper().replace(".", "_"): key for key in known_keys()}
+    found = []
+    for variable, text in environment.items():
+        if variable.startswith(PREFIX) and variable != PREFIX + "STORE":
+            if variable not in variables:
+                raise InputError(f"environment variable {variable} is not known: did you mean {nearest(variable, variables)}?")
+            found.append((variables[variable], parse_value(text)))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"setting '{setting}' is not of the form section.key=value")
+        if key not in known_keys() and not key.startswith("model.arguments."):
+            raise InputError(f"setting '{setting}': unknown key '{key}', did you mean '{nearest(key, known_keys())}'?")
+        found.append((key, parse_value(text)))
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value where it is one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Makes paths absolute: a worker may have another working directory."""
+    for section, key in (("dataset", "path"), ("dataset", "labels"), ("model", "weights")):
+        part = values.get(section)
+        if isinstance(part, dict) and isinstance(part.get(key), str) and "://" not in part[key]:
+            part[key] = str(folder / Path(part[key]).expanduser())
+
+
+def explain(item: Any) -> str:
+    """One fault of a config in one sentence."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{where}': did you mean '{nearest(where, known_keys())}'?"
+    if item["type"] == "missing":
+        return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
+    return f"key '{where}' is {json.dumps(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def nearest(name: str, known: Any) -> str:
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]

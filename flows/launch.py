@@ -1,0 +1,38 @@
+"""Starting an audit from a terminal: what need not wait for each other starts side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.config import AuditConfig
+from flows.listener import Listener
+from flows.server import prefect_server
+from storage.datasets import open_dataset
+from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from flows.audit import Outcome
+
+
+def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
+    """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
+
+    Raises InputError, for a bad dataset or store before anything starts.
+    """
+    if "://" in str(store) or ":/" in str(store):
+        raise InputError(f"store '{store}' is not a local folder: name one")
+    dataset = open_dataset(config.dataset_spec)
+    listener.stage("starting")
+    with prefect_server() as server:
+        # Here, because these imports take seconds in which the server can start.
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.audit import Session, audit, starting
+
+        with Session(config, store, dataset, listener) as session:
+            token = starting.set(session)
+            try:
+                server.wait()
+                with temporary_settings({PREFECT_API_URL: server.url} if server.url else {}):
+                    return audit(config.model_dump(mode="json"), str(store))
+            finally:
+                starting.reset(token)

@@ -1,0 +1,49 @@
+"""Who hears how a run gets on: nobody, or a person at a terminal."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+class Listener:
+    """Hears the stages of a run and its progress, and says nothing. began: when it was made, by time.perf_counter."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+
+    def advance(self, done: int, failed: int, total: int) -> None:
+        """Of `total` samples, `done` are done, `failed` of them as failures."""
+
+
+class ProgressBar(Listener):
+    """Shows stages and progress on a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.bar = self.progress.add_task("starting", total=None, note="")
+
+    def __enter__(self) -> "ProgressBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def stage(self, name: str) -> None:
+        self.progress.update(self.bar, description=name)
+
+    def advance(self, done: int, failed: int, total: int) -> None:
+        self.progress.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else "images")

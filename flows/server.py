@@ -1,0 +1,105 @@
+"""The Prefect API server: the one that PREFECT_API_URL names, or one of our own for the time of a run."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+STARTUP_SECS = 120
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_CLI_WIKI": "false",
+}
+"""No telemetry, and no log lines between ours: failures reach people as our own messages."""
+
+
+def prepare_environment() -> None:
+    """Sets what Prefect reads when it is imported; call before. What the user has set stays, but for telemetry."""
+    for name, value in QUIET.items():
+        if name in {"DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"}:
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
+    # Our own database: another Prefect version's must not be migrated by a run of ours.
+    if "PREFECT_API_URL" not in os.environ:
+        # Nobody reads the logs of a server that ends with the run.
+        os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+    home = os.environ.setdefault("PREFECT_HOME", str(Path(typer.get_app_dir("clear-audit")) / "prefect"))
+    Path(home).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def prefect_server() -> Iterator["PrefectServer"]:
+    """Begins to start a server, unless one is named; `wait()` returns when it answers. Stopped on leaving."""
+    prepare_environment()
+    server = PrefectServer()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class PrefectServer:
+    """A Prefect API server in a process of its own, on a free port of the loopback interface.
+
+    url: its API's; None where PREFECT_API_URL names another, which then serves.
+    """
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url: str | None = None
+        if "PREFECT_API_URL" in os.environ:
+            return
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/api"
+        application = ["--factory", "prefect.server.api.server:create_app"]
+        address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", *application, *address],
+            env=os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            stdout=subprocess.DEVNULL,
+            # Ctrl-C is for the run, which then stops its server.
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        """Returns when the server answers. Raises RuntimeError where it does not start."""
+        deadline = time.monotonic() + STARTUP_SECS
+        while self.process is not None:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                pass
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the Prefect server ended with code {self.process.returncode} before it answered")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the Prefect server did not answer within {STARTUP_SECS} s: set PREFECT_API_URL to another")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

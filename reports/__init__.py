@@ -1,0 +1,1 @@
+"""What people look at: queries, charts and the HTML report."""

@@ -1,0 +1,56 @@
+"""Numbers, times and class names as a reader sees them. What is undefined is a dash, never 0."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+UNDEFINED = "–"
+NO_CLASS = "none"
+NO_LABEL = "no label"
+
+
+def percent(value: float | None) -> str:
+    """One digit; only what is exactly 0 or 1 is called 0.0 % or 100.0 %."""
+    if value is None:
+        return UNDEFINED
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= value < 1:
+        return "> 99.9 %"
+    return f"{value:.1%}".replace("%", " %")
+
+
+def count(value: int | None) -> str:
+    return UNDEFINED if value is None else f"{value:,}"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """A true minus sign, and no minus before a zero."""
+    if value is None:
+        return UNDEFINED
+    return f"{value:z.{digits}f}".replace("-", "−")
+
+
+def moment(value: datetime) -> str:
+    """A time in UTC, whatever zone it came in."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def plural(value: int, noun: str) -> str:
+    return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """Names by which classes can be told apart: one that occurs twice, or is blank, gets its index."""
+    occurrences = Counter(names)
+    return [
+        name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip() for index, name in enumerate(names)
+    ]

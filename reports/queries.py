@@ -1,0 +1,47 @@
+"""The SQL behind the report: one file a figure, shown to the reader as it was run."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from storage.sql import quote, select
+
+FOLDER = Path(__file__).parent / "sql"
+
+Row = dict[str, Any]
+Parameter = str | int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query's rows, with the text that gave them: a user who runs `sql` gets the same rows."""
+
+    name: str
+    sql: str
+    rows: list[Row]
+
+
+def load(name: str) -> str:
+    """The text of `sql/<name>.sql`, with its parameters as $name."""
+    return (FOLDER / f"{name}.sql").read_text(encoding="utf-8").strip()
+
+
+def fill(sql: str, parameters: dict[str, Parameter]) -> str:
+    """Writes the parameters into the text as literals. Raises KeyError where one is missing."""
+    return re.sub(r"\$([a-z_]+)", lambda match: literal(parameters[match[1]]), sql)
+
+
+def literal(value: Parameter) -> str:
+    if isinstance(value, str):
+        return quote(value)
+    return str(value) if isinstance(value, int) else str([int(item) for item in value])
+
+
+def ask(connection: duckdb.DuckDBPyConnection, name: str, **parameters: Parameter) -> Answer:
+    """Runs a query of the report, parameters written into its text: what is shown is what was run."""
+    sql = fill(load(name), parameters)
+    return Answer(name, sql, select(connection, sql).to_pylist())

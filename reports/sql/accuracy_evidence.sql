@@ -1,0 +1,11 @@
+SELECT
+    class_index,
+    class_name,
+    sample_count,
+    correct_frac,
+    agreement_frac,
+    label_energy_frac_mean,
+    probability_mean
+FROM class_stats
+WHERE run_id = $run_id AND sample_count > 0
+ORDER BY agreement_frac, class_index

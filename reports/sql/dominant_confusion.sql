@@ -1,0 +1,14 @@
+WITH classes AS (SELECT class_index, class_name FROM class_stats WHERE run_id = $run_id)
+SELECT
+    label,
+    labels.class_name AS label_name,
+    dominant_class,
+    dominants.class_name AS dominant_name,
+    sum(sample_count)::BIGINT AS cell_count,
+    cell_count / sum(cell_count) OVER (PARTITION BY label) AS label_frac
+FROM confusion
+LEFT JOIN classes AS labels ON labels.class_index = label
+LEFT JOIN classes AS dominants ON dominants.class_index = dominant_class
+WHERE run_id = $run_id
+GROUP BY ALL
+ORDER BY label NULLS LAST, dominant_class NULLS LAST

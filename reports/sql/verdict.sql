@@ -1,0 +1,10 @@
+SELECT
+    count(*) AS processed_count,
+    count(label) AS labelled_count,
+    count(*) FILTER (is_correct) AS correct_count,
+    count(*) FILTER (dominant_class IS NOT DISTINCT FROM prediction) AS agreement_count,
+    count(*) FILTER (is_correct AND dominant_class <> prediction) AS other_evidence_count,
+    count(*) FILTER (dominant_class IS NULL) AS no_dominant_count,
+    (SELECT count(*) FROM failures WHERE run_id = $run_id) AS failed_count
+FROM samples
+WHERE run_id = $run_id

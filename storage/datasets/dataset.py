@@ -1,0 +1,79 @@
+"""The protocol of a dataset, and the way to open one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+Format = Literal["idx", "folder", "manifest"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What opens a dataset, on any machine that sees its files.
+
+    path: the images' IDX file, the folder of class folders, or the CSV or Parquet manifest; any fsspec address.
+    labels: the labels' IDX file; other formats carry their labels.
+    classes: names in the order of the model's outputs; by default the dataset's own.
+    """
+
+    format: Format
+    path: str
+    labels: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A contiguous range of a dataset. All sequences have one entry a sample, in order.
+
+    images: uint8 arrays (H, W) or (H, W, 3); None where the sample could not be read, and `failures` says why.
+    labels: (N,) int64, −1 = unknown. hashes: SHA-256 of each sample's content (pixels or file), hexadecimal.
+    meta: the further columns of a manifest, named `meta_*`, as rows of this range.
+    """
+
+    ids: list[str]
+    images: list[np.ndarray | None]
+    labels: np.ndarray
+    hashes: list[str]
+    failures: dict[int, str] = field(default_factory=dict)
+    meta: pa.Table | None = None
+
+
+class Dataset(Protocol):
+    """A dataset of labelled images.
+
+    classes: names in the order of the model's outputs. meta_schema: the `meta_*` fields, empty where there are none.
+    """
+
+    classes: tuple[str, ...]
+    meta_schema: pa.Schema
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Samples:
+        """The samples of [start, stop). What cannot be read is a failure of its sample, never an exception."""
+        ...
+
+    def content_hash(self) -> str:
+        """SHA-256 over names, labels and content: equal where, and only where, the dataset is the same."""
+        ...
+
+
+def open_dataset(spec: DatasetSpec) -> Dataset:
+    """Opens a dataset and checks what can be checked without reading every image.
+
+    Raises InputError: a path that is not there or not readable, no images, a label outside the classes.
+    """
+    from storage.datasets.folder import FolderDataset
+    from storage.datasets.idx import IdxDataset
+    from storage.datasets.manifest import ManifestDataset
+
+    formats: dict[Format, Callable[[DatasetSpec], Dataset]] = {
+        "idx": IdxDataset,
+        "folder": FolderDataset,
+        "manifest": ManifestDataset,
+    }
+    return formats[spec.format](spec)

@@ -1,0 +1,146 @@
+"""What the formats share: addresses, classes, and the decoding of images."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from storage.datasets.dataset import DatasetSpec, Samples
+from storage.errors import InputError
+
+Content = tuple[np.ndarray, str]
+"""An image, uint8 (H, W) or (H, W, 3), and the SHA-256 of the bytes that it was read from."""
+
+BLOCK_BYTES = 1 << 20
+MOST_CLASSES = np.iinfo(np.int16).max + 1  # class indices are kept as int16
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+COMMON_DAMAGE = (OSError, SyntaxError, ValueError, TypeError)  # what 400,000 damaged files made Pillow raise
+RARE_DAMAGE = (EOFError, LookupError, ArithmeticError, struct.error, zlib.error)  # what its plugins can raise besides
+
+
+class UnreadableImage(Exception):
+    """One image cannot be had. The message is the reason, in one line."""
+
+
+def filesystem_of(address: str) -> tuple[AbstractFileSystem, str]:
+    """The file system that an fsspec address or local path names, and the path in it.
+
+    Raises InputError: a protocol that is unknown or whose package is not installed.
+    """
+    try:
+        filesystem, path = url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{address}: {error}; install what it names or use another address") from error
+    return filesystem, path
+
+
+def check_classes(spec: DatasetSpec) -> None:
+    """Raises InputError where the named classes are none, or one is named twice."""
+    if spec.classes is None:
+        return
+    if not spec.classes:
+        raise InputError(f"{spec.path}: `classes` is empty; name the model's outputs in order, or leave it out")
+    twice = sorted({name for name in spec.classes if spec.classes.count(name) > 1})
+    if twice:
+        raise InputError(f"{spec.path}: `classes` names {twice[0]!r} more than once; give each output its own name")
+
+
+def numbered_classes(labels: np.ndarray, address: str) -> tuple[str, ...]:
+    """("0", …, "largest label") for integer labels (N,), −1 = unknown.
+
+    Raises InputError: no label is known, or there would be more classes than an audit can hold.
+    """
+    count = int(labels.max()) + 1
+    if count < 1:
+        raise InputError(f"{address}: no label is known, so the classes are not either; name them in `classes`")
+    if count > MOST_CLASSES:
+        raise InputError(f"{address}: label {count - 1} asks for more than {MOST_CLASSES} classes; mend the labels")
+    return tuple(map(str, range(count)))
+
+
+def check_labels(labels: np.ndarray, classes: tuple[str, ...], address: str, place: str, first: int) -> None:
+    """Raises InputError where an integer label (N,) is neither −1 nor the index of a class.
+
+    place: what the message calls the label's place, "row" say; first: the number of the first one.
+    """
+    outside = np.flatnonzero((labels < -1) | (labels >= len(classes)))
+    if outside.size:
+        raise InputError(
+            f"{address}: {place} {outside[0] + first} has label {labels[outside[0]]}, outside the "
+            f"{len(classes)} classes (0 = {classes[0]!r} to {len(classes) - 1} = {classes[-1]!r}); "
+            "mend the label, or name every class in `classes`"
+        )
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """The candidate most like `name` whatever the case; else the list of candidates, cut at ten."""
+    names = list(candidates)
+    by_folded = {candidate.casefold(): candidate for candidate in names}
+    close = get_close_matches(name.casefold(), by_folded, n=1)
+    if close:
+        return f"the nearest is {by_folded[close[0]]!r}"
+    return f"there are {', '.join(map(repr, names[:10]))}{' …' if len(names) > 10 else ''}"
+
+
+def check_range(start: int, stop: int, count: int) -> None:
+    """Raises IndexError unless 0 ≤ start ≤ stop ≤ count."""
+    if not 0 <= start <= stop <= count:
+        raise IndexError(f"samples [{start}, {stop}) of a dataset of {count}")
+
+
+def samples_of(ids: list[str], labels: np.ndarray, contents: Sequence[Content | UnreadableImage]) -> Samples:
+    """One range's samples, of what was read for each id or the reason why nothing was."""
+    read = [(None, "") if isinstance(content, UnreadableImage) else content for content in contents]
+    failures = {place: str(reason) for place, reason in enumerate(contents) if isinstance(reason, UnreadableImage)}
+    return Samples(ids, [image for image, _ in read], labels, [digest for _, digest in read], failures)
+
+
+def decode(content: bytes) -> np.ndarray:
+    """The image in a file's bytes as uint8, (H, W) where it is grey and (H, W, 3) where it has colour.
+
+    It stands upright (EXIF orientation is applied). Transparency is composited over black: fully transparent pixels are
+    mostly stored as black, so a loader that drops the alpha channel, as classifiers' loaders do, sees the same.
+    16-bit grey is scaled by 255/65535 and rounded. Of several frames it is the first.
+
+    Raises UnreadableImage: no bytes, damaged or cut off, no image of a known format, more pixels than
+    `PIL.Image.MAX_IMAGE_PIXELS`, or pixels whose range is unknown (floating point, 32-bit integers beyond 16 bits).
+    """
+    if not content:
+        raise UnreadableImage("the file is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            most = Image.MAX_IMAGE_PIXELS
+            if most is not None and image.width * image.height > most:
+                raise UnreadableImage(f"decompression bomb: {image.width}×{image.height} is more than {most} pixels")
+            return _pixels(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(f"decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not an image of a known format, or cut off in its header") from error
+    except (*COMMON_DAMAGE, *RARE_DAMAGE) as error:
+        raise UnreadableImage(f"damaged or truncated: {' '.join(str(error).split())}") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _scaled_to_8_bits(np.asarray(image))
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        layers = np.asarray(image.convert("LA" if is_grey else "RGBA")).astype(np.uint16)
+        over_black = ((layers[..., :-1] * layers[..., -1:] + 127) // 255).astype(np.uint8)
+        return over_black[..., 0] if is_grey else over_black
+    return np.array(image.convert("L" if is_grey else "RGB"))
+
+
+def _scaled_to_8_bits(values: np.ndarray) -> np.ndarray:
+    if values.min() < 0 or values.max() > 65535:
+        raise UnreadableImage("32-bit integer pixels outside 0…65535; save it with 8 or 16 bits")
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

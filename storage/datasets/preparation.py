@@ -1,0 +1,104 @@
+"""From decoded images of any size to the pixels that a model takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from storage.errors import InputError
+
+Resize = Literal["crop", "stretch", "none"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model takes.
+
+    channels: 1 or 3. height, width: in pixels. mean, std: one value a channel, on the scale of [0, 1]; both or neither.
+    resize: "crop" scales until the target is just covered and keeps the centre, "stretch" scales both sides on their
+    own, "none" makes another size a failure. Scaling is bilinear with antialiasing, on 8-bit pixels.
+
+    Raises InputError: any other value.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize: Resize = "crop"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise InputError(f"input: {self.channels} channels; give 1 (grey) or 3 (RGB)")
+        if self.height < 1 or self.width < 1:
+            raise InputError(f"input: {self.height}×{self.width} pixels; give a height and width of at least 1")
+        if self.resize not in get_args(Resize):
+            raise InputError(f"input: resize {self.resize!r}; give one of {', '.join(get_args(Resize))}")
+        if (self.mean or self.std) and not len(self.mean) == len(self.std) == self.channels:
+            raise InputError(
+                f"input: {len(self.mean)} values of mean and {len(self.std)} of std for {self.channels} channels; "
+                "give both one value a channel, or neither"
+            )
+        if not all(map(isfinite, self.mean + self.std)) or any(value <= 0 for value in self.std):
+            raise InputError(f"input: mean {self.mean}, std {self.std}; give finite numbers, and std above 0")
+
+
+def prepare(images: Sequence[np.ndarray | None], spec: InputSpec) -> tuple[np.ndarray, dict[int, str]]:
+    """Images (H, W) or (H, W, 3) uint8 as uint8 (N, channels, height, width), and {position: reason} of failures.
+
+    Rows of failures are zeros. None, an image that was not read, is one: keep the dataset's reason where there is one.
+    Grey becomes RGB by repetition, RGB becomes grey by ITU-R 601 luma. Images that fit already are only stacked.
+    """
+    fitting = (spec.height, spec.width) if spec.channels == 1 else (spec.height, spec.width, 3)
+    if images and all(image is not None and image.shape == fitting for image in images):
+        return _channels_first(np.stack([image for image in images if image is not None])), {}
+    pixels = np.zeros((len(images), spec.channels, spec.height, spec.width), dtype=np.uint8)
+    failures: dict[int, str] = {}
+    for position, image in enumerate(images):
+        if image is None:
+            failures[position] = "the image was not read"
+        elif spec.resize == "none" and image.shape[:2] != fitting[:2]:
+            failures[position] = (
+                f"{image.shape[0]}×{image.shape[1]} pixels where the model takes {spec.height}×{spec.width}; "
+                "set resize to crop or stretch"
+            )
+        else:
+            pixels[position] = _channels_first(_fit(image, spec)[np.newaxis])[0]
+    return pixels, failures
+
+
+def normalize(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """(pixels / 255 − mean) / std: uint8 (N, channels, H, W) to float32, in the order and precision of torchvision."""
+    values = pixels.astype(np.float32)
+    values /= 255
+    if spec.mean:
+        values -= np.array(spec.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
+        values /= np.array(spec.std, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    return values
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    """(N, H, W) or (N, H, W, 3) as (N, 1 or 3, H, W), contiguous."""
+    return images[:, np.newaxis] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _fit(image: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """The image with the size and colour of `spec`; untouched in what is right already."""
+    height, width = image.shape[:2]
+    if (height, width) != (spec.height, spec.width):
+        scale = max(spec.height / height, spec.width / width) if spec.resize == "crop" else None
+        kept_height = spec.height / scale if scale else height
+        kept_width = spec.width / scale if scale else width
+        top, left = max(height - kept_height, 0) / 2, max(width - kept_width, 0) / 2
+        box = (left, top, min(left + kept_width, width), min(top + kept_height, height))
+        resized = Image.fromarray(image).resize((spec.width, spec.height), Image.Resampling.BILINEAR, box=box)
+        image = np.asarray(resized)
+    if image.ndim == 3 and spec.channels == 1:
+        return np.asarray(Image.fromarray(image).convert("L"))
+    if image.ndim == 2 and spec.channels == 3:
+        return np.repeat(image[..., np.newaxis], 3, axis=2)
+    return image

@@ -1,0 +1,81 @@
+"""CLEAR maps in Zarr: one array a quantity, one Zarr shard for each shard of the run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+CHUNK_SAMPLES = 16
+"""Images in a chunk: 10× faster to write than one image a chunk, and still cheap to read one."""
+
+SHARD_BYTES = 32_000_000
+SHARD_SAMPLES = 512
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """samples of height × width pixels, `shard` of them in a shard."""
+
+    samples: int
+    height: int
+    width: int
+    shard: int
+
+
+def shard_samples(height: int, width: int) -> int:
+    """How many samples a shard has where the config does not say: up to 512, and 32 MB of maps."""
+    bytes_a_sample = 4 * height * width
+    samples = min(SHARD_SAMPLES, SHARD_BYTES // bytes_a_sample)
+    return max(CHUNK_SAMPLES, samples // CHUNK_SAMPLES * CHUNK_SAMPLES)
+
+
+def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> zarr.Group:
+    """Creates the arrays, without data, of a run or of one shard.
+
+    dominant_class: (samples, height, width) int16, −1 where no class dominates. dominant_response: the same shape,
+    float16 in [0, 1], divided by the sample's peak. response_peak: (samples,) float32.
+    """
+    group = zarr.create_group(path, attributes=attributes)
+    common: dict[str, Any] = {"config": {"write_empty_chunks": True}}
+    pixels = common | {
+        "shape": (shape.samples, shape.height, shape.width),
+        "chunks": (CHUNK_SAMPLES, shape.height, shape.width),
+        "shards": (shape.shard, shape.height, shape.width),
+    }
+    lz4 = BloscCodec(cname="lz4")
+    zstd = BloscCodec(cname="zstd", clevel=1)
+    group.create_array("dominant_class", dtype="int16", fill_value=-1, compressors=lz4, **pixels)
+    group.create_array("dominant_response", dtype="float16", fill_value=0, compressors=zstd, **pixels)
+    group.create_array(
+        "response_peak", shape=(shape.samples,), chunks=(shape.shard,), dtype="float32", fill_value=0, **common
+    )
+    return group
+
+
+def write_shard(path: Path, shape: MapShape, dominant_class: np.ndarray, dominant_response: np.ndarray) -> None:
+    """Writes the maps of one shard as arrays of their own, whose one Zarr shard later becomes the run's.
+
+    dominant_class: (n, height, width) int16. dominant_response: the same shape, float32 ≥ 0.
+    """
+    peak = dominant_response.max(axis=(1, 2), initial=0)
+    scale = np.where(peak > 0, peak, 1)[:, None, None]
+    group = create_maps(path, MapShape(len(dominant_class), shape.height, shape.width, shape.shard), {})
+    for name, values in {
+        "dominant_class": dominant_class,
+        "dominant_response": (dominant_response / scale).astype(np.float16),
+        "response_peak": peak.astype(np.float32),
+    }.items():
+        group[name][:] = values  # type: ignore[index]
+
+
+def shard_files(shard: int) -> list[str]:
+    """Where shard number `shard` lies in the arrays, relative to the group."""
+    return [f"dominant_class/c/{shard}/0/0", f"dominant_response/c/{shard}/0/0", f"response_peak/c/{shard}"]
+
+
+def open_maps(path: Path) -> zarr.Group:
+    """The maps of a run, to read."""
+    return zarr.open_group(path, mode="r")

@@ -1,0 +1,132 @@
+"""Models in: a factory function and its weights. No unrestricted unpickle anywhere; a factory path is code."""
+
+import hashlib
+import importlib
+import pickle
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from storage.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SHOWN_MISMATCHES = 3
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What builds a model, on any machine that sees its files.
+
+    factory: `package.module:function`, called with `arguments`; it returns a torch.nn.Module. It is code, and runs.
+    weights: `.safetensors`, or `.pt`/`.pth` with tensors only; any fsspec address; None leaves what the factory set.
+    search_path: a folder where the factory's module is looked for besides the installed packages.
+    """
+
+    factory: str
+    weights: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    search_path: str | None = None
+
+
+def load_model(spec: ModelSpec) -> "nn.Module":
+    """Builds the model and loads its weights, on the CPU, in eval mode. Raises InputError."""
+    from torch import nn
+
+    model = find_factory(spec)(**spec.arguments)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model.factory '{spec.factory}' returned {type(model).__name__}: it must return a torch.nn.Module")
+    if spec.weights is not None:
+        weights = read_weights(spec.weights)
+        check_fit(spec, model, weights)
+        model.load_state_dict(weights)
+    return model.eval()
+
+
+def find_factory(spec: ModelSpec) -> Any:
+    module_name, _, function = spec.factory.partition(":")
+    if not module_name or not function:
+        raise InputError(f"model.factory '{spec.factory}' is not of the form 'package.module:function'")
+    if spec.search_path is not None and spec.search_path not in sys.path:
+        sys.path.insert(0, spec.search_path)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"model.factory '{spec.factory}': module '{error.name}' was not found; install it, or put it beside the config"
+        ) from error
+    if not hasattr(module, function):
+        raise InputError(f"model.factory '{spec.factory}': module '{module_name}' has no '{function}'")
+    return getattr(module, function)
+
+
+def read_bytes(path: str) -> bytes:
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+    except OSError as error:
+        raise InputError(f"model.weights '{path}' cannot be read ({error.strerror or error}): correct the path") from error
+    return content
+
+
+def read_weights(path: str) -> "dict[str, Tensor]":
+    """The tensors of a weights file by name. Raises InputError."""
+    import io
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = read_bytes(path)
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise InputError(f"model.weights '{path}' is not a safetensors file ({error}): export it again") from error
+    if suffix not in {".pt", ".pth"}:
+        raise InputError(f"model.weights '{path}' ends in '{suffix}': use .safetensors, or .pt with tensors only")
+    try:
+        loaded = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"model.weights '{path}' holds more than tensors, or is damaged, and is not opened: "
+            "save model.state_dict() as .safetensors"
+        ) from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise InputError(f"model.weights '{path}' is not a state dict: save model.state_dict()")
+    return loaded
+
+
+def check_fit(spec: ModelSpec, model: "nn.Module", weights: "dict[str, Tensor]") -> None:
+    """Raises InputError naming the first tensors that differ between file and model."""
+    expected = model.state_dict()
+    differences = []
+    for name in [*expected, *(name for name in weights if name not in expected)]:
+        if name not in weights:
+            differences.append(f"'{name}' is not in the file")
+        elif name not in expected:
+            differences.append(f"'{name}' is not in the model")
+        elif weights[name].shape != expected[name].shape:
+            in_file, in_model = tuple(weights[name].shape), tuple(expected[name].shape)
+            differences.append(f"'{name}' is {in_file} in the file and {in_model} in the model")
+    if differences:
+        more = len(differences) - SHOWN_MISMATCHES
+        shown = "; ".join(differences[:SHOWN_MISMATCHES]) + (f"; and {more} more" if more > 0 else "")
+        raise InputError(
+            f"model.weights '{spec.weights}' do not fit model.factory '{spec.factory}': {shown}; "
+            "name the factory, arguments and weights that belong together"
+        )
+
+
+def model_hash(spec: ModelSpec) -> str:
+    """SHA-256 over the factory's name, its arguments and the weights file. Raises InputError."""
+    digest = hashlib.sha256(repr((spec.factory, sorted(spec.arguments.items()))).encode())
+    if spec.weights is not None:
+        digest.update(read_bytes(spec.weights))
+    return digest.hexdigest()

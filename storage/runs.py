@@ -1,0 +1,291 @@
+"""A run on disk: its plan, the attempts at its shards, their commits, and the manifest that publishes it.
+
+    runs/<run_id>/plan.json            frozen when the run begins
+    runs/<run_id>/attempts/            work in progress; swept when the run ends
+    runs/<run_id>/commits/00012.json   created exclusively: the commit point of shard 12
+    runs/<run_id>/maps.zarr            published from the attempts
+    runs/<run_id>/gallery/             pictures for the report
+    runs/<run_id>/manifest.json        written last: a run without it is not read by anyone
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import InputError
+
+BLOCK = 1 << 20
+
+
+class Record(BaseModel):
+    """A JSON file of a run: strict, so that a foreign or damaged one is not taken for ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class Plan(Record):
+    """What a run will do, frozen: a run is resumed only where all of it still holds."""
+
+    run_id: str
+    created_at: datetime
+    schema_version: int
+    tool_version: str
+    name: str
+    config: dict[str, Any]
+    config_hash: str
+    model_hash: str
+    dataset_hash: str
+    class_names: list[str]
+    sample_count: int
+    height: int
+    width: int
+    shard_samples: int
+
+    @property
+    def identity(self) -> tuple[int, str, str, str, str]:
+        """What must be equal for a run to be resumed."""
+        return self.schema_version, self.tool_version, self.config_hash, self.model_hash, self.dataset_hash
+
+    def shards(self) -> "list[Shard]":
+        starts = range(0, self.sample_count, self.shard_samples)
+        return [Shard(i, start, min(start + self.shard_samples, self.sample_count)) for i, start in enumerate(starts)]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Samples [start, stop): one task, one Zarr shard, one Parquet part, one commit."""
+
+    index: int
+    start: int
+    stop: int
+
+
+class Commit(Record):
+    """The shard's work is done and lies under `attempts/<attempt>`. files: SHA-256 by path in the attempt."""
+
+    shard: int
+    attempt: str
+    processed_count: int
+    failed_count: int
+    duration_secs: float
+    files: dict[str, str]
+
+
+class Manifest(Record):
+    """What a finished run holds and how it was made. artefacts: SHA-256 by path in the store."""
+
+    run_id: str
+    plan_hash: str
+    started_at: datetime
+    finished_at: datetime
+    expected_count: int
+    processed_count: int
+    failed_count: int
+    readings: list[str]
+    environment: dict[str, str]
+    artefacts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the parts of one run lie."""
+
+    store: Path
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.store / "runs" / self.run_id
+
+    @property
+    def attempts(self) -> Path:
+        return self.folder / "attempts"
+
+    @property
+    def commits(self) -> Path:
+        return self.folder / "commits"
+
+    @property
+    def maps(self) -> Path:
+        return self.folder / "maps.zarr"
+
+    @property
+    def gallery(self) -> Path:
+        return self.folder / "gallery"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def report(self) -> Path:
+        return self.store / "reports" / f"{self.run_id}.html"
+
+    def table(self, name: str) -> Path:
+        return self.store / "tables" / name / f"run_id={self.run_id}" / "part-0.parquet"
+
+    @property
+    def is_published(self) -> bool:
+        return self.manifest.exists()
+
+
+def new_run_id(name: str, now: datetime) -> str:
+    """Sorts by time, and is a valid file name everywhere: `20261121T030000Z-mnist-4f2a`."""
+    short = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{short}-{secrets.token_hex(2)}"
+
+
+def create_run(store: Path, plan: Plan) -> Run:
+    """Writes the plan: from here on the run exists."""
+    run = Run(store, plan.run_id)
+    for folder in (run.attempts, run.commits):
+        folder.mkdir(parents=True)
+    write_once(run.folder / "plan.json", plan.model_dump_json(indent=1))
+    return run
+
+
+def read_record(kind: type[RecordT], path: Path) -> RecordT:
+    """Raises InputError where the file is not what it should be."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"'{path}' is not a {kind.__name__.lower()} of this version: {where}: {first['msg']}") from error
+
+
+def read_plan(run: Run) -> Plan:
+    return read_record(Plan, run.folder / "plan.json")
+
+
+def read_manifest(run: Run) -> Manifest:
+    return read_record(Manifest, run.manifest)
+
+
+def list_runs(store: Path) -> list[Run]:
+    """All runs of a store, published or not, oldest first."""
+    folder = store / "runs"
+    return [Run(store, path.parent.name) for path in sorted(folder.glob("*/plan.json"))]
+
+
+def published_runs(store: Path) -> list[Run]:
+    return [run for run in list_runs(store) if run.is_published]
+
+
+def find_run(store: Path, run_id: str) -> Run:
+    """A published run by its id, an unambiguous beginning of it, or `latest`. Raises InputError."""
+    runs = published_runs(store)
+    if not runs:
+        raise InputError(f"store '{store}' has no finished run: make one with 'clear-audit run CONFIG --store {store}'")
+    if run_id == "latest":
+        return runs[-1]
+    matches = [run for run in runs if run.run_id == run_id] or [run for run in runs if run.run_id.startswith(run_id)]
+    if len(matches) != 1:
+        found = "several finished runs" if matches else "no finished run"
+        raise InputError(f"'{run_id}' names {found} of store '{store}': 'clear-audit ls --store {store}' lists them")
+    return matches[0]
+
+
+def find_unfinished(store: Path, plan: Plan) -> Run | None:
+    """The latest run of the store that planned the same work and did not end."""
+    for run in reversed(list_runs(store)):
+        if not run.is_published and read_plan(run).identity == plan.identity:
+            return run
+    return None
+
+
+def open_attempt(run: Run, shard: Shard) -> Path:
+    """A folder of its own for one try at a shard."""
+    path = run.attempts / f"{shard.index:05d}-{secrets.token_hex(4)}"
+    path.mkdir()
+    return path
+
+
+def commit_attempt(run: Run, attempt: Path, shard: Shard, processed: int, failed: int, duration: float) -> bool:
+    """Makes an attempt the shard's result; False, and the attempt is discarded, where another was first."""
+    files = {}
+    for path in files_below(attempt):
+        flush(path)
+        files[path.relative_to(attempt).as_posix()] = hash_file(path)
+    for folder in {path.parent for path in files_below(attempt)} | {attempt}:
+        flush_folder(folder)
+    record = Commit(
+        shard=shard.index,
+        attempt=attempt.name,
+        processed_count=processed,
+        failed_count=failed,
+        duration_secs=round(duration, 3),
+        files=files,
+    )
+    try:
+        write_once(run.commits / f"{shard.index:05d}.json", record.model_dump_json(indent=1))
+    except FileExistsError:
+        shutil.rmtree(attempt)
+        return False
+    return True
+
+
+def read_commits(run: Run) -> dict[int, Commit]:
+    """The committed shards, by index."""
+    commits = [read_record(Commit, path) for path in sorted(run.commits.glob("*.json"))]
+    return {commit.shard: commit for commit in commits}
+
+
+def publish(run: Run, manifest: Manifest) -> None:
+    """Writes the manifest, by which the run becomes visible, and sweeps what work left behind."""
+    write_once(run.manifest, manifest.model_dump_json(indent=1))
+    shutil.rmtree(run.attempts)
+
+
+def write_once(path: Path, text: str) -> None:
+    """Creates a file whole or not at all. Raises FileExistsError where it exists already."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary.write_text(text, encoding="utf-8")
+    flush(temporary)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    flush_folder(path.parent)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Makes new names durable; Windows has no such call, and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""DuckDB over the tables of published runs, and the read-only gate in front of it."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage.errors import InputError
+from storage.tables import SCHEMAS
+
+MEMORY_LIMIT = "2GB"
+
+
+def connect(store: Path, runs: Iterable[str]) -> duckdb.DuckDBPyConnection:
+    """A connection that knows the tables by their names and can do nothing but read them.
+
+    runs: ids of the runs whose rows are seen. Their files are listed one by one, so that what an unfinished run has
+    written is never seen. The connection cannot write, reach files outside the store's tables, load extensions, or be
+    configured otherwise.
+    """
+    folder = store.absolute() / "tables"
+    connection = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+    runs = list(runs)
+    for table, schema in SCHEMAS.items():
+        files = [str(path) for run in runs for path in sorted((folder / table / f"run_id={run}").glob("*.parquet"))]
+        if files:
+            listed = ", ".join(quote(file) for file in files)
+            connection.execute(
+                f"CREATE VIEW {table} AS SELECT * FROM read_parquet([{listed}], "
+                "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
+            )
+        else:
+            empty = pa.schema([*schema, pa.field("run_id", pa.string())]).empty_table()
+            connection.from_arrow(empty).create(table)
+    connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    connection.execute(f"SET allowed_directories = [{quote(str(folder))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
+    """The rows of one SELECT, from whoever wrote it.
+
+    Raises InputError where the text is not exactly one SELECT, or DuckDB cannot run it.
+    """
+    try:
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            found = ", ".join(statement.type.name for statement in statements) or "nothing"
+            raise InputError(f"a query must be exactly one SELECT, and this is {found}: the tables can only be read")
+        table: pa.Table = connection.sql(sql, params=parameters).to_arrow_table()
+    except duckdb.CatalogException as error:
+        raise InputError(unknown_table(error) or first_line(error)) from error
+    except duckdb.Error as error:
+        raise InputError(first_line(error)) from error
+    return table
+
+
+def unknown_table(error: duckdb.CatalogException) -> str | None:
+    """DuckDB's own suggestion is often one of its internal tables."""
+    match = re.search(r"Table with name (\S+) does not exist", str(error))
+    if match is None:
+        return None
+    nearest = difflib.get_close_matches(match[1], SCHEMAS, n=1, cutoff=0)[0]
+    return f"table '{match[1]}' does not exist: did you mean '{nearest}'? The tables are {', '.join(SCHEMAS)}"
+
+
+def first_line(error: duckdb.Error) -> str:
+    return "the query cannot be run: " + str(error).split("\n")[0]
