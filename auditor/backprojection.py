@@ -25,9 +25,11 @@ class Backprojection:
     def __init__(self, model: nn.Module, images: Tensor, rule: str) -> None:
         """images: (N, ch, H, W) floating, as the model takes them. Raises UnsupportedModel."""
         # Not a leaf inside the model, so that it may work in place on its input.
-        self.images = images.detach().requires_grad_()
-        with Tape(rule) as tape, torch.enable_grad():
-            output = model(self.images.clone())
+        with torch.inference_mode(False):
+            images = images.clone() if images.is_inference() else images
+            self.images = images.detach().requires_grad_()
+            with Tape(rule) as tape, torch.enable_grad():
+                output = model(self.images.clone())
         if not isinstance(output, Tensor):
             raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
         head = find_head(tape, output)
@@ -40,9 +42,10 @@ class Backprojection:
     def send_back(self, classes: Tensor) -> Tensor:
         """R(x|c), (N, H, W) float32, summed over the input's channels. classes: (N,) int64, one class a sample."""
         seeds = self.seeds[torch.arange(len(classes), device=classes.device), classes].to(self.head.root.dtype)
-        (response,) = torch.autograd.grad(
-            self.head.root, self.images, self.head.enter(seeds, classes), retain_graph=True
-        )
+        with torch.inference_mode(False):
+            entering = self.head.enter(seeds, classes)
+            entering = entering.clone() if entering.is_inference() else entering
+            (response,) = torch.autograd.grad(self.head.root, self.images, entering, retain_graph=True)
         return response.float().sum(1)
 
     def stream(self, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

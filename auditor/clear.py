@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.backprojection import Backprojection
+from auditor.errors import UnsupportedModel
 from auditor.rules import RULES
 from auditor.statistics.dominance import Dominance
 
@@ -56,10 +57,15 @@ class Clear:
             raise ValueError(f"precision '{precision}' is not known: use one of {', '.join(PRECISIONS)}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}: at least one class must compete")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise UnsupportedModel("the model is TorchScript, whose operations cannot be seen: export it by torch.export")
+        if classes is not None and not len(classes):
+            raise ValueError("classes is empty: at least one class must compete")
         self.rule, self.top_k, self.dtype = rule, top_k, PRECISIONS[precision]
         self.classes = None if classes is None else sorted(set(classes))
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.inference_mode(False):
+            self.model = copy.deepcopy(model).eval().requires_grad_(False)
+            self.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""

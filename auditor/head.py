@@ -1,13 +1,14 @@
 """Where classes are decided: the class responses z_L of eq. 3, and the tensor at which they enter the way back."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.errors import UnsupportedModel
-from auditor.rules import Step, Tape
+from auditor.rules import Step, Tape, check_mode
 
 RESHAPES = {"flatten", "view", "reshape", "squeeze", "contiguous", "dropout", "getitem", "identity", "to", "float"}
 AFTER_CLASSES = RESHAPES | {"softmax", "log_softmax"}
@@ -49,16 +50,16 @@ def find_head(tape: Tape, output: Tensor) -> Head:
         raise UnsupportedModel(f"the model's output has shape {tuple(output.shape)}: one score a class and sample is needed")
     classes = output.shape[1]
     step = last_step(tape, output, AFTER_CLASSES)
-    if step is not None and is_global_average(step):
-        scores = operand(step)
-        if scores.shape[1] == classes:
+    if step is not None:
+        scores = averaged_maps(tape, step)
+        if scores is not None and scores.shape[1] == classes:
             return pointwise_head(tape, scores)
     if step is not None and step.name == "linear":
         weight = parameter(step, 1, "weight")
         features = operand(step)
         averaged = last_step(tape, features, RESHAPES)
-        if averaged is not None and is_global_average(averaged) and operand(averaged).shape[1] == weight.shape[1]:
-            maps = operand(averaged)
+        maps = None if averaged is None else averaged_maps(tape, averaged)
+        if maps is not None and maps.shape[1] == weight.shape[1] and weight.shape[0] == classes:
             bias = parameter(step, 2, "bias", optional=True)
             return Head(F.conv2d(maps.detach(), weight[:, :, None, None], bias).float(), maps, weight)
         if features.dim() == 2 and weight.shape[0] == classes:
@@ -83,8 +84,9 @@ def last_step(tape: Tape, tensor: Tensor, passing: set[str]) -> Step | None:
     """The step that made `tensor`, looking through the operations named in `passing`."""
     for step in reversed(tape.steps):
         if step.output is tensor:
-            if step.name not in passing:
+            if step.name not in passing or (step.name == "getitem" and not keeps_order(step)):
                 return step
+            check_mode(step)
             tensor = operand(step)
     return None
 
@@ -98,15 +100,45 @@ def output_of(step: Step) -> Tensor:
     return output
 
 
-def parameter(step: Step, position: int, name: str, optional: bool = False) -> Tensor:
+def parameter(step: Step, position: int, name: str, optional: bool = False) -> Any:
     value = step.arguments[position] if len(step.arguments) > position else step.keywords.get(name)
     if value is None and not optional:
         raise UnsupportedModel(f"operation '{step.name}' was called without {name}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
-def is_global_average(step: Step) -> bool:
-    if step.name not in {"mean", "adaptive_avg_pool2d", "avg_pool2d"} or operand(step).dim() != 4:
-        return False
-    samples, channels = operand(step).shape[:2]
-    return tuple(output_of(step).shape) in {(samples, channels), (samples, channels, 1, 1)}
+def keeps_order(step: Step) -> bool:
+    """Whether an index only drops axes of length 1: what selects or reorders classes does not."""
+    index = step.arguments[1] if isinstance(step.arguments[1], tuple) else (step.arguments[1],)
+    basic = all(part is None or part is ... or isinstance(part, int | slice) for part in index)
+    return basic and output_of(step).numel() == operand(step).numel()
+
+
+def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
+    """The maps (N, K, h, w) of which `step` is the global average; None where it is none.
+
+    Seen through: one mean over both axes, one axis after the other, or over flattened maps.
+    """
+    source, output = operand(step), output_of(step)
+    if source.dim() == 3 and step.name == "mean" and axes(step) == {2}:
+        inner = last_step(tape, source, set())
+        if inner is None or operand(inner).dim() != 4 or operand(inner).shape[:2] != source.shape[:2]:
+            return None
+        flattened = inner.name in {"flatten", "view", "reshape"}
+        return operand(inner) if flattened or (inner.name == "mean" and axes(inner) in ({2}, {3})) else None
+    if source.dim() != 4 or output.shape[:2] != source.shape[:2] or output.numel() != source.shape[:2].numel():
+        return None
+    if step.name == "mean":
+        return source if axes(step) == {2, 3} else None
+    if step.name == "avg_pool2d":
+        kernel = parameter(step, 1, "kernel_size")
+        whole = tuple(kernel) if isinstance(kernel, list | tuple) and len(kernel) == 2 else (kernel, kernel)
+        return source if whole == tuple(source.shape[2:]) else None
+    return source if step.name == "adaptive_avg_pool2d" else None
+
+
+def axes(step: Step) -> set[int]:
+    """Along which a mean was taken."""
+    dimensions: Any = parameter(step, 1, "axis" if "axis" in step.keywords else "dim")
+    listed = dimensions if isinstance(dimensions, list | tuple) else [dimensions]
+    return {dimension % operand(step).dim() for dimension in listed}

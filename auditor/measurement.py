@@ -41,6 +41,8 @@ def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Mea
     images: (N, ch, H, W) as the model takes them. labels: (N,) int64, −1 = unknown. keep: how many classes a sample are
     described; of more, those with most energy, and always the predicted class and the label.
     """
+    if keep < 2:
+        raise ValueError(f"keep is {keep}: the prediction and the label need two places")
     backprojection = clear.forward(images)
     competing = clear.competing(backprojection)
     dominance, cosine = Dominance(), ClassCosine()

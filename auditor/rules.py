@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from auditor.errors import UnsupportedModel
 
-Rule = Callable[[Tensor, Tensor | None], Tensor]
+Rule = Callable[[Tensor, Any], Tensor]
+"""From the gradient at a rectifier's output, and the mask of what passed forward, to the gradient at its input."""
 
 RULES: dict[str, Rule] = {
     "linear": lambda gradient, passed: gradient,
@@ -37,17 +38,24 @@ SWITCHES = {"max_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices"}
 LINEAR_OPERATIONS = SWITCHES | {
     *("conv1d", "conv2d", "linear", "batch_norm", "dropout", "dropout2d", "feature_dropout", "alpha_dropout"),
     *("avg_pool2d", "adaptive_avg_pool2d", "mean", "sum", "pad", "interpolate", "upsample"),
-    *("add", "iadd", "radd", "sub", "isub", "neg", "cat", "concat", "stack", "chunk", "split"),
+    *("add", "iadd", "radd", "sub", "isub", "rsub", "neg", "cat", "concat", "stack", "chunk", "split"),
     *("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "getitem", "select", "narrow"),
     *("contiguous", "clone", "to", "float", "type", "identity", "unflatten", "movedim", "expand"),
 }
-SCALINGS = {"mul", "rmul", "imul", "div", "truediv", "itruediv"}
+DIVISIONS = {"div", "truediv", "itruediv"}
+SCALINGS = DIVISIONS | {"mul", "rmul", "imul"}
+CONSTANTS = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "empty_like"}
 STOCHASTIC = {"dropout", "dropout2d", "feature_dropout", "alpha_dropout"}
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """`Tensor.add_`, `torch.add` and `Tensor.__add__` are all `add`."""
-    return getattr(function, "__name__", str(function)).strip("_")
+    """`Tensor.add_`, `torch.add`, `Tensor.__add__` and an exported program's `aten.add.Tensor` are all `add`."""
+    return str(getattr(function, "__name__", function)).split(".")[0].strip("_")
+
+
+def works_in_place(function: Callable[..., Any]) -> bool:
+    name = str(getattr(function, "__name__", function)).split(".")[0]
+    return name.endswith("_") and not name.endswith("__")
 
 
 class Rectifier(torch.autograd.Function):
@@ -80,6 +88,9 @@ class Step:
         """The tensors of the step that carry a response, in order."""
         return [value for value in tensors((self.arguments, self.keywords)) if value.requires_grad]
 
+    def dividend(self) -> Any:
+        return self.arguments[0] if self.arguments else self.keywords.get("input")
+
 
 def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
@@ -101,20 +112,35 @@ class Tape(TorchFunctionMode):
         super().__init__()
         self.rule = rule
         self.steps: list[Step] = []
+        # What was worked out from the input but takes no gradient: masks, detached norms. Held, so that ids stay theirs.
+        self.derived: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = name_of(func)
         # Read before the call: an in-place operation makes its input require a gradient as well.
-        carries = any(tensor.requires_grad for tensor in tensors((args, kwargs)))
+        operands = tensors((args, kwargs))
+        carries = any(tensor.requires_grad for tensor in operands)
+        depends = name not in CONSTANTS and (carries or any(id(tensor) in self.derived for tensor in operands))
         if name in RECTIFIERS and carries:
             values = args[0] if args else kwargs["input"]
-            in_place = func.__name__.endswith("_") or kwargs.get("inplace", False) or True in args[1:]
+            in_place = works_in_place(func) or kwargs.get("inplace", False) or True in args[1:]
             output = Rectifier.apply(values, self.rule, in_place)  # type: ignore[no-untyped-call]
+        elif name == "view" and carries and not isinstance(args[1], torch.dtype):
+            # The model may have been written for contiguous maps; here they are channels_last.
+            output = args[0].reshape(*args[1:])
         else:
             output = func(*args, **kwargs)
-        if carries and tensors(output):
-            self.steps.append(Step(name, args, kwargs, output))
+        written = args[0] if name == "setitem" else output
+        if depends and tensors(written):
+            step = Step(name, args, kwargs, written)
+            if any(tensor.requires_grad for tensor in tensors(written)):
+                self.steps.append(step)
+            else:
+                self.derived |= {id(tensor): tensor for tensor in tensors(written)}
+            if works_in_place(func) and name not in RECTIFIERS and args[0]._is_view():
+                # What it writes through to is not among its outputs: it is not seen again from there.
+                self.check_step(step)
         return output
 
     def check_path(self, root: Tensor) -> None:
@@ -123,22 +149,32 @@ class Tape(TorchFunctionMode):
         for step in reversed(self.steps):
             outputs = {id(tensor) for tensor in tensors(step.output)}
             if outputs & wanted:
-                check_step(step, self.rule)
+                self.check_step(step)
                 wanted = (wanted - outputs) | {id(tensor) for tensor in step.inputs()}
 
+    def check_step(self, step: Step) -> None:
+        check_mode(step)
+        if step.name in SCALINGS:
+            factors = [
+                value for value in tensors((step.arguments, step.keywords)) if value.requires_grad or id(value) in self.derived
+            ]
+            if len(factors) > 1:
+                raise UnsupportedModel(
+                    f"operation '{step.name}' multiplies two responses (a gate), for which rule '{self.rule}' has no answer"
+                )
+            if step.name in DIVISIONS and factors[0] is not step.dividend():
+                raise UnsupportedModel(f"operation '{step.name}' divides by a response: rule '{self.rule}' has no answer")
+        elif step.name not in LINEAR_OPERATIONS | RECTIFIERS:
+            known = ", ".join(sorted(RECTIFIERS | SWITCHES))
+            raise UnsupportedModel(
+                f"operation '{step.name}' has no answer under rule '{self.rule}'; besides linear operations the rules know "
+                f"{known}"
+            )
 
-def check_step(step: Step, rule: str) -> None:
+
+def check_mode(step: Step) -> None:
     if step.name in STOCHASTIC and (step.keywords.get("training") or True in step.arguments[2:3]):
         raise UnsupportedModel(f"operation '{step.name}' is in training mode: call model.eval() where the model is built")
-    if step.name == "batch_norm" and step.keywords.get("training"):
+    # torch.batch_norm takes `training` sixth, as do exported programs.
+    if step.name == "batch_norm" and (step.keywords.get("training") or True in step.arguments[5:6]):
         raise UnsupportedModel("operation 'batch_norm' uses batch statistics: only running statistics can be sent back")
-    if step.name in SCALINGS:
-        if len(step.inputs()) > 1:
-            raise UnsupportedModel(
-                f"operation '{step.name}' multiplies two responses (a gate), for which rule '{rule}' has no answer"
-            )
-    elif step.name not in LINEAR_OPERATIONS | RECTIFIERS:
-        known = ", ".join(sorted(RECTIFIERS | SWITCHES))
-        raise UnsupportedModel(
-            f"operation '{step.name}' has no answer under rule '{rule}'; besides linear operations the rules know {known}"
-        )

@@ -7,7 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -162,7 +163,7 @@ def compute(session: Session, run: Run, plan: Plan) -> float:
     failed = sum(commit.failed_count for commit in commits.values())
     session.listener.stage("computing")
     session.listener.advance(done, failed, plan.sample_count)
-    artifact = create_progress_artifact(0.0, description=f"samples of run {run.run_id}")
+    artifact = cast(UUID, create_progress_artifact(0.0, description=f"samples of run {run.run_id}"))
     started = published = time.perf_counter()
 
     def progress(counts: dict[str, int]) -> None:

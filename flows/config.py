@@ -49,7 +49,7 @@ class MethodSection(Section):
     rule: Literal["linear", "deconv", "gradient", "guided"] = "linear"
     precision: Literal["float32", "bfloat16"] = "float32"
     top_k: int | None = Field(default=None, gt=0)
-    kept_classes: int = Field(default=20, gt=0)
+    kept_classes: int = Field(default=20, ge=2)
 
 
 class ComputeSection(Section):
@@ -97,7 +97,9 @@ class AuditConfig(Section):
     @property
     def config_hash(self) -> str:
         """SHA-256 of what decides the result: not where it is computed, nor what the report shows."""
-        facts = self.model_dump(mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers"}})
+        facts = self.model_dump(
+            mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers"}}
+        )
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -67,7 +67,8 @@ class AuditWorker(WorkerPlugin):
 
 
 def this_worker(key: str) -> AuditWorker:
-    plugin: AuditWorker = get_worker().plugins[key]
+    plugin = get_worker().plugins[key]
+    assert isinstance(plugin, AuditWorker)
     return plugin
 
 

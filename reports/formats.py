@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 UNDEFINED = "–"
-NO_CLASS = "none"
-NO_LABEL = "no label"
+NO_CLASS = "(none)"
+NO_LABEL = "(no label)"
 
 
 def percent(value: float | None) -> str:
@@ -52,5 +52,6 @@ def class_labels(names: Sequence[str]) -> list[str]:
     """Names by which classes can be told apart: one that occurs twice, or is blank, gets its index."""
     occurrences = Counter(names)
     return [
-        name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip() for index, name in enumerate(names)
+        name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip()
+        for index, name in enumerate(names)
     ]

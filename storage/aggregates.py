@@ -4,9 +4,8 @@ import os
 import secrets
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +14,9 @@ from storage.maps import MapShape, create_maps, shard_files
 from storage.runs import Commit, Plan, Run, read_commits
 from storage.sql import connect, select
 from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
+
+if TYPE_CHECKING:
+    import duckdb
 
 CLASSES = """
     SELECT unnest($class_names) AS class_name, unnest(range(len($class_names))) AS class_index
@@ -112,7 +114,7 @@ def gather(run: Run, plan: Plan, attributes: dict[str, Any], facts: dict[str, An
     artefacts = gather_maps(run, plan, ordered, attributes)
     for table in PER_SHARD:
         parts = [run.attempts / commit.attempt / f"{table}.parquet" for commit in ordered]
-        place_table(run, table, lambda path, parts=parts: compact(parts, path, pq.read_schema(parts[0])))  # type: ignore[misc]
+        place_table(run, table, lambda path, parts=parts: compact(parts, path, pq.read_schema(parts[0])))
     connection = connect(run.store, [run.run_id])
     names = {"class_names": plan.class_names}
     for table, sql in {"class_stats": CLASS_STATS, "localization": LOCALIZATION}.items():
@@ -136,12 +138,14 @@ def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[st
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, target)
+            elif not target.exists():
+                raise FileNotFoundError(f"'{source}' of shard {commit.shard} is gone: remove the run's folder and run it again")
             artefacts[target.relative_to(run.store).as_posix()] = commit.files[f"maps.zarr/{local}"]
     return artefacts
 
 
 def run_row(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, commits: list[Commit], facts: dict[str, Any], now: datetime
+    connection: "duckdb.DuckDBPyConnection", plan: Plan, commits: list[Commit], facts: dict[str, Any], now: datetime
 ) -> pa.Table:
     row = {
         "name": plan.name,

@@ -49,9 +49,7 @@ def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> zarr
     zstd = BloscCodec(cname="zstd", clevel=1)
     group.create_array("dominant_class", dtype="int16", fill_value=-1, compressors=lz4, **pixels)
     group.create_array("dominant_response", dtype="float16", fill_value=0, compressors=zstd, **pixels)
-    group.create_array(
-        "response_peak", shape=(shape.samples,), chunks=(shape.shard,), dtype="float32", fill_value=0, **common
-    )
+    group.create_array("response_peak", shape=(shape.samples,), chunks=(shape.shard,), dtype="float32", fill_value=0, **common)
     return group
 
 

@@ -1,11 +1,11 @@
 """A run on disk: its plan, the attempts at its shards, their commits, and the manifest that publishes it.
 
-    runs/<run_id>/plan.json            frozen when the run begins
-    runs/<run_id>/attempts/            work in progress; swept when the run ends
-    runs/<run_id>/commits/00012.json   created exclusively: the commit point of shard 12
-    runs/<run_id>/maps.zarr            published from the attempts
-    runs/<run_id>/gallery/             pictures for the report
-    runs/<run_id>/manifest.json        written last: a run without it is not read by anyone
+runs/<run_id>/plan.json            frozen when the run begins
+runs/<run_id>/attempts/            work in progress; swept when the run ends
+runs/<run_id>/commits/00012.json   created exclusively: the commit point of shard 12
+runs/<run_id>/maps.zarr            published from the attempts
+runs/<run_id>/gallery/             pictures for the report
+runs/<run_id>/manifest.json        written last: a run without it is not read by anyone
 """
 
 import hashlib

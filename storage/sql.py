@@ -4,24 +4,28 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
 from storage.errors import InputError
 from storage.tables import SCHEMAS
 
+if TYPE_CHECKING:
+    import duckdb
+
 MEMORY_LIMIT = "2GB"
 
 
-def connect(store: Path, runs: Iterable[str]) -> duckdb.DuckDBPyConnection:
+def connect(store: Path, runs: Iterable[str]) -> "duckdb.DuckDBPyConnection":
     """A connection that knows the tables by their names and can do nothing but read them.
 
     runs: ids of the runs whose rows are seen. Their files are listed one by one, so that what an unfinished run has
     written is never seen. The connection cannot write, reach files outside the store's tables, load extensions, or be
     configured otherwise.
     """
+    import duckdb
+
     folder = store.absolute() / "tables"
     connection = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
     runs = list(runs)
@@ -47,11 +51,13 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
+def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
     """The rows of one SELECT, from whoever wrote it.
 
     Raises InputError where the text is not exactly one SELECT, or DuckDB cannot run it.
     """
+    import duckdb
+
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -65,7 +71,7 @@ def select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str
     return table
 
 
-def unknown_table(error: duckdb.CatalogException) -> str | None:
+def unknown_table(error: "duckdb.CatalogException") -> str | None:
     """DuckDB's own suggestion is often one of its internal tables."""
     match = re.search(r"Table with name (\S+) does not exist", str(error))
     if match is None:
@@ -74,5 +80,5 @@ def unknown_table(error: duckdb.CatalogException) -> str | None:
     return f"table '{match[1]}' does not exist: did you mean '{nearest}'? The tables are {', '.join(SCHEMAS)}"
 
 
-def first_line(error: duckdb.Error) -> str:
+def first_line(error: "duckdb.Error") -> str:
     return "the query cannot be run: " + str(error).split("\n")[0]

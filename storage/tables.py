@@ -47,7 +47,9 @@ SAMPLES = [
     column("prediction", pa.int32(), "class with the greatest logit"),
     score("probability", "softmax of the predicted class"),
     column("is_correct", pa.bool_(), "prediction = label; NULL = label unknown"),
-    column("dominant_class", pa.int32(), "class that holds most of the dominant response map's energy; NULL = no positive response"),
+    column(
+        "dominant_class", pa.int32(), "class that holds most of the dominant response map's energy; NULL = no positive response"
+    ),
     score("dominant_energy_frac", "share of the dominant response map's energy at pixels of the dominant class"),
     score("prediction_energy_frac", "the same share, of the predicted class", "higher"),
     score("label_energy_frac", "the same share, of the label", "higher"),

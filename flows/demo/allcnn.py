@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def build(classes: int = 10, width: int = 32, dropout: float = 0.3) -> nn.Sequential:
+def build(classes: int = 10, width: int = 32, dropout: float = 0.5) -> nn.Sequential:
     """All-convolutional network after Springenberg et al. (2015), as the CLEAR paper uses.
 
     Input (N, 1, 28, 28) float32 in [0, 1]; output (N, classes) logits. The last convolution has one 1 × 1

@@ -1,16 +1,24 @@
-WITH classes AS (SELECT class_index, class_name FROM class_stats WHERE run_id = $run_id)
+WITH classes AS (SELECT class_index, class_name FROM class_stats WHERE run_id = $run_id),
+cells AS (
+    SELECT
+        label,
+        dominant_class,
+        sum(sample_count)::BIGINT AS cell_count,
+        coalesce(sum(sample_count) FILTER (prediction = label), 0)::BIGINT AS correct_count
+    FROM confusion
+    WHERE run_id = $run_id AND label IS NOT NULL
+    GROUP BY ALL
+)
 SELECT
     label,
     labels.class_name AS label_name,
     dominant_class,
     dominants.class_name AS dominant_name,
-    sum(sample_count)::BIGINT AS cell_count,
-    coalesce(sum(sample_count) FILTER (prediction = label), 0)::BIGINT AS correct_count,
+    cell_count,
+    correct_count,
     cell_count / sum(cell_count) OVER (PARTITION BY label) AS label_frac
-FROM confusion
+FROM cells
 LEFT JOIN classes AS labels ON labels.class_index = label
 LEFT JOIN classes AS dominants ON dominants.class_index = dominant_class
-WHERE run_id = $run_id
-GROUP BY ALL
-QUALIFY label IS NOT NULL AND dominant_class IS DISTINCT FROM label
+QUALIFY dominant_class IS DISTINCT FROM label
 ORDER BY cell_count DESC, label, dominant_class NULLS LAST

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from os.path import realpath
 from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -123,7 +124,7 @@ class FolderDataset:
         try:
             paths = sorted(path.removeprefix(f"{root}/") for path in _image_paths(filesystem, root))
         except OSError as error:
-            raise InputError(f"{spec.path} cannot be listed ({error}); grant access to all its folders") from error
+            raise InputError(f"{spec.path} cannot be listed ({error}); mend that folder") from error
         folders = _class_folders(paths, spec)
         self.classes = spec.classes or tuple(sorted(set(folders)))
         self.meta_schema = pa.schema([])
@@ -143,13 +144,16 @@ class FolderDataset:
         return self._files.content_hash(self.classes)
 
 
-def _image_paths(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
+def _image_paths(filesystem: AbstractFileSystem, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    way = (*above, folder)
     for entry in filesystem.ls(folder or "/", detail=True):
         path: str = entry["name"].rstrip("/")
         if path == folder or PurePosixPath(path).name.startswith("."):
             continue
         if entry["type"] == "directory" or (entry.get("islink") and filesystem.isdir(path)):
-            yield from _image_paths(filesystem, path)
+            if entry.get("islink") and realpath(path) in map(realpath, way):
+                raise OSError(f"{path} links to a folder that holds it")
+            yield from _image_paths(filesystem, path, way)
         elif PurePosixPath(path).suffix.lower() in SUFFIXES:
             yield path
 

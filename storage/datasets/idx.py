@@ -28,6 +28,7 @@ from storage.datasets.images import (
 from storage.errors import InputError
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+LARGEST_IMAGE = 1 << 30
 BROKEN_STREAM = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -84,7 +85,7 @@ class IdxDataset:
         return samples_of([f"{index:05d}" for index in range(start, stop)], self._labels[start:stop], contents)
 
     def content_hash(self) -> str:
-        """SHA-256 over classes, shape, labels and pixels: the same gzipped and plain. Reads the whole image file."""
+        """SHA-256 over classes, shape, labels and pixels, up to where they can be read: the same gzipped and plain."""
         total = hashlib.sha256(json.dumps([self.classes, self._header.shape]).encode())
         total.update(self._labels.astype("<i8").tobytes())
         left = prod(self._header.shape)
@@ -96,7 +97,6 @@ class IdxDataset:
                     left -= len(block)
             except (OSError, InputError, *BROKEN_STREAM):
                 self._close()
-        total.update(b"unreadable" if left else b"")
         return total.hexdigest()
 
     def _at(self, offset: int) -> IO[bytes]:
@@ -134,8 +134,8 @@ class IdxDataset:
             raise InputError(f"{path} holds values of type {header.dtype.name}; save the images as unsigned bytes")
         if len(header.shape) != 3 and (len(header.shape) != 4 or header.shape[-1] != 3):
             raise InputError(f"{path} has shape {header.shape}; name a file of images, (N, H, W) or (N, H, W, 3)")
-        if 0 in header.shape:
-            raise InputError(f"{path} holds no pixel (shape {header.shape}); give a file with images")
+        if 0 in header.shape or prod(header.shape[1:]) > LARGEST_IMAGE:
+            raise InputError(f"{path} has shape {header.shape}, which no set of images has; fetch the file again")
         if not isinstance(stream, gzip.GzipFile):
             expected, size = header.offset + prod(header.shape), stream.seek(0, 2)
             if size < expected:

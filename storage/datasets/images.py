@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -46,7 +47,7 @@ def check_classes(spec: DatasetSpec) -> None:
         return
     if not spec.classes:
         raise InputError(f"{spec.path}: `classes` is empty; name the model's outputs in order, or leave it out")
-    twice = sorted({name for name in spec.classes if spec.classes.count(name) > 1})
+    twice = [name for name, count in Counter(spec.classes).items() if count > 1]
     if twice:
         raise InputError(f"{spec.path}: `classes` names {twice[0]!r} more than once; give each output its own name")
 

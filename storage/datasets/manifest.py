@@ -17,7 +17,6 @@ from storage.datasets.images import check_classes, check_labels, filesystem_of, 
 from storage.errors import InputError
 
 ROWS_A_BATCH = 4096
-LARGEST_BLOCK = 2**31 - 1  # types are inferred from the first block: from all rows of any smaller file
 
 
 class ManifestDataset:
@@ -64,7 +63,7 @@ class ManifestDataset:
         return Samples(files.ids, files.images, files.labels, files.hashes, files.failures, meta)
 
     def content_hash(self) -> str:
-        """SHA-256 over the classes, every (id, label, SHA-256 of the file), and meta: one for CSV and Parquet."""
+        """SHA-256 over the classes, every (id, label, SHA-256 of the file), and meta's names, types and values."""
         total = hashlib.sha256(self._files.content_hash(self.classes).encode())
         total.update(json.dumps([[field.name, str(field.type)] for field in self.meta_schema]).encode())
         for start in range(0, len(self), ROWS_A_BATCH):
@@ -84,7 +83,6 @@ def _parse(content: bytes, address: str) -> pa.Table:
         else:
             table = pa.csv.read_csv(
                 io.BytesIO(content),
-                read_options=pa.csv.ReadOptions(block_size=min(len(content) + 1, LARGEST_BLOCK)),
                 parse_options=pa.csv.ParseOptions(newlines_in_values=True),
                 convert_options=pa.csv.ConvertOptions(
                     column_types={"path": pa.string(), "label": pa.string()}, null_values=[""], strings_can_be_null=True
@@ -137,6 +135,8 @@ def _snake_case(name: str) -> str:
 
 def _labels(column: pa.ChunkedArray, spec: DatasetSpec) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels (N,) int64, −1 = unknown, and the classes that they index."""
+    if column.null_count == len(column):
+        column = pa.chunked_array([pa.nulls(len(column))])
     if _is_string(column.type):
         return _named_labels(column, spec)
     if not (pa.types.is_null(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):

@@ -55,7 +55,7 @@ def prepare(images: Sequence[np.ndarray | None], spec: InputSpec) -> tuple[np.nd
     """
     fitting = (spec.height, spec.width) if spec.channels == 1 else (spec.height, spec.width, 3)
     if images and all(image is not None and image.shape == fitting for image in images):
-        return _channels_first(np.stack([image for image in images if image is not None])), {}
+        return _channels_first(np.array(images)), {}
     pixels = np.zeros((len(images), spec.channels, spec.height, spec.width), dtype=np.uint8)
     failures: dict[int, str] = {}
     for position, image in enumerate(images):

@@ -1,7 +1,7 @@
 """Eq. 3 written out, slowly, in numpy float64: R(x|c) = G1 U1 G2 U2 … G_L^c z_L with a dense matrix for every layer.
 
-Matrices are worked out by loops over indices from what a layer is defined to do; nothing here uses torch's arithmetic or
-its autograd. One image at a time. A layer's matrix M makes its output M · input + shift; its transpose sends back.
+Matrices are worked out by loops over indices from what a layer is defined to do; nothing here uses torch's arithmetic
+or its autograd. One image at a time. A layer's matrix M makes its output M · input + shift; its transpose sends back.
 """
 
 from dataclasses import dataclass, field

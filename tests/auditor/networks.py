@@ -54,7 +54,7 @@ class OverlappingPool(nn.Module):
 
 
 class AveragePool(nn.Module):
-    """Batch norm with a history, average pooling, in-place rectifiers from the first layer on; global average, linear."""
+    """Batch norm with a history, average pooling, a first layer in place; global average, linear."""
 
     channels = 1
 

@@ -145,7 +145,8 @@ def test_class_cosine_pair_by_pair() -> None:
 
 @pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
 def test_class_cosine_of_the_same_map_at_any_scale_is_one(scale: float) -> None:
-    maps = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(6)) * torch.tensor([1, 2, scale])[:, None, None]
+    one = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(6))
+    maps = one * torch.tensor([1, 2, scale])[:, None, None]
     torch.testing.assert_close(stream(ClassCosine(), maps), torch.ones(2))
 
 

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help venv demo test check soak bench train clean
+
+help:  ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+venv: $(BIN)/.installed  ## Make .venv with pinned dependencies
+
+demo: venv  ## Audit 10,000 handwritten digits and leave a report in audits/
+	$(BIN)/clear-audit demo --store audits
+
+check: venv  ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: venv check  ## Run every test, after lint and types
+	$(BIN)/pytest -m 'not soak'
+
+soak: venv  ## Run the slow tests
+	$(BIN)/pytest -m soak
+
+bench: venv  ## Measure speed and memory (minutes)
+	$(BIN)/python tests/bench/bench_pipeline.py
+
+train: venv  ## Train the demo's model again: make train MNIST=folder-of-the-training-files
+	$(BIN)/python -m flows.demo.train $(MNIST)
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) audits build *.egg-info

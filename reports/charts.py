@@ -1,0 +1,167 @@
+"""Charts as SVG, drawn when the report is written: text in the colour of the page, marks clear on light and on dark."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from reports.queries import Row
+
+ACCENT = "#3d7ab8"
+SECOND = "#c8691c"
+THIRD = "#808890"
+DEEP_ACCENT = "#1f5fa8"
+
+MEASURES = {"accuracy": "circle", "evidence for the prediction": "diamond", "energy share of the label": "triangle-up"}
+
+WIDTH = 540
+ROW_STEP = 24
+FONT = "system-ui, sans-serif"
+
+
+def accuracy_evidence(rows: Sequence[Row]) -> Markup:
+    """Three dots a class, joined by a line. rows: `name`, and a value or None for each of MEASURES, in order."""
+    import altair as alt
+
+    names = [row["name"] for row in rows]
+    points = [{"name": row["name"], "measure": measure, "value": row[measure]} for row in rows for measure in MEASURES]
+    base = alt.Chart(values_of(points)).encode(y=class_axis(names))
+    spans = base.mark_rule(color=THIRD, opacity=0.6, strokeWidth=2).encode(
+        x=share_axis("min(value)", "Share"), x2=alt.X2("max(value):Q")
+    )
+    palette = alt.Scale(domain=list(MEASURES), range=[ACCENT, SECOND, THIRD])
+    shapes = alt.Scale(domain=list(MEASURES), range=list(MEASURES.values()))
+    legend = alt.Legend(orient="top", title=None, labelLimit=0)
+    dots = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=share_axis("value", "Share"),
+        color=alt.Color("measure:N", scale=palette, sort=None, legend=legend),
+        shape=alt.Shape("measure:N", scale=shapes, sort=None, legend=legend),
+    )
+    return draw((spans + dots).properties(width=WIDTH, height={"step": ROW_STEP}))
+
+
+def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[str]) -> Markup:
+    """A heat map of counts. cells: `name` of the label, `dominant`, `count`, `share` of the label's samples."""
+    import altair as alt
+
+    angle = -40 if max(map(len, dominants)) > 4 else 0
+    across = alt.Axis(orient="top", labelAngle=angle, labelLimit=130, title="dominant class", ticks=False, domain=False)
+    base = alt.Chart(values_of(cells)).encode(
+        x=alt.X("dominant:N", sort=list(dominants), scale=alt.Scale(domain=list(dominants)), axis=across),
+        y=class_axis(labels, title="label"),
+    )
+    shade = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.06, 1]), legend=None)
+    tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade)
+    text_color = alt.condition("datum.share > 0.62", alt.value("#fff"), alt.value("currentColor"))
+    numbers = base.mark_text(fontSize=11).encode(text=alt.Text("count:Q", format=","), color=text_color)
+    return draw((tiles + numbers).properties(width={"step": 44}, height={"step": 28}))
+
+
+def sparseness(rows: Sequence[Row]) -> Markup:
+    """A bar from the 10th to the 90th percentile a class, a tick at the median. rows: `name`, `p10`, `p50`, `p90`."""
+    import altair as alt
+
+    base = alt.Chart(values_of(rows)).encode(y=class_axis([row["name"] for row in rows]))
+    title = "Sparseness (0 = energy spread evenly, 1 = all in one pixel)"
+    bars = base.mark_bar(height=10, cornerRadius=5, color=ACCENT, opacity=0.45).encode(
+        x=share_axis("p10", title, ".1f"), x2=alt.X2("p90:Q")
+    )
+    medians = base.mark_tick(thickness=3, size=16, color=SECOND, opacity=1).encode(x=share_axis("p50", title, ".1f"))
+    return draw((bars + medians).properties(width=WIDTH, height={"step": ROW_STEP}))
+
+
+def localization(rows: Sequence[Row], height: int, width: int) -> Markup:
+    """Four panels side by side, a row a class. rows: `name` and the columns of table `localization`."""
+    import altair as alt
+
+    base = alt.Chart(values_of(rows))
+    panels = [
+        centroid_panel(base, rows, "centroid_y", height, "Centroid's row", shows_names=True),
+        centroid_panel(base, rows, "centroid_x", width, "Centroid's column"),
+        bar_panel(base, rows, "spread_mean", "Spread, in pixels", "~g"),
+        bar_panel(base, rows, "half_energy_area_frac_mean", "Half-energy area", ".0%"),
+    ]
+    return draw(alt.hconcat(*panels, spacing=18))
+
+
+def centroid_panel(
+    base: Any, rows: Sequence[Row], column: str, pixels: int, title: str, shows_names: bool = False
+) -> Any:
+    """A dot at the mean, a line over one standard deviation to both sides; the axis is the whole picture."""
+    import altair as alt
+
+    scale = alt.Scale(domain=[0, max(pixels - 1, 1)], nice=False, clamp=True)
+    axis = alt.Axis(tickCount=3, format="~g")
+    names = class_axis([row["name"] for row in rows], shows_names=shows_names)
+    middle = alt.Chart(values_of([{"middle": (pixels - 1) / 2}])).mark_rule(strokeDash=[3, 3], color=THIRD)
+    lines = (
+        base.transform_calculate(
+            low=f"datum.{column}_mean - datum.{column}_std", high=f"datum.{column}_mean + datum.{column}_std"
+        )
+        .mark_rule(color=ACCENT, opacity=0.55, strokeWidth=3)
+        .encode(x=alt.X("low:Q", scale=scale, axis=axis, title=title), x2="high:Q", y=names)
+    )
+    dots = base.mark_point(filled=True, size=70, color=ACCENT, opacity=1).encode(
+        x=alt.X(f"{column}_mean:Q", scale=scale, axis=axis, title=title), y=names
+    )
+    return (middle.encode(x=alt.X("middle:Q", scale=scale)) + lines + dots).properties(
+        width=118, height={"step": ROW_STEP}
+    )
+
+
+def bar_panel(base: Any, rows: Sequence[Row], column: str, title: str, number_format: str) -> Any:
+    import altair as alt
+
+    names = class_axis([row["name"] for row in rows], shows_names=False)
+    x = alt.X(f"{column}:Q", title=title, axis=alt.Axis(tickCount=3, format=number_format), scale=alt.Scale(zero=True))
+    bars = base.mark_bar(height=10, cornerRadiusEnd=5, color=ACCENT).encode(x=x, y=names)
+    return bars.properties(width=118, height={"step": ROW_STEP})
+
+
+def class_axis(names: Sequence[str], title: str | None = None, shows_names: bool = True) -> Any:
+    import altair as alt
+
+    axis = alt.Axis(
+        title=title, labelLimit=170, ticks=False, domain=False, grid=False, labels=shows_names, labelPadding=8
+    )
+    return alt.Y("name:N", sort=list(names), scale=alt.Scale(domain=list(names)), axis=axis)
+
+
+def share_axis(field: str, title: str, number_format: str = ".0%") -> Any:
+    import altair as alt
+
+    return alt.X(
+        f"{field}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=number_format, tickCount=5)
+    )
+
+
+def values_of(rows: Sequence[Row]) -> Any:
+    import altair as alt
+
+    return alt.InlineData(values=list(rows))
+
+
+def draw(chart: Any) -> Markup:
+    """The chart as SVG: transparent, without fonts of its own, its text in the colour of the text around it."""
+    import altair as alt
+    import vl_convert
+
+    page = "currentColor"
+    text = {
+        "labelColor": page,
+        "titleColor": page,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    lines = {"gridColor": page, "gridOpacity": 0.14, "domainColor": page, "domainOpacity": 0.4, "tickColor": page}
+    specification = (
+        chart.configure(aria=False, background="transparent", font=FONT)
+        .configure_axis(**text, **lines, tickOpacity=0.4, titlePadding=10)
+        .configure_legend(labelColor=page, labelFontSize=12, symbolSize=90)
+        .configure_text(color=page)
+        .configure_view(stroke=None)
+        .to_dict()
+    )
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return Markup(vl_convert.vegalite_to_svg(specification, vl_version=version))

@@ -1,0 +1,69 @@
+"""A run's report: one HTML file that a reviewer opens offline."""
+
+import secrets
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports import sections, summary
+from reports.cards import make_gallery
+from reports.formats import class_labels, decimal, moment
+from storage.runs import Run, read_manifest, read_plan
+from storage.sql import connect
+
+TEMPLATES = Path(__file__).parent / "templates"
+PIXELATED_BELOW = 160
+"""Images with fewer pixels a side are shown enlarged: each pixel is then to be seen as it is."""
+
+
+def write_report(run: Run) -> Path:
+    """Renders the report of a published run and puts it in its place whole; returns where. Raises InputError."""
+    html = render(run)
+    run.report.parent.mkdir(parents=True, exist_ok=True)
+    temporary = run.report.with_name(f".{run.report.name}-{secrets.token_hex(4)}")
+    temporary.write_text(html, encoding="utf-8", newline="\n")
+    temporary.replace(run.report)
+    return run.report
+
+
+def render(run: Run) -> str:
+    """The page: the same text for the same run, every time."""
+    plan, manifest = read_plan(run), read_manifest(run)
+    labels = class_labels(plan.class_names)
+    with connect(run.store, [run.run_id]) as connection:
+        scope = sections.Scope(connection, run.run_id, labels, plan.height, plan.width)
+        facts = scope.ask("run_facts")
+        verdict = summary.make_verdict(scope.ask("verdict"), facts.rows[0])
+        return (
+            environment()
+            .get_template("report.html.j2")
+            .render(
+                plan=plan,
+                manifest=manifest,
+                run=facts.rows[0],
+                verdict=verdict,
+                facts=summary.run_facts(facts, plan),
+                accuracy=sections.accuracy_block(scope),
+                confusion=[sections.confusion_chart_block(scope), sections.confusion_table_block(scope)],
+                sparseness=sections.sparseness_block(scope),
+                localization=sections.localization_block(scope),
+                gallery=make_gallery(connection, run, plan, labels),
+                failures=sections.failures_block(scope, verdict.answer.rows[0]["failed_count"]),
+                sensitivity=sections.sensitivity_block(scope),
+                provenance=summary.provenance_tables(plan, manifest),
+                config=summary.config_text(plan),
+                class_cosine=decimal(facts.rows[0]["class_cosine_mean"]),
+                dominance_margin=decimal(facts.rows[0]["dominance_margin_mean"]),
+                finished=moment(manifest.finished_at),
+                is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
+            )
+        )
+
+
+def environment() -> Environment:
+    """Templates that escape whatever they are given, and fail on a name that they are not given."""
+    loader = FileSystemLoader(TEMPLATES)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    return made

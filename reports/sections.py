@@ -1,0 +1,251 @@
+"""The report's sections: what is asked of the tables, and how each answer is shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from reports import charts
+from reports.blocks import CHART_CLASSES, Block, Chart, Column, tabulate
+from reports.formats import NO_CLASS, NO_LABEL, count, decimal, percent
+from reports.queries import Answer, Row, ask
+
+NO_LABELS = "No measured image of this run has a label, so nothing can be said class by class."
+LARGEST_CELLS = 10
+"""Rows of the table beside the confusion chart, which shows all cells."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What every section needs. labels: the classes' names, in order; height, width: of the maps, in pixels."""
+
+    connection: duckdb.DuckDBPyConnection
+    run_id: str
+    labels: Sequence[str]
+    height: int
+    width: int
+
+    def ask(self, name: str, **parameters: int) -> Answer:
+        return ask(self.connection, name, run_id=self.run_id, **parameters)
+
+    def name(self, index: int | None, otherwise: str = NO_CLASS) -> str:
+        return otherwise if index is None else self.labels[index]
+
+
+def class_column(scope: Scope) -> Column:
+    return Column("Class", lambda row: scope.name(row["class_index"]), is_number=False)
+
+
+IMAGES = Column("Images", lambda row: count(row["sample_count"]))
+
+
+def share(title: str, column: str) -> Column:
+    return Column(title, lambda row: percent(row[column]))
+
+
+def number(title: str, column: str, digits: int = 2) -> Column:
+    return Column(title, lambda row: decimal(row[column], digits))
+
+
+def worst(rows: Sequence[Row], order: str) -> tuple[Sequence[Row], str]:
+    """The rows that a chart has room for, and a sentence on what it leaves out. order: what they are sorted by."""
+    if len(rows) <= CHART_CLASSES:
+        return rows, f"Classes are in order of {order}."
+    return rows[:CHART_CLASSES], f"The chart shows the worst {CHART_CLASSES} of {len(rows):,} classes, by {order}."
+
+
+def accuracy_block(scope: Scope) -> Block:
+    answer = scope.ask("accuracy_evidence")
+    if not answer.rows:
+        return Block(answer, note=NO_LABELS)
+    shown, sentence = worst(answer.rows, "agreement, lowest first")
+    columns = ("correct_frac", "agreement_frac", "label_energy_frac_mean")
+    points = [
+        {"name": scope.name(row["class_index"])}
+        | {measure: row[column] for measure, column in zip(charts.MEASURES, columns, strict=True)}
+        for row in shown
+    ]
+    lowest = answer.rows[0]
+    alt = (
+        f"Dots for {len(shown)} classes. Lowest agreement of evidence and prediction: class "
+        f"{scope.name(lowest['class_index'])}, {percent(lowest['agreement_frac'])}, at an accuracy of "
+        f"{percent(lowest['correct_frac'])}. The table below has all three measures."
+    )
+    caption = f"Accuracy beside evidence, by label. {sentence}"
+    table = tabulate(
+        "Accuracy beside evidence, by label; lowest agreement first.",
+        [
+            class_column(scope),
+            IMAGES,
+            share("Accuracy", "correct_frac"),
+            share("Evidence for the prediction", "agreement_frac"),
+            share("Energy share of the label", "label_energy_frac_mean"),
+            share("Mean probability", "probability_mean"),
+        ],
+        answer.rows,
+    )
+    return Block(answer, Chart(charts.accuracy_evidence(points), caption, alt), table)
+
+
+def confusion_chart_block(scope: Scope) -> Block | None:
+    """None where there are too many classes for a chart, or nothing to draw."""
+    if len(scope.labels) > CHART_CLASSES:
+        return None
+    answer = scope.ask("dominant_confusion")
+    if not answer.rows:
+        return None
+    cells = [
+        {
+            "name": scope.name(row["label"], NO_LABEL),
+            "dominant": scope.name(row["dominant_class"]),
+            "count": row["cell_count"],
+            "share": row["label_frac"],
+        }
+        for row in answer.rows
+    ]
+    found = {cell["name"] for cell in cells}
+    labels = [name for name in [*scope.labels, NO_LABEL] if name in found]
+    dominants = [*scope.labels, *([NO_CLASS] if any(row["dominant_class"] is None for row in answer.rows) else [])]
+    diagonal = sum(
+        row["cell_count"] for row in answer.rows if row["label"] is not None and row["label"] == row["dominant_class"]
+    )
+    labelled = sum(row["cell_count"] for row in answer.rows if row["label"] is not None)
+    alt = (
+        f"Heat map of {len(labels)} labels by {len(dominants)} dominant classes. "
+        f"For {count(diagonal)} of {count(labelled)} labelled images the dominant class is the label."
+    )
+    caption = (
+        "Images by label (rows) and dominant class (columns). The deeper the colour, the greater the cell's share of "
+        "its row; evidence that is where it should be lies on the diagonal."
+    )
+    return Block(answer, Chart(charts.confusion(cells, labels, dominants), caption, alt))
+
+
+def confusion_table_block(scope: Scope) -> Block:
+    answer = scope.ask("dominant_confusion_largest")
+    if not answer.rows:
+        return Block(answer, note="No labelled image has its evidence for another class than its label.")
+    limit = {"limit": LARGEST_CELLS} if len(scope.labels) <= CHART_CLASSES else {}
+    table = tabulate(
+        "Where the evidence is for another class than the label; most images first.",
+        [
+            Column("Label", lambda row: scope.name(row["label"], NO_LABEL), is_number=False),
+            Column("Dominant class", lambda row: scope.name(row["dominant_class"]), is_number=False),
+            Column("Images", lambda row: count(row["cell_count"])),
+            Column("of these predicted correctly", lambda row: count(row["correct_count"])),
+            share("Share of the label's images", "label_frac"),
+        ],
+        answer.rows,
+        **limit,
+    )
+    return Block(answer, table=table)
+
+
+def sparseness_block(scope: Scope) -> Block:
+    answer = scope.ask("sparseness")
+    if not answer.rows:
+        return Block(answer, note=NO_LABELS)
+    shown, sentence = worst(
+        [row for row in answer.rows if row["sparseness_p50"] is not None], "median sparseness, lowest first"
+    )
+    points = [
+        {"name": scope.name(row["class_index"])} | {key: row[f"sparseness_{key}"] for key in ("p10", "p50", "p90")}
+        for row in shown
+    ]
+    table = tabulate(
+        "Sparseness and complexity of the dominant response map, by label; lowest median first.",
+        [
+            class_column(scope),
+            IMAGES,
+            number("10th percentile", "sparseness_p10"),
+            number("Median sparseness", "sparseness_p50"),
+            number("90th percentile", "sparseness_p90"),
+            number("Mean sparseness", "sparseness_mean"),
+            number("Complexity, in nats", "complexity_mean"),
+        ],
+        answer.rows,
+    )
+    if not points:
+        return Block(answer, table=table)
+    alt = (
+        f"Bars for {len(points)} classes. Lowest median: class {points[0]['name']}, {decimal(points[0]['p50'])}. "
+        "The table below has all values."
+    )
+    caption = f"Sparseness by label: median (tick), 10th to 90th percentile (bar). {sentence}"
+    return Block(answer, Chart(charts.sparseness(points), caption, alt), table)
+
+
+def localization_block(scope: Scope) -> Block:
+    answer = scope.ask("localization")
+    if not answer.rows:
+        return Block(answer, note=NO_LABELS)
+    drawable = [row for row in answer.rows if row["half_energy_area_frac_mean"] is not None]
+    shown, sentence = worst(drawable, "half-energy area, largest first")
+    points = [row | {"name": scope.name(row["class_index"])} for row in shown]
+    table = tabulate(
+        f"Where in {scope.height} × {scope.width} pixels the evidence lies, by label; largest half-energy area first.",
+        [
+            class_column(scope),
+            IMAGES,
+            Column("Centroid's row ± std", lambda row: with_deviation(row, "centroid_y")),
+            Column("Centroid's column ± std", lambda row: with_deviation(row, "centroid_x")),
+            number("Spread, in pixels", "spread_mean"),
+            share("Half-energy area", "half_energy_area_frac_mean"),
+            share("Positive area", "positive_area_frac_mean"),
+        ],
+        answer.rows,
+    )
+    if not points:
+        return Block(answer, table=table)
+    alt = (
+        f"Four panels for {len(points)} classes: the centroid's row and column, spread and half-energy area. Largest "
+        f"area: class {points[0]['name']}, {percent(points[0]['half_energy_area_frac_mean'])} of the pixels. "
+        "The table below has all values."
+    )
+    caption = (
+        "Where the evidence lies, by label. Centroid: mean (dot) and one standard deviation (line) over the whole "
+        f"height and width of the picture, its middle dashed. {sentence}"
+    )
+    return Block(answer, Chart(charts.localization(points, scope.height, scope.width), caption, alt), table)
+
+
+def with_deviation(row: Row, column: str) -> str:
+    if row[f"{column}_mean"] is None:
+        return decimal(None)
+    return f"{decimal(row[f'{column}_mean'], 1)} ± {decimal(row[f'{column}_std'], 1)}"
+
+
+def sensitivity_block(scope: Scope) -> Block:
+    answer = scope.ask("class_sensitivity")
+    if not answer.rows:
+        return Block(answer, note=NO_LABELS)
+    columns = [
+        class_column(scope),
+        IMAGES,
+        number("Class cosine", "class_cosine_mean"),
+        number("Dominance margin", "dominance_margin_mean"),
+    ]
+    return Block(
+        answer,
+        table=tabulate(
+            "How far the maps of different classes differ, by label; most alike first.", columns, answer.rows
+        ),
+    )
+
+
+def failures_block(scope: Scope, failed: int) -> Block:
+    answer = scope.ask("failures", count=50)
+    if not answer.rows:
+        return Block(answer, note="No image failed.")
+    columns = [
+        Column("Sample", lambda row: count(row["sample_index"])),
+        Column("Name", lambda row: row["sample_id"], is_number=False),
+        Column("Stage", lambda row: row["stage"], is_number=False),
+        Column("Reason", lambda row: row["reason"], is_number=False),
+    ]
+    return Block(
+        answer,
+        table=tabulate(
+            "Images without maps and statistics, in the dataset's order.", columns, answer.rows, total=failed
+        ),
+    )

@@ -1,0 +1,142 @@
+"""What was found, and what it was found on: the beginning and the end of the report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports.blocks import Block, Column, Table, tabulate
+from reports.formats import count, decimal, duration, moment, percent, plural
+from reports.queries import Answer, Row
+from storage.runs import Manifest, Plan
+
+COMPLETE = "complete"
+WITH_FAILURES = "complete with failures"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a reader should see at once. about: what it is a number of."""
+
+    name: str
+    value: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found, in a sentence, with the query it rests on."""
+
+    status: str
+    sentence: str
+    figures: list[Figure]
+    answer: Answer
+
+
+def make_verdict(answer: Answer, means: Row) -> Verdict:
+    """answer: of query `verdict`. means: the run's row in table `runs`."""
+    found = answer.rows[0]
+    status = WITH_FAILURES if found["failed_count"] else COMPLETE
+    return Verdict(status, say(found), key_figures(found, means), answer)
+
+
+def say(found: Row) -> str:
+    """The verdict in one sentence."""
+    processed, labelled, failed = found["processed_count"], found["labelled_count"], found["failed_count"]
+    failures = f"{plural(failed, 'image')} failed" if failed else "no image failed"
+    if not processed:
+        return f"No image could be measured, so nothing is known of the model; {failures}."
+    right = f"predicted {percent(found['correct_count'] / labelled)} of them correctly" if labelled else ""
+    if labelled == processed:
+        beginning = f"Of {plural(processed, 'image')}, the model {right}"
+    elif labelled:
+        right = right.replace("of them", f"of the {count(labelled)} that have a label")
+        beginning = f"Of {plural(processed, 'image')}, the model {right}"
+    else:
+        beginning = f"None of {plural(processed, 'image')} has a label, so the accuracy is not known"
+    agreement = percent(found["agreement_count"] / processed)
+    return f"{beginning}; for {agreement} of all images the dominant class is the predicted one, and {failures}."
+
+
+def key_figures(found: Row, means: Row) -> list[Figure]:
+    processed, labelled = found["processed_count"], found["labelled_count"]
+    accuracy = percent(found["correct_count"] / labelled) if labelled else "not known"
+    return [
+        Figure("Images measured", count(processed), f"{count(labelled)} with a label"),
+        Figure(
+            "Accuracy", accuracy, f"{count(found['correct_count'])} correct" if labelled else "no image has a label"
+        ),
+        Figure(
+            "Evidence for the prediction",
+            percent(found["agreement_count"] / processed if processed else None),
+            f"{plural(found['agreement_count'], 'image')}; {count(found['no_dominant_count'])} have no dominant class",
+        ),
+        Figure(
+            "Right, evidence elsewhere",
+            count(found["other_evidence_count"]) if labelled else "not known",
+            "correct, while another class dominates",
+        ),
+        Figure("Class cosine", decimal(means["class_cosine_mean"]), "0: maps differ by class, 1: all alike"),
+        Figure("Failures", count(found["failed_count"]), "images without maps"),
+    ]
+
+
+def facts_table(caption: str, facts: Sequence[tuple[str, str]]) -> Table:
+    columns = [
+        Column("Fact", lambda row: row["name"], is_number=False),
+        Column("Value", lambda row: row["value"], is_number=False),
+    ]
+    return tabulate(caption, columns, [{"name": name, "value": value} for name, value in facts], limit=len(facts))
+
+
+def run_facts(answer: Answer, plan: Plan) -> Block:
+    """answer: of query `run_facts`."""
+    run = answer.rows[0]
+    facts = [
+        ("Audit", run["name"]),
+        ("Run", plan.run_id),
+        ("Model", run["model_factory"]),
+        ("Dataset", run["dataset_path"]),
+        ("Images", f"{count(run['sample_count'])}, of {plan.height} × {plan.width} pixels"),
+        ("Classes", count(run["class_count"])),
+        ("Rule", run["rule"]),
+        ("Precision", run["precision"]),
+        ("Started", moment(run["started_at"])),
+        ("Took", duration(run["duration_secs"])),
+        ("Mean sparseness", decimal(run["sparseness_mean"])),
+        ("Mean dominance margin", decimal(run["dominance_margin_mean"])),
+        ("Mean class cosine", decimal(run["class_cosine_mean"])),
+    ]
+    return Block(answer, table=facts_table("What was audited, and how.", facts))
+
+
+def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:
+    """From plan and manifest alone: these are files of the run, not tables."""
+    identity = [
+        ("Run", plan.run_id),
+        ("clear-audit", plan.tool_version),
+        ("Version of the tables", str(plan.schema_version)),
+        ("Plan, SHA-256", manifest.plan_hash),
+        ("Model, SHA-256", plan.model_hash),
+        ("Dataset, SHA-256", plan.dataset_hash),
+        ("Config, SHA-256", plan.config_hash),
+        ("Planned", moment(plan.created_at)),
+        ("Started", moment(manifest.started_at)),
+        ("Finished", moment(manifest.finished_at)),
+        ("Images expected", count(manifest.expected_count)),
+        ("Images measured", count(manifest.processed_count)),
+        ("Images failed", count(manifest.failed_count)),
+    ]
+    files = [
+        Column("File in the store", lambda row: row["path"], is_number=False),
+        Column("SHA-256", lambda row: row["hash"], is_number=False),
+    ]
+    artefacts = [{"path": path, "hash": digest} for path, digest in sorted(manifest.artefacts.items())]
+    return [
+        facts_table("Identity of the run.", identity),
+        facts_table("Environment.", sorted(manifest.environment.items())),
+        tabulate("Files of the run.", files, artefacts),
+    ]
+
+
+def config_text(plan: Plan) -> str:
+    return json.dumps(plan.config, indent=2, ensure_ascii=False)

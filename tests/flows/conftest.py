@@ -1,0 +1,117 @@
+"""Small real datasets, and audits of them that several tests read."""
+
+import gzip
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.server import PrefectServer
+
+DEMO = Path(__file__).parents[2] / "flows" / "demo"
+SAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The first real digits: pixels (N, 28, 28) uint8 and labels (N,) uint8."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    pixels = np.frombuffer(gzip.decompress((DEMO / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((DEMO / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    return Digits(pixels.reshape(-1, 28, 28)[:SAMPLES], labels[:SAMPLES])
+
+
+def write_idx(folder: Path, digits: Digits) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">4i", 0x0803, *digits.pixels.shape)
+    (folder / "images.idx").write_bytes(header + digits.pixels.tobytes())
+    (folder / "labels.idx").write_bytes(struct.pack(">2i", 0x0801, len(digits.labels)) + digits.labels.tobytes())
+
+
+CONFIG = """
+name = "digits"
+[dataset]
+format = "idx"
+path = "images.idx"
+labels = "labels.idx"
+[input]
+channels = 1
+height = 28
+width = 28
+[model]
+factory = "flows.demo.allcnn:build"
+weights = "{weights}"
+[compute]
+shard_samples = 64
+workers = 2
+threads = 1
+[report]
+gallery_samples = 2
+"""
+
+
+@pytest.fixture(scope="session")
+def digits_config(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config that audits the first digits in five shards."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_idx(folder, digits)
+    path = folder / "audit.toml"
+    path.write_text(CONFIG.format(weights=(DEMO / "allcnn.safetensors").as_posix()))
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect database of the tests' own."""
+    before = os.environ.get("PREFECT_HOME")
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    yield
+    if before is None:
+        del os.environ["PREFECT_HOME"]
+    else:
+        os.environ["PREFECT_HOME"] = before
+
+
+def clear_audit(*arguments: object, api: str | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own; `api` names a Prefect server that runs already."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=os.environ | ({"PREFECT_API_URL": api} if api else {}),
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(digits_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of one whole audit of the digits, with a Prefect server of its own."""
+    store = tmp_path_factory.mktemp("finished") / "audits"
+    done = clear_audit("run", digits_config, "--store", store)
+    assert done.returncode == 0, done.stderr
+    (store / "stdout.txt").write_text(done.stdout)
+    return store
+
+
+@pytest.fixture(scope="session")
+def prefect_api(finished: Path) -> Iterator[str]:
+    """A Prefect server that several runs share, so that each need not start its own."""
+    server = PrefectServer()
+    server.wait()
+    assert server.url is not None
+    yield server.url
+    server.stop()

@@ -1,0 +1,314 @@
+"""Whole audits of real digits, read back through DuckDB, Zarr and the files themselves."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed import LocalCluster
+from PIL import Image
+
+from auditor import Clear
+from flows.demo.allcnn import build
+from storage.maps import open_maps
+from storage.models import ModelSpec, load_model
+from storage.runs import Run, list_runs, published_runs, read_manifest
+from storage.sql import connect, select
+from storage.tables import SCHEMAS
+from tests.flows.conftest import DEMO, SAMPLES, Digits, clear_audit
+
+
+def only_run(store: Path) -> Run:
+    (run,) = published_runs(store)
+    return run
+
+
+def rows(store: Path, sql: str) -> list[dict[str, object]]:
+    result: list[dict[str, object]] = select(connect(store, [only_run(store).run_id]), sql).to_pylist()
+    return result
+
+
+@pytest.fixture(scope="module")
+def expected(digits: Digits) -> dict[str, np.ndarray]:
+    """Maps and predictions computed here, in one batch, without pipeline, storage or statistics."""
+    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
+    images = torch.from_numpy(digits.pixels / np.float32(255))[:, None]
+    maps = Clear(model)(images)
+    with torch.no_grad():
+        predictions = model(images).argmax(1)
+    return {
+        "dominant_class": maps.dominant_class.numpy(),
+        "dominant_response": maps.dominant_response.numpy(),
+        "prediction": predictions.numpy(),
+    }
+
+
+def test_zarr_holds_the_maps_of_every_digit(finished: Path, expected: dict[str, np.ndarray]) -> None:
+    maps = open_maps(only_run(finished).maps)
+    peaks = maps["response_peak"][:]
+    response = maps["dominant_response"][:].astype(np.float32) * peaks[:, None, None]
+    np.testing.assert_allclose(peaks, expected["dominant_response"].max((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(response, expected["dominant_response"], atol=peaks.max() * 2**-11, rtol=2**-10)
+    # Batches of another size round differently: a class may change where two classes are equally strong.
+    differs = maps["dominant_class"][:] != expected["dominant_class"]
+    assert differs.mean() < 1e-4
+
+
+def test_samples_hold_prediction_and_label_of_every_digit(
+    finished: Path, digits: Digits, expected: dict[str, np.ndarray]
+) -> None:
+    found = rows(finished, "SELECT * FROM samples ORDER BY sample_index")
+    assert [row["sample_index"] for row in found] == list(range(SAMPLES))
+    assert [row["label"] for row in found] == digits.labels.tolist()
+    assert [row["prediction"] for row in found] == expected["prediction"].tolist()
+    assert [row["is_correct"] for row in found] == (expected["prediction"] == digits.labels).tolist()
+    assert found[7]["content_hash"] == hashlib.sha256(digits.pixels[7].tobytes()).hexdigest()
+
+
+def test_energy_shares_follow_from_the_maps(finished: Path) -> None:
+    maps = open_maps(only_run(finished).maps)
+    classes, response = maps["dominant_class"][:], maps["dominant_response"][:].astype(np.float64)
+    for row in rows(finished, "SELECT * FROM samples ORDER BY sample_index LIMIT 50"):
+        own_classes, own_response = classes[row["sample_index"]], response[row["sample_index"]]
+        shares = np.array([own_response[own_classes == c].sum() for c in range(10)]) / own_response.sum()
+        assert row["dominant_class"] == shares.argmax()
+        assert row["dominant_energy_frac"] == pytest.approx(shares.max(), rel=1e-3)
+        assert row["prediction_energy_frac"] == pytest.approx(shares[row["prediction"]], rel=1e-3)
+        assert row["label_energy_frac"] == pytest.approx(shares[row["label"]], rel=1e-3)
+        assert row["positive_area_frac"] == pytest.approx((own_classes >= 0).mean())
+
+
+def test_responses_have_a_row_for_each_digit_and_class(finished: Path) -> None:
+    (row,) = rows(finished, "SELECT count(*) AS n, count(DISTINCT (sample_index, class_index)) AS keys FROM responses")
+    assert row == {"n": SAMPLES * 10, "keys": SAMPLES * 10}
+    (row,) = rows(
+        finished, "SELECT max(abs(s - 1)) AS off FROM (SELECT sum(probability) AS s FROM responses GROUP BY sample_index)"
+    )
+    assert row["off"] == pytest.approx(0, abs=1e-5)
+
+
+def test_aggregates_agree_with_the_samples(finished: Path, digits: Digits, expected: dict[str, np.ndarray]) -> None:
+    (run,) = rows(finished, "SELECT * FROM runs")
+    assert (run["sample_count"], run["processed_count"], run["failed_count"]) == (SAMPLES, SAMPLES, 0)
+    assert run["correct_frac"] == pytest.approx((expected["prediction"] == digits.labels).mean())
+    counts = rows(finished, "SELECT class_index, sample_count FROM class_stats ORDER BY class_index")
+    assert [row["sample_count"] for row in counts] == np.bincount(digits.labels, minlength=10).tolist()
+    (total,) = rows(finished, "SELECT sum(sample_count)::INT AS n FROM confusion")
+    assert total["n"] == SAMPLES
+
+
+def test_manifest_hashes_are_those_of_the_files(finished: Path) -> None:
+    run = only_run(finished)
+    manifest = read_manifest(run)
+    for path, digest in manifest.artefacts.items():
+        assert hashlib.sha256((finished / path).read_bytes()).hexdigest() == digest, path
+    written = {path.relative_to(finished).as_posix() for path in run.maps.glob("*/c/**/*") if path.is_file()}
+    written |= {run.table(name).relative_to(finished).as_posix() for name in SCHEMAS}
+    assert written <= set(manifest.artefacts)
+    assert not run.attempts.exists()
+
+
+def test_summary_names_the_figures_and_the_files(finished: Path) -> None:
+    summary = (finished / "stdout.txt").read_text()
+    run = only_run(finished)
+    (row,) = rows(finished, "SELECT * FROM runs")
+    assert f"{100 * row['correct_frac']:.2f} %" in summary
+    assert f"{100 * row['agreement_frac']:.2f} %" in summary
+    assert f"{row['sparseness_mean']:.3f}" in summary
+    assert str(run.report) in summary
+    assert run.report.is_file()
+
+
+def test_gallery_shows_input_heatmap_and_clear_map(finished: Path, digits: Digits) -> None:
+    run = only_run(finished)
+    gallery = json.loads((run.gallery / "gallery.json").read_text())
+    assert len(gallery["colors"]) == 10
+    assert gallery["samples"]
+    for sample in gallery["samples"]:
+        index = sample["sample_index"]
+        shown = np.asarray(Image.open(run.gallery / f"{index:06d}-input.png"))
+        np.testing.assert_array_equal(shown, np.repeat(digits.pixels[index][:, :, None], 3, axis=2))
+        for kind in ("heatmap", "clear"):
+            assert np.asarray(Image.open(run.gallery / f"{index:06d}-{kind}.png")).shape == (28, 28, 3)
+
+
+def test_killed_run_is_resumed_and_equals_one_that_was_not(
+    digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    store = tmp_path / "audits"
+    command = [sys.executable, "-m", "flows.cli", "run", str(digits_config), "--store", str(store)]
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (commits := list(store.glob("runs/*/commits/00*.json"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert commits
+    first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/commits/00*.json")}
+    assert not published_runs(store)
+
+    done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert "(resumed)" in done.stdout
+    assert len(list_runs(store)) == 1
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    names = {"samples", "responses", "failures", "confusion", "class_stats", "localization"}
+    for name in names:
+        assert only_run(store).table(name).read_bytes() == only_run(finished).table(name).read_bytes(), name
+    for path in only_run(finished).maps.glob("*/c/**/*"):
+        if path.is_file():
+            assert (only_run(store).maps / path.relative_to(only_run(finished).maps)).read_bytes() == path.read_bytes()
+
+
+def test_same_config_again_is_a_new_run(digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path) -> None:
+    store = tmp_path / "audits"
+    small = ["--set", "compute.shard_samples=512", "--set", "report.gallery_samples=0"]
+    for _ in range(2):
+        done = clear_audit("run", digits_config, "--store", store, *small, api=prefect_api)
+        assert done.returncode == 0, done.stderr
+    assert len(published_runs(store)) == 2
+
+
+def write_folder(folder: Path, digits: Digits) -> None:
+    """Twenty digits as PNG files in class folders, one of them cut short and one empty."""
+    for index in range(20):
+        path = folder / str(digits.labels[index]) / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.pixels[index]).save(path)
+    damaged = sorted(folder.glob("*/*.png"))[:2]
+    damaged[0].write_bytes(damaged[0].read_bytes()[:60])
+    damaged[1].write_bytes(b"")
+
+
+FOLDER_CONFIG = """
+[dataset]
+format = "folder"
+path = "images"
+classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+[input]
+channels = 1
+height = 28
+width = 28
+[model]
+factory = "flows.demo.allcnn:build"
+weights = "{weights}"
+[compute]
+workers = 1
+"""
+
+
+def test_corrupt_images_are_failures_and_too_many_end_with_code_3(digits: Digits, prefect_api: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", digits)
+    config = tmp_path / "audit.toml"
+    config.write_text(FOLDER_CONFIG.format(weights=(DEMO / "allcnn.safetensors").as_posix()))
+    store = tmp_path / "audits"
+
+    done = clear_audit("run", config, "--store", store, api=prefect_api)
+    assert done.returncode == 3
+    assert "2 of 20 samples failed" in done.stderr
+    assert "limits.failed_frac_max" in done.stderr
+    assert "18 of 20, 2 failed" in done.stdout
+    damaged = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").glob("*/*.png"))[:2]
+    failures = rows(store, "SELECT * FROM failures ORDER BY sample_index")
+    assert [(row["sample_id"], row["stage"]) for row in failures] == [(name, "read") for name in damaged]
+    assert all(row["reason"] for row in failures)
+    measured = rows(store, "SELECT sample_index FROM samples ORDER BY sample_index")
+    assert [row["sample_index"] for row in measured] == list(range(2, 20))
+    maps = open_maps(only_run(store).maps)
+    assert (maps["dominant_class"][:2] == -1).all()
+    assert (maps["response_peak"][:2] == 0).all()
+
+    allowed = clear_audit("run", config, "--store", tmp_path / "allowed", "--set", "limits.failed_frac_max=0.1", api=prefect_api)
+    assert allowed.returncode == 0, allowed.stderr
+
+
+def test_classes_that_are_not_the_models_write_nothing(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
+    eleven = json.dumps([str(index) for index in range(11)])
+    done = clear_audit("run", digits_config, "--store", tmp_path / "a", "--set", f"dataset.classes={eleven}", api=prefect_api)
+    assert done.returncode == 2
+    assert "11 classes" in done.stderr
+    assert "10 outputs" in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_weights_that_do_not_fit_write_nothing(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
+    done = clear_audit("run", digits_config, "--store", tmp_path / "a", "--set", "model.arguments.width=16", api=prefect_api)
+    assert done.returncode == 2
+    assert "'0.weight' is (32, 1, 3, 3) in the file and (16, 1, 3, 3) in the model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_existing_scheduler_is_used_and_left_running(
+    digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "audits"
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        done = clear_audit("run", digits_config, "--store", store, "--set", f"compute.cluster={address}", api=prefect_api)
+        assert done.returncode == 0, done.stderr
+        assert len(cluster.scheduler.workers) == 1
+    assert only_run(store).table("samples").read_bytes() == only_run(finished).table("samples").read_bytes()
+
+
+def test_scheduler_that_does_not_answer_is_named(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
+    done = clear_audit(
+        "run", digits_config, "--store", tmp_path / "a", "--set", "compute.cluster=tcp://127.0.0.1:9", api=prefect_api
+    )
+    assert done.returncode == 2
+    assert "tcp://127.0.0.1:9" in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+FACTORY = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def test_config_that_init_writes_runs_after_three_edits(prefect_api: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        for index in range(3):
+            path = tmp_path / "photographs" / name / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (240, 300, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "pets.py").write_text(FACTORY)
+    namespace: dict[str, object] = {}
+    exec(FACTORY, namespace)
+    torch.manual_seed(0)
+    torch.save(namespace["build"]().state_dict(), tmp_path / "pets.pt")  # type: ignore[operator]
+
+    assert clear_audit("init", tmp_path / "audit.toml").returncode == 0
+    text = (tmp_path / "audit.toml").read_text()
+    edits = {'"images"': '"photographs"', '"my_model:build"': '"pets:build"', '"model.safetensors"': '"pets.pt"'}
+    assert text.count("# EDIT") == len(edits)
+    for before, after in edits.items():
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    (tmp_path / "audit.toml").write_text(text)
+    done = clear_audit(
+        "run", tmp_path / "audit.toml", "--store", tmp_path / "audits", "--set", "compute.workers=1", api=prefect_api
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6, 0 failed" in done.stdout
+
+
+def test_demo_model_is_the_papers_kind() -> None:
+    """3 × 3 convolutions, a last 1 × 1 convolution with one kernel a class, then the global average."""
+    *body, last, average, flatten = list(build())
+    kernels = [module.kernel_size for module in body if isinstance(module, torch.nn.Conv2d)]
+    assert set(kernels) == {(3, 3)}
+    assert last.kernel_size == (1, 1)
+    assert last.out_channels == 10
+    assert isinstance(average, torch.nn.AdaptiveAvgPool2d)
+    assert (DEMO / "allcnn.safetensors").stat().st_size <= 4_000_000

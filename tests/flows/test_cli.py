@@ -1,0 +1,147 @@
+"""The command line against a finished store, and what it says of bad input."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from storage.runs import published_runs
+from tests.flows.conftest import Digits, write_idx
+
+runner = CliRunner()
+
+
+def test_query_prints_a_table(finished: Path) -> None:
+    result = runner.invoke(app, ["query", "SELECT 1.5 AS score, 'x' AS name, NULL AS none", "--store", str(finished)])
+    assert result.exit_code == 0
+    header, _, row = [line.split() for line in result.stdout.strip().splitlines()]
+    assert header == ["score", "name", "none"]
+    assert row == ["1.5", "x", "NULL"]
+
+
+def test_query_prints_csv_and_json(finished: Path) -> None:
+    sql = "SELECT label, count(*) AS n FROM samples GROUP BY label ORDER BY label"
+    as_csv = runner.invoke(app, ["query", sql, "--store", str(finished), "--format", "csv"])
+    as_json = runner.invoke(app, ["query", sql, "--store", str(finished), "--format", "json"])
+    from_csv = [(int(row["label"]), int(row["n"])) for row in csv.DictReader(io.StringIO(as_csv.stdout))]
+    from_json = [(row["label"], row["n"]) for row in map(json.loads, as_json.stdout.splitlines())]
+    assert from_csv == from_json
+    assert sum(count for _, count in from_csv) == 300
+
+
+def test_query_writes_parquet(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    sql = "SELECT sample_index, sparseness FROM samples ORDER BY sample_index"
+    result = runner.invoke(app, ["query", sql, "--store", str(finished), "--format", "parquet", "--output", str(path)])
+    assert result.exit_code == 0
+    assert pq.read_table(path).column("sample_index").to_pylist() == list(range(300))
+
+
+def test_parquet_needs_a_file(finished: Path) -> None:
+    result = runner.invoke(app, ["query", "SELECT 1", "--store", str(finished), "--format", "parquet"])
+    assert result.exit_code == 2
+    assert "--output" in result.stderr
+
+
+def test_query_that_is_not_one_select_is_refused(finished: Path) -> None:
+    result = runner.invoke(app, ["query", "DROP TABLE samples", "--store", str(finished)])
+    assert result.exit_code == 2
+    assert "exactly one SELECT" in result.stderr
+
+
+def test_query_of_a_store_that_is_not_there(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["query", "SELECT 1", "--store", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert str(tmp_path / "none") in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_ls_and_show_tell_of_the_run(finished: Path) -> None:
+    (run,) = published_runs(finished)
+    assert run.run_id in runner.invoke(app, ["ls", "--store", str(finished)]).stdout
+    shown = runner.invoke(app, ["show", run.run_id[:12], "--store", str(finished)])
+    assert shown.exit_code == 0
+    assert str(run.report) in shown.stdout
+    missing = runner.invoke(app, ["show", "nonesuch", "--store", str(finished)])
+    assert missing.exit_code == 2
+    assert "nonesuch" in missing.stderr
+
+
+def test_report_is_written_again(finished: Path) -> None:
+    (run,) = published_runs(finished)
+    run.report.unlink()
+    result = runner.invoke(app, ["report", "--store", str(finished)])
+    assert result.exit_code == 0
+    assert result.stdout.strip() == str(run.report)
+    assert "<html" in run.report.read_text()
+
+
+def test_store_comes_from_the_environment_and_the_flag_wins(finished: Path, tmp_path: Path) -> None:
+    environment = {"CLEAR_AUDIT_STORE": str(finished)}
+    assert runner.invoke(app, ["ls"], env=environment).exit_code == 0
+    assert runner.invoke(app, ["ls", "--store", str(tmp_path / "none")], env=environment).exit_code == 2
+
+
+def test_init_does_not_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "audit.toml"
+    assert runner.invoke(app, ["init", str(path)]).exit_code == 0
+    path.write_text("mine")
+    again = runner.invoke(app, ["init", str(path)])
+    assert again.exit_code == 2
+    assert path.read_text() == "mine"
+
+
+BAD_CONFIGS = {
+    "unreadable": (None, ["audit.toml", "cannot be read"]),
+    "not TOML": ("name = ", ["audit.toml", "not TOML"]),
+    "unknown key": ('[dataset]\nformat = "idx"\npath = "x"\nlabel = "y"\n', ["audit.toml", "dataset.label", "dataset.labels"]),
+    "no dataset": ('[dataset]\nformat = "idx"\npath = "nowhere.idx"\nlabels = "labels.idx"\n{rest}', ["nowhere.idx"]),
+    "no images": ('[dataset]\nformat = "folder"\npath = "empty"\n{rest}', ["empty"]),
+    "label outside": (
+        '[dataset]\nformat = "idx"\npath = "images.idx"\nlabels = "labels.idx"\nclasses = ["zero", "one"]\n{rest}',
+        ["labels.idx", "classes"],
+    ),
+    "no weights": ('[dataset]\nformat = "idx"\npath = "images.idx"\nlabels = "labels.idx"\n{rest}', ["nowhere.safetensors"]),
+}
+REST = """
+[input]
+channels = 1
+height = 28
+width = 28
+[model]
+factory = "flows.demo.allcnn:build"
+weights = "nowhere.safetensors"
+"""
+
+
+@pytest.mark.parametrize("fault", BAD_CONFIGS)
+def test_bad_input_is_named_and_writes_nothing(fault: str, digits: Digits, tmp_path: Path) -> None:
+    text, named = BAD_CONFIGS[fault]
+    write_idx(tmp_path, digits)
+    (tmp_path / "empty").mkdir()
+    if text is not None:
+        (tmp_path / "audit.toml").write_text(text.replace("{rest}", REST))
+    store = tmp_path / "audits"
+    result = runner.invoke(app, ["run", str(tmp_path / "audit.toml"), "--store", str(store)])
+    assert result.exit_code == 2
+    for name in named:
+        assert name in result.stderr
+    assert not store.exists()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What `--help` loads is what makes it slow, on any machine."""
+    script = (
+        "import sys; from typer.testing import CliRunner; from flows.cli import app; "
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0; "
+        "print(sorted({'torch', 'prefect', 'dask', 'distributed', 'zarr', 'duckdb', 'pyarrow', 'altair'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,171 @@
+"""Small real stores with rows worked out by hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
+from storage.runs import Commit, Manifest, Plan, Run, create_run, publish
+from storage.sql import connect, select
+from storage.tables import SCHEMAS
+
+RUN_ID = "20261121T030000Z-digits-4f2a"
+PLANNED = datetime(2026, 11, 21, 3, 0, 0, tzinfo=UTC)
+SCRIPT = "<script>alert(1)</script>"
+QUOTES = 'Ünï & "quotes"'
+KINDS = ("input", "heatmap", "clear")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a store is to hold. drawn: pairs of sample and reason in the gallery."""
+
+    classes: Sequence[str]
+    samples: Sequence[Row]
+    responses: Sequence[Row] = ()
+    failures: Sequence[Row] = ()
+    drawn: Sequence[tuple[int, str]] = ()
+    report: Row = field(default_factory=lambda: {"gallery_samples": 2, "seed": 7})
+    run_id: str = RUN_ID
+
+
+def sample(
+    index: int, label: int | None, prediction: int, probability: float, dominant: int | None, shares: Sequence[float | None]
+) -> Row:
+    """A row of `samples`. shares: energy of the dominant class, the prediction and the label."""
+    has_map = dominant is not None
+    return {
+        "sample_index": index,
+        "sample_id": f"<img {index}>",
+        "content_hash": "0" * 64,
+        "label": label,
+        "prediction": prediction,
+        "probability": probability,
+        "is_correct": None if label is None else label == prediction,
+        "dominant_class": dominant,
+        "dominant_energy_frac": shares[0],
+        "prediction_energy_frac": shares[1],
+        "label_energy_frac": shares[2],
+        "positive_area_frac": 0.5 if has_map else 0.0,
+        "energy": 2.0,
+        "peak": 1.0,
+        "sparseness": (index + 1) / 16 if has_map else None,
+        "complexity": 3.0 if has_map else None,
+        "centroid_y": 4.0 + index if has_map else None,
+        "centroid_x": 10.0 if has_map else None,
+        "spread": 2.5 if has_map else None,
+        "half_energy_area_frac": 0.125 if has_map else None,
+        "dominance_margin": 0.75 if has_map else None,
+        "class_cosine": 0.25,
+    }
+
+
+def response(index: int, class_index: int, share: float) -> Row:
+    return {"sample_index": index, "class_index": class_index, "dominant_energy_frac": share}
+
+
+SAMPLES = [
+    sample(0, 0, 0, 0.875, 0, (0.75, 0.75, 0.75)),
+    sample(1, 0, 0, 0.75, 1, (0.75, 0.25, 0.25)),
+    sample(2, 0, 1, 0.9375, 1, (0.5, 0.5, 0.25)),
+    sample(3, 1, 1, 0.96875, 1, (0.875, 0.875, 0.875)),
+    sample(4, 1, 1, 0.625, 2, (0.5, 0.375, 0.375)),
+    sample(5, 1, 2, 0.6875, 2, (0.75, 0.75, 0.125)),
+    sample(6, 2, 2, 0.875, 0, (0.625, 0.125, 0.125)),
+    sample(7, 2, 2, 0.5, None, (None, None, None)),
+    sample(8, None, 0, 0.40625, 0, (0.625, 0.625, None)),
+    sample(9, None, 1, 0.3125, None, (None, None, None)),
+]
+RESPONSES = [response(1, 0, 0.25), response(1, 1, 0.75), response(2, 1, 0.5), response(2, 2, 0.25), response(2, 0, 0.25)]
+FAILURES = [
+    {"sample_index": 10, "sample_id": "broken & <b>", "stage": "read", "reason": "cannot identify image file '<broken>'"},
+    {"sample_index": 11, "sample_id": "empty", "stage": "prepare", "reason": "image is 0 × 0"},
+]
+DRAWN = [(1, "other_evidence"), (6, "other_evidence"), (2, "confident_error"), (5, "confident_error"), (1, "random")]
+SMALL = Content(["cat", SCRIPT, QUOTES], SAMPLES, RESPONSES, FAILURES, DRAWN)
+
+
+def many_classes(classes: int) -> Content:
+    """A sample a class, all predicted right; evidence for the class after it, the more so the lower the class."""
+    samples = [
+        sample(index, index, index, 0.5, (index + 1) % classes, (0.75, 0.25 * index / classes, 0.25 * index / classes))
+        for index in range(classes)
+    ]
+    return Content([f"class-{index:03d}" for index in range(classes)], samples)
+
+
+def make_store(store: Path, content: Content) -> Run:
+    """A published run, written by the functions that write one in earnest."""
+    plan = make_plan(content)
+    run = create_run(store, plan)
+    for table in ("samples", "responses", "failures"):
+        place_rows(run, table, pa.Table.from_pylist(list(getattr(content, table)), schema=SCHEMAS[table]))
+    counts = {"processed_count": len(content.samples), "failed_count": len(content.failures)}
+    commits = [Commit(shard=0, attempt="00000-0", duration_secs=1.5, files={}, **counts)]
+    facts = {"model_factory": "digits:net", "dataset_path": "data/<digits>", "rule": "linear", "precision": "float32"}
+    finished = PLANNED + timedelta(seconds=75)
+    names = {"class_names": plan.class_names}
+    with connect(store, [run.run_id]) as connection:
+        place_rows(run, "class_stats", select(connection, CLASS_STATS, names))
+        place_rows(run, "localization", select(connection, LOCALIZATION, names))
+        place_rows(run, "confusion", select(connection, CONFUSION))
+        place_rows(run, "runs", run_row(connection, plan, commits, facts, finished))
+    draw_gallery(run, content)
+    manifest = Manifest(
+        run_id=run.run_id,
+        plan_hash="c" * 64,
+        started_at=PLANNED,
+        finished_at=finished,
+        expected_count=plan.sample_count,
+        readings=["Only positive response is sent back: max(z, 0) & no more."],
+        environment={"python": "3.11.2", "device": "cpu"},
+        artefacts={f"runs/{run.run_id}/maps.zarr/{index}": f"{index:064x}" for index in range(3)},
+        **counts,
+    )
+    publish(run, manifest)
+    return run
+
+
+def make_plan(content: Content) -> Plan:
+    return Plan(
+        run_id=content.run_id,
+        created_at=PLANNED,
+        schema_version=1,
+        tool_version="0.1.0",
+        name="digits <audit>",
+        config={"name": "digits", "dataset": {"path": "</pre><script>alert(2)</script>"}, "report": content.report},
+        config_hash="d" * 64,
+        model_hash="a" * 64,
+        dataset_hash="b" * 64,
+        class_names=list(content.classes),
+        sample_count=len(content.samples) + len(content.failures),
+        height=28,
+        width=28,
+        shard_samples=16,
+    )
+
+
+def draw_gallery(run: Run, content: Content) -> None:
+    """Plain squares for pictures; no folder at all where nothing is drawn."""
+    if not content.drawn:
+        return
+    run.gallery.mkdir()
+    for index, _ in content.drawn:
+        for kind in KINDS:
+            Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(run.gallery / f"{index:06d}-{kind}.png")
+    colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
+    write_gallery(run, colors, [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn])
+
+
+def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:
+    """As the flow writes it."""
+    import json
+
+    (run.gallery / "gallery.json").write_text(json.dumps({"colors": list(colors), "samples": list(samples)}), encoding="utf-8")

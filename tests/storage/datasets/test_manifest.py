@@ -1,0 +1,203 @@
+import io
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets.folder import FolderDataset
+from storage.datasets.manifest import ManifestDataset
+from storage.errors import InputError
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (3, 2), value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with cat/1.png, cat/2.png and dog/3.png, grey 1 to 3."""
+    for name in ("cat/1.png", "cat/2.png", "dog/3.png"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(int(path.stem)))
+    return tmp_path / "data"
+
+
+def from_csv(folder: Path, text: str, classes: tuple[str, ...] | None = None) -> ManifestDataset:
+    (folder / "manifest.csv").write_text(text, encoding="utf-8")
+    return ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv"), None, classes))
+
+
+def from_parquet(folder: Path, classes: tuple[str, ...] | None = None, **columns: object) -> ManifestDataset:
+    pa.parquet.write_table(pa.table(columns), folder / "manifest.parquet")
+    return ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.parquet"), None, classes))
+
+
+def test_csv_with_names_and_meta(folder: Path) -> None:
+    text = "Patient Age,path,label,siteID,seen\n41,cat/2.png,cat,x,2024-05-06\n,dog/3.png,dog,y,\n,cat/1.png,,,\n"
+    dataset = from_csv(folder, text)
+    samples = dataset.read(0, 3)
+    assert len(dataset) == 3
+    assert dataset.classes == ("cat", "dog")
+    assert samples.ids == ["cat/2.png", "dog/3.png", "cat/1.png"]
+    assert samples.labels.tolist() == [0, 1, -1]
+    assert samples.labels.dtype == np.int64
+    assert [image[0, 0] for image in samples.images if image is not None] == [2, 3, 1]
+    assert dataset.meta_schema == pa.schema(
+        [("meta_patient_age", pa.int64()), ("meta_site_id", pa.string()), ("meta_seen", pa.date32())]
+    )
+    meta = dataset.read(1, 3).meta
+    assert meta is not None
+    assert meta.schema == dataset.meta_schema
+    assert meta["meta_site_id"].to_pylist() == ["y", None]
+    assert meta["meta_patient_age"].to_pylist() == [None, None]
+
+
+def test_a_manifest_on_no_disk_without_meta(memory: str) -> None:
+    filesystem, root = fsspec.url_to_fs(memory)
+    filesystem.pipe_file(f"{root}/m.csv", b"path,label\n./images/../images/1.png,3\n")
+    filesystem.pipe_file(f"{root}/images/1.png", png(7))
+    dataset = open_dataset(DatasetSpec("manifest", f"{memory}/m.csv"))
+    image = dataset.read(0, 1).images[0]
+    assert image is not None
+    assert image.tolist() == [[7] * 3] * 2
+    assert dataset.classes == ("0", "1", "2", "3")
+    assert dataset.meta_schema.names == []
+    assert dataset.read(0, 1).meta is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array([1, None, 0], pa.int8()),
+        pa.array([1.0, None, 0.0]),
+        pa.array([1, -1, 0]),
+        pa.array(["dog", None, "cat"]),
+        pa.array(["dog", None, "cat"], pa.large_string()),
+        pa.array(["dog", None, "cat"], pa.string_view()),
+        pa.array(["dog", None, "cat"]).dictionary_encode(),
+    ],
+    ids=lambda labels: str(labels.type),
+)
+def test_parquet_labels_of_every_type(folder: Path, labels: pa.Array) -> None:
+    dataset = from_parquet(folder, ("cat", "dog"), path=["cat/1.png"] * 3, label=labels)
+    assert dataset.read(0, 3).labels.tolist() == [1, -1, 0]
+
+
+def test_labels_that_are_all_unknown(folder: Path) -> None:
+    paths = ["cat/1.png", "cat/2.png"]
+    assert from_parquet(folder, ("cat",), path=paths, label=pa.nulls(2)).read(0, 2).labels.tolist() == [-1, -1]
+    assert from_csv(folder, "path,label\ncat/1.png,\n", ("cat",)).read(0, 1).labels.tolist() == [-1]
+    with pytest.raises(InputError, match=r"no label is known.*name them in `classes`"):
+        from_parquet(folder, path=paths, label=pa.nulls(2))
+    with pytest.raises(InputError, match=r"no label is known.*name them in `classes`"):
+        from_parquet(folder, path=paths, label=pa.nulls(2, pa.string()))
+
+
+def test_types_are_inferred_from_every_row(folder: Path) -> None:
+    rows = 'cat/1.png,0,7,"a\nb"\n' * 120_000  # more than one block of the parser
+    dataset = from_csv(folder, f"path,label,device,meta_note\n{rows}cat/1.png,0,unknown,\n")
+    assert dataset.meta_schema == pa.schema([("meta_device", pa.string()), ("meta_note", pa.string())])
+    assert len(dataset) == 120_001
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../secret.png", "leads out of the dataset's folder"),
+        ("cat/../../secret.png", "leads out"),
+        ("..\\secret.png", "leads out"),
+        ("/etc/passwd", "leads out"),
+        ("C:\\secret.png", "leads out"),
+        ("s3://bucket/secret.png", "leads out"),
+        ("", "no path is given"),
+        ("cat/absent.png", "there is no file 'cat/absent.png'"),
+        ("cat", "cannot be read"),
+        ("cat/\0.png", "is not a path"),
+    ],
+)
+def test_a_path_that_cannot_be_read_is_a_failure_of_its_sample(folder: Path, path: str, reason: str) -> None:
+    (folder.parent / "secret.png").write_bytes(png(9))
+    dataset = from_parquet(folder, path=["cat/1.png", path], label=[0, 0])
+    samples = dataset.read(0, 2)
+    assert samples.failures.keys() == {1}
+    assert reason in samples.failures[1]
+    assert samples.ids[1] == path
+    assert samples.hashes[1] == ""
+    assert len(dataset.content_hash()) == 64
+
+
+def test_content_hash_knows_meta_but_not_the_format(folder: Path) -> None:
+    text = "path,label,age\ncat/1.png,cat,4\ndog/3.png,dog,\n"
+    paths, labels = ["cat/1.png", "dog/3.png"], ["cat", "dog"]
+    first = from_csv(folder, text).content_hash()
+    assert from_parquet(folder, path=paths, label=labels, age=pa.array([4, None], pa.int64())).content_hash() == first
+    nanoseconds = [pa.array([value, None], pa.timestamp("ns")) for value in (4, 5)]
+    others = [
+        from_csv(folder, text.replace(",4", ",5")).content_hash(),
+        from_csv(folder, text.replace("age", "years")).content_hash(),
+        from_csv(folder, text, ("cat", "dog", "bird")).content_hash(),
+        from_csv(folder, text.replace(",dog,", ",cat,"), ("cat", "dog")).content_hash(),
+        *(from_parquet(folder, path=paths, label=labels, age=age).content_hash() for age in nanoseconds),
+    ]
+    (folder / "cat/1.png").write_bytes(png(200))
+    others.append(from_csv(folder, text).content_hash())
+    assert len({first, *others}) == 8
+
+
+def test_reads_the_same_as_the_folder_that_it_lists(folder: Path) -> None:
+    by_folder = FolderDataset(DatasetSpec("folder", str(folder))).read(0, 3)
+    by_list = from_csv(folder, "path,label\ncat/1.png,cat\ncat/2.png,cat\ndog/3.png,dog\n").read(0, 3)
+    assert by_list.labels.tolist() == by_folder.labels.tolist()
+    assert (by_list.ids, by_list.hashes) == (by_folder.ids, by_folder.hashes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Path,label\na,0\n", "has no column 'path'; the nearest is 'Path': rename one"),
+        ("path,LABELS\na,0\n", "has no column 'label'; the nearest is 'LABELS'"),
+        ("path,label\n", "has no rows; list at least one image"),
+        ("", "is no readable csv table .*write it again"),
+        ("path,label\na\n", "is no readable csv table .*Expected 2 columns"),
+        ("path,label,Age,age\na,0,1,2\n", "columns 'Age' and 'age' are both 'meta_age'; rename one"),
+        ("path,path,label\na,b,0\n", "columns 'path' and 'path' are both 'path'"),
+        ("path,label,%\na,0,1\n", "column '%' has no letter or digit in its name"),
+        ("path,label\na,0\nb,2\n", r"row 2 has label 2, outside the 2 classes \(0 = 'cat' to 1 = 'dog'\)"),
+        ("path,label\na,cat\nb,\nc,catt\n", r"row 3 has label 'catt', .*2 classes \(the nearest is 'cat'\); mend the"),
+    ],
+)
+def test_a_wrong_table_is_named_with_the_way_out(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"manifest.csv.*{message}"):
+        from_csv(folder, text, ("cat", "dog"))
+
+
+def test_wrong_columns_of_parquet(folder: Path) -> None:
+    with pytest.raises(InputError, match="column 'label' is bool; write class indices or class names"):
+        from_parquet(folder, path=["a"], label=[True])
+    with pytest.raises(InputError, match=r"column 'label' \(.*1\.5.*write whole class indices"):
+        from_parquet(folder, path=["a"], label=[1.5])
+    with pytest.raises(InputError, match="column 'path' is int64; write the paths as strings"):
+        from_parquet(folder, path=[1], label=[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.csv", "absent.csv cannot be read .*check that it is there"),
+        ("list.txt", "a manifest is a .csv or .parquet file; rename or convert it"),
+        ("list.parquet", "list.parquet is no readable parquet table"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_way_out(tmp_path: Path, name: str, message: str) -> None:
+    if not name.startswith("absent"):
+        (tmp_path / name).write_bytes(b"path,label\na,0\n")
+    with pytest.raises(InputError, match=message):
+        open_dataset(DatasetSpec("manifest", str(tmp_path / name)))
