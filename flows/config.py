@@ -112,13 +112,15 @@ def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[s
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"config '{path}' cannot be read ({error.strerror}): 'clear-audit init' writes one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"config '{path}' is not TOML: {error}") from error
     for name, value in overrides(settings, os.environ if environment is None else environment):
         *sections, key = name.split(".")
         target = values
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InputError(f"config '{path}': '{name}' cannot be set, for '{section}' is not a section: make it one")
         target[key] = value
     if "folder" in values:
         raise InputError(f"config '{path}': unknown key 'folder'; paths are relative to the config file")
@@ -165,7 +167,7 @@ def parse_value(text: str) -> Any:
     """A TOML value where it is one, else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -174,7 +176,7 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     for section, key in (("dataset", "path"), ("dataset", "labels"), ("model", "weights")):
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str) and "://" not in part[key]:
-            part[key] = str(folder / Path(part[key]).expanduser())
+            part[key] = str(folder / os.path.expanduser(part[key]))  # noqa: PTH111  Path's raises where there is no such user
 
 
 def explain(item: Any) -> str:

@@ -42,7 +42,6 @@ def prepare_environment() -> None:
 @contextmanager
 def prefect_server() -> Iterator["PrefectServer"]:
     """Begins to start a server, unless one is named; `wait()` returns when it answers. Stopped on leaving."""
-    prepare_environment()
     server = PrefectServer()
     try:
         yield server
@@ -57,6 +56,7 @@ class PrefectServer:
     """
 
     def __init__(self) -> None:
+        prepare_environment()
         self.process: subprocess.Popen[bytes] | None = None
         self.url: str | None = None
         if "PREFECT_API_URL" in os.environ:

@@ -11,6 +11,7 @@ from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.formats import NO_CLASS, NO_LABEL, percent
 from reports.gallery import GROUPS, Gallery, GallerySample, read_gallery, select_group
 from reports.queries import Answer, Row, ask
+from storage.errors import InputError
 from storage.runs import Plan, Run
 
 
@@ -93,16 +94,17 @@ def make_gallery(
     indices = sorted({sample.sample_index for sample in gallery.samples})
     facts = ask(connection, "gallery_samples", run_id=run.run_id, indices=indices)
     shares = ask(connection, "gallery_shares", run_id=run.run_id, indices=indices)
-    names = Names(labels, gallery.colors)
     rows = {row["sample_index"]: row for row in facts.rows}
-    cards = {
-        sample.sample_index: make_card(
-            run,
-            names,
-            sample,
-            rows[sample.sample_index],
-            [row for row in shares.rows if row["sample_index"] == sample.sample_index],
+    if len(gallery.colors) != len(labels) or set(indices) != set(rows):
+        raise InputError(
+            f"the pictures in '{run.gallery}' are of other samples or classes than the run's: draw them again"
         )
+    names = Names(labels, gallery.colors)
+    held: dict[int, list[Row]] = {index: [] for index in indices}
+    for row in shares.rows:
+        held[row["sample_index"]].append(row)
+    cards = {
+        sample.sample_index: make_card(run, names, sample, rows[sample.sample_index], held[sample.sample_index])
         for sample in gallery.samples
     }
     reasons = list(dict.fromkeys(sample.reason for sample in gallery.samples))

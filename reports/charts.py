@@ -12,10 +12,16 @@ SECOND = "#c8691c"
 THIRD = "#808890"
 DEEP_ACCENT = "#1f5fa8"
 
-MEASURES = {"accuracy": "circle", "evidence for the prediction": "diamond", "energy share of the label": "triangle-up"}
+MEASURES = {"accuracy": "circle", "agreement": "diamond", "label's energy share": "triangle-up"}
 
-WIDTH = 540
+WIDTH = 600
+PANEL_WIDTH = 138
+CELL_WIDTH = 44
 ROW_STEP = 24
+CHARACTER_WIDTH = 7.4
+"""Room for a character in pixels: what the browser's font needs is not known here, so the widest usual one is taken."""
+NAME_LENGTH = 26
+SHORT_NAME = "length(datum.label) > 26 ? slice(datum.label, 0, 13) + '…' + slice(datum.label, -12) : datum.label"
 FONT = "system-ui, sans-serif"
 
 
@@ -31,7 +37,7 @@ def accuracy_evidence(rows: Sequence[Row]) -> Markup:
     )
     palette = alt.Scale(domain=list(MEASURES), range=[ACCENT, SECOND, THIRD])
     shapes = alt.Scale(domain=list(MEASURES), range=list(MEASURES.values()))
-    legend = alt.Legend(orient="top", title=None, labelLimit=0)
+    legend = alt.Legend(orient="top", title=None, labelLimit=0, columnPadding=28)
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=share_axis("value", "Share"),
         color=alt.Color("measure:N", scale=palette, sort=None, legend=legend),
@@ -44,8 +50,18 @@ def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[s
     """A heat map of counts. cells: `name` of the label, `dominant`, `count`, `share` of the label's samples."""
     import altair as alt
 
-    angle = -40 if max(map(len, dominants)) > 4 else 0
-    across = alt.Axis(orient="top", labelAngle=angle, labelLimit=130, title="dominant class", ticks=False, domain=False)
+    room = room_for(dominants)
+    is_slanted = room > CELL_WIDTH
+    across = alt.Axis(
+        orient="top",
+        title="dominant class",
+        labelExpr=SHORT_NAME,
+        labelAngle=-40 if is_slanted else 0,
+        minExtent=0.65 * room if is_slanted else 0,
+        labelLimit=0,
+        ticks=False,
+        domain=False,
+    )
     base = alt.Chart(values_of(cells)).encode(
         x=alt.X("dominant:N", sort=list(dominants), scale=alt.Scale(domain=list(dominants)), axis=across),
         y=class_axis(labels, title="label"),
@@ -54,7 +70,9 @@ def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[s
     tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade)
     text_color = alt.condition("datum.share > 0.62", alt.value("#fff"), alt.value("currentColor"))
     numbers = base.mark_text(fontSize=11).encode(text=alt.Text("count:Q", format=","), color=text_color)
-    return draw((tiles + numbers).properties(width={"step": 44}, height={"step": 28}))
+    overhang = 0.5 * room if is_slanted else 5
+    sizes = {"width": {"step": CELL_WIDTH}, "height": {"step": 28}}
+    return draw((tiles + numbers).properties(**sizes, padding={"left": 5, "top": 5, "bottom": 5, "right": overhang}))
 
 
 def sparseness(rows: Sequence[Row]) -> Markup:
@@ -78,7 +96,7 @@ def localization(rows: Sequence[Row], height: int, width: int) -> Markup:
     panels = [
         centroid_panel(base, rows, "centroid_y", height, "Centroid's row", shows_names=True),
         centroid_panel(base, rows, "centroid_x", width, "Centroid's column"),
-        bar_panel(base, rows, "spread_mean", "Spread, in pixels", "~g"),
+        bar_panel(base, rows, "spread_mean", "Spread, in pixels", "~f"),
         bar_panel(base, rows, "half_energy_area_frac_mean", "Half-energy area", ".0%"),
     ]
     return draw(alt.hconcat(*panels, spacing=18))
@@ -91,7 +109,7 @@ def centroid_panel(
     import altair as alt
 
     scale = alt.Scale(domain=[0, max(pixels - 1, 1)], nice=False, clamp=True)
-    axis = alt.Axis(tickCount=3, format="~g")
+    axis = alt.Axis(tickCount=3, format="d")
     names = class_axis([row["name"] for row in rows], shows_names=shows_names)
     middle = alt.Chart(values_of([{"middle": (pixels - 1) / 2}])).mark_rule(strokeDash=[3, 3], color=THIRD)
     lines = (
@@ -105,7 +123,7 @@ def centroid_panel(
         x=alt.X(f"{column}_mean:Q", scale=scale, axis=axis, title=title), y=names
     )
     return (middle.encode(x=alt.X("middle:Q", scale=scale)) + lines + dots).properties(
-        width=118, height={"step": ROW_STEP}
+        width=PANEL_WIDTH, height={"step": ROW_STEP}
     )
 
 
@@ -113,18 +131,36 @@ def bar_panel(base: Any, rows: Sequence[Row], column: str, title: str, number_fo
     import altair as alt
 
     names = class_axis([row["name"] for row in rows], shows_names=False)
-    x = alt.X(f"{column}:Q", title=title, axis=alt.Axis(tickCount=3, format=number_format), scale=alt.Scale(zero=True))
+    x = alt.X(
+        f"{column}:Q",
+        title=title,
+        axis=alt.Axis(tickCount=3, format=number_format, labelFlush=False),
+        scale=alt.Scale(zero=True),
+    )
     bars = base.mark_bar(height=10, cornerRadiusEnd=5, color=ACCENT).encode(x=x, y=names)
-    return bars.properties(width=118, height={"step": ROW_STEP})
+    return bars.properties(width=PANEL_WIDTH, height={"step": ROW_STEP})
 
 
 def class_axis(names: Sequence[str], title: str | None = None, shows_names: bool = True) -> Any:
     import altair as alt
 
     axis = alt.Axis(
-        title=title, labelLimit=170, ticks=False, domain=False, grid=False, labels=shows_names, labelPadding=8
+        title=title,
+        labels=shows_names,
+        labelExpr=SHORT_NAME,
+        labelLimit=0,
+        labelPadding=8,
+        minExtent=room_for(names) + 8 if shows_names else 0,
+        ticks=False,
+        domain=False,
+        grid=False,
     )
     return alt.Y("name:N", sort=list(names), scale=alt.Scale(domain=list(names)), axis=axis)
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Pixels that the longest of the names, shortened, may need."""
+    return CHARACTER_WIDTH * min(NAME_LENGTH, max(map(len, names)))
 
 
 def share_axis(field: str, title: str, number_format: str = ".0%") -> Any:

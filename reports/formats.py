@@ -14,10 +14,10 @@ def percent(value: float | None) -> str:
     if value is None:
         return UNDEFINED
     if 0 < value < 0.0005:
-        return "< 0.1 %"
+        return "<\u00a00.1\u00a0%"
     if 0.9995 <= value < 1:
-        return "> 99.9 %"
-    return f"{value:.1%}".replace("%", " %")
+        return ">\u00a099.9\u00a0%"
+    return f"{value:.1%}".replace("%", "\u00a0%")
 
 
 def count(value: int | None) -> str:

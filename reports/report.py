@@ -35,29 +35,26 @@ def render(run: Run) -> str:
         scope = sections.Scope(connection, run.run_id, labels, plan.height, plan.width)
         facts = scope.ask("run_facts")
         verdict = summary.make_verdict(scope.ask("verdict"), facts.rows[0])
-        return (
-            environment()
-            .get_template("report.html.j2")
-            .render(
-                plan=plan,
-                manifest=manifest,
-                run=facts.rows[0],
-                verdict=verdict,
-                facts=summary.run_facts(facts, plan),
-                accuracy=sections.accuracy_block(scope),
-                confusion=[sections.confusion_chart_block(scope), sections.confusion_table_block(scope)],
-                sparseness=sections.sparseness_block(scope),
-                localization=sections.localization_block(scope),
-                gallery=make_gallery(connection, run, plan, labels),
-                failures=sections.failures_block(scope, verdict.answer.rows[0]["failed_count"]),
-                sensitivity=sections.sensitivity_block(scope),
-                provenance=summary.provenance_tables(plan, manifest),
-                config=summary.config_text(plan),
-                class_cosine=decimal(facts.rows[0]["class_cosine_mean"]),
-                dominance_margin=decimal(facts.rows[0]["dominance_margin_mean"]),
-                finished=moment(manifest.finished_at),
-                is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
-            )
+        template = environment().get_template("report.html.j2")
+        return template.render(
+            plan=plan,
+            manifest=manifest,
+            run=facts.rows[0],
+            verdict=verdict,
+            facts=summary.run_facts(facts, plan),
+            accuracy=sections.accuracy_block(scope),
+            confusion=[sections.confusion_chart_block(scope), sections.confusion_table_block(scope)],
+            sparseness=sections.sparseness_block(scope),
+            localization=sections.localization_block(scope),
+            gallery=make_gallery(connection, run, plan, labels),
+            failures=sections.failures_block(scope, verdict.answer.rows[0]["failed_count"]),
+            sensitivity=sections.sensitivity_block(scope),
+            provenance=summary.provenance_tables(plan, manifest),
+            config=summary.config_text(plan),
+            class_cosine=decimal(facts.rows[0]["class_cosine_mean"]),
+            dominance_margin=decimal(facts.rows[0]["dominance_margin_mean"]),
+            finished=moment(manifest.finished_at),
+            is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
         )
 
 

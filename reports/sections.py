@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import duckdb
 
 from reports import charts
-from reports.blocks import CHART_CLASSES, Block, Chart, Column, tabulate
+from reports.blocks import CHART_CLASSES, TABLE_ROWS, Block, Chart, Column, tabulate
 from reports.formats import NO_CLASS, NO_LABEL, count, decimal, percent
 from reports.queries import Answer, Row, ask
 
@@ -67,7 +67,7 @@ def accuracy_block(scope: Scope) -> Block:
     ]
     lowest = answer.rows[0]
     alt = (
-        f"Dots for {len(shown)} classes. Lowest agreement of evidence and prediction: class "
+        f"Dots for {len(shown)} classes. Lowest agreement: class "
         f"{scope.name(lowest['class_index'])}, {percent(lowest['agreement_frac'])}, at an accuracy of "
         f"{percent(lowest['correct_frac'])}. The table below has all three measures."
     )
@@ -78,8 +78,8 @@ def accuracy_block(scope: Scope) -> Block:
             class_column(scope),
             IMAGES,
             share("Accuracy", "correct_frac"),
-            share("Evidence for the prediction", "agreement_frac"),
-            share("Energy share of the label", "label_energy_frac_mean"),
+            share("Agreement", "agreement_frac"),
+            share("Label's energy share", "label_energy_frac_mean"),
             share("Mean probability", "probability_mean"),
         ],
         answer.rows,
@@ -124,30 +124,30 @@ def confusion_chart_block(scope: Scope) -> Block | None:
 def confusion_table_block(scope: Scope) -> Block:
     answer = scope.ask("dominant_confusion_largest")
     if not answer.rows:
-        return Block(answer, note="No labelled image has its evidence for another class than its label.")
-    limit = {"limit": LARGEST_CELLS} if len(scope.labels) <= CHART_CLASSES else {}
+        return Block(answer, note="There is no labelled image whose evidence is for another class than its label.")
+    is_charted = len(scope.labels) <= CHART_CLASSES
     table = tabulate(
         "Where the evidence is for another class than the label; most images first.",
         [
             Column("Label", lambda row: scope.name(row["label"], NO_LABEL), is_number=False),
             Column("Dominant class", lambda row: scope.name(row["dominant_class"]), is_number=False),
             Column("Images", lambda row: count(row["cell_count"])),
-            Column("of these predicted correctly", lambda row: count(row["correct_count"])),
+            Column("Of these predicted correctly", lambda row: count(row["correct_count"])),
             share("Share of the label's images", "label_frac"),
         ],
         answer.rows,
-        **limit,
+        limit=LARGEST_CELLS if is_charted else TABLE_ROWS,
     )
-    return Block(answer, table=table)
+    too_many = f"{count(len(scope.labels))} classes are too many for a chart: these are the largest cells."
+    return Block(answer, table=table, note="" if is_charted else too_many)
 
 
 def sparseness_block(scope: Scope) -> Block:
     answer = scope.ask("sparseness")
     if not answer.rows:
         return Block(answer, note=NO_LABELS)
-    shown, sentence = worst(
-        [row for row in answer.rows if row["sparseness_p50"] is not None], "median sparseness, lowest first"
-    )
+    drawable = [row for row in answer.rows if row["sparseness_p50"] is not None]
+    shown, sentence = worst(drawable, "median sparseness, lowest first")
     points = [
         {"name": scope.name(row["class_index"])} | {key: row[f"sparseness_{key}"] for key in ("p10", "p50", "p90")}
         for row in shown
@@ -234,7 +234,7 @@ def sensitivity_block(scope: Scope) -> Block:
 
 
 def failures_block(scope: Scope, failed: int) -> Block:
-    answer = scope.ask("failures", count=50)
+    answer = scope.ask("failures", count=TABLE_ROWS)
     if not answer.rows:
         return Block(answer, note="No image failed.")
     columns = [

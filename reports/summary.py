@@ -45,12 +45,12 @@ def say(found: Row) -> str:
     failures = f"{plural(failed, 'image')} failed" if failed else "no image failed"
     if not processed:
         return f"No image could be measured, so nothing is known of the model; {failures}."
-    right = f"predicted {percent(found['correct_count'] / labelled)} of them correctly" if labelled else ""
+    accuracy = percent(found["correct_count"] / labelled) if labelled else "not known"
     if labelled == processed:
-        beginning = f"Of {plural(processed, 'image')}, the model {right}"
+        beginning = f"Of {plural(processed, 'image')}, the model predicted {accuracy} correctly"
     elif labelled:
-        right = right.replace("of them", f"of the {count(labelled)} that have a label")
-        beginning = f"Of {plural(processed, 'image')}, the model {right}"
+        of_these = f"the model predicted {accuracy} of the {count(labelled)} that have a label correctly"
+        beginning = f"Of {plural(processed, 'image')}, {of_these}"
     else:
         beginning = f"None of {plural(processed, 'image')} has a label, so the accuracy is not known"
     agreement = percent(found["agreement_count"] / processed)
@@ -66,14 +66,14 @@ def key_figures(found: Row, means: Row) -> list[Figure]:
             "Accuracy", accuracy, f"{count(found['correct_count'])} correct" if labelled else "no image has a label"
         ),
         Figure(
-            "Evidence for the prediction",
+            "Agreement",
             percent(found["agreement_count"] / processed if processed else None),
-            f"{plural(found['agreement_count'], 'image')}; {count(found['no_dominant_count'])} have no dominant class",
+            f"dominant class is the prediction; {count(found['no_dominant_count'])} have none",
         ),
         Figure(
-            "Right, evidence elsewhere",
+            "Right for another's evidence",
             count(found["other_evidence_count"]) if labelled else "not known",
-            "correct, while another class dominates",
+            "correct, but another class dominates",
         ),
         Figure("Class cosine", decimal(means["class_cosine_mean"]), "0: maps differ by class, 1: all alike"),
         Figure("Failures", count(found["failed_count"]), "images without maps"),

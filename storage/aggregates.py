@@ -1,6 +1,5 @@
 """The tables that are aggregated from samples, and the joining of shards into a run's arrays and tables."""
 
-import os
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -115,7 +114,7 @@ def gather(run: Run, plan: Plan, attributes: dict[str, Any], facts: dict[str, An
     for table in PER_SHARD:
         parts = [run.attempts / commit.attempt / f"{table}.parquet" for commit in ordered]
         place_table(run, table, lambda path, parts=parts: compact(parts, path, pq.read_schema(parts[0])))
-    connection = connect(run.store, [run.run_id])
+    connection = connect(run.store, [run.run_id], threads=1)
     names = {"class_names": plan.class_names}
     for table, sql in {"class_stats": CLASS_STATS, "localization": LOCALIZATION}.items():
         place_rows(run, table, select(connection, sql, names))
@@ -129,7 +128,7 @@ def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[st
     if not run.maps.exists():
         skeleton = run.attempts / f"maps-{secrets.token_hex(4)}.zarr"
         create_maps(skeleton, MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples), attributes)
-        os.rename(skeleton, run.maps)
+        skeleton.rename(run.maps)
     artefacts = {}
     for commit in commits:
         for local, published in zip(shard_files(0), shard_files(commit.shard), strict=True):
@@ -137,7 +136,7 @@ def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[st
             target = run.maps / published
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source, target)
+                source.replace(target)
             elif not target.exists():
                 raise FileNotFoundError(f"'{source}' of shard {commit.shard} is gone: remove the run's folder and run it again")
             artefacts[target.relative_to(run.store).as_posix()] = commit.files[f"maps.zarr/{local}"]
@@ -178,4 +177,4 @@ def place_table(run: Run, table: str, write: Any) -> None:
     write(temporary)
     target: Path = run.table(table)
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, target)
+    temporary.replace(target)

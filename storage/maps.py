@@ -32,11 +32,12 @@ def shard_samples(height: int, width: int) -> int:
     return max(CHUNK_SAMPLES, samples // CHUNK_SAMPLES * CHUNK_SAMPLES)
 
 
-def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> zarr.Group:
-    """Creates the arrays, without data, of a run or of one shard.
+def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> dict[str, zarr.Array[Any]]:
+    """Creates the arrays, without data, of a run or of one shard; returns them by name.
 
     dominant_class: (samples, height, width) int16, −1 where no class dominates. dominant_response: the same shape,
-    float16 in [0, 1], divided by the sample's peak. response_peak: (samples,) float32.
+    float16 in [0, 1], divided by the sample's peak. response_peak: (samples,) float32. Write to what is returned: an array
+    that is opened again has forgotten to write empty chunks.
     """
     group = zarr.create_group(path, attributes=attributes)
     common: dict[str, Any] = {"config": {"write_empty_chunks": True}}
@@ -47,10 +48,12 @@ def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> zarr
     }
     lz4 = BloscCodec(cname="lz4")
     zstd = BloscCodec(cname="zstd", clevel=1)
-    group.create_array("dominant_class", dtype="int16", fill_value=-1, compressors=lz4, **pixels)
-    group.create_array("dominant_response", dtype="float16", fill_value=0, compressors=zstd, **pixels)
-    group.create_array("response_peak", shape=(shape.samples,), chunks=(shape.shard,), dtype="float32", fill_value=0, **common)
-    return group
+    peaks = common | {"shape": (shape.samples,), "chunks": (shape.shard,)}
+    return {
+        "dominant_class": group.create_array("dominant_class", dtype="int16", fill_value=-1, compressors=lz4, **pixels),
+        "dominant_response": group.create_array("dominant_response", dtype="float16", fill_value=0, compressors=zstd, **pixels),
+        "response_peak": group.create_array("response_peak", dtype="float32", fill_value=0, **peaks),
+    }
 
 
 def write_shard(path: Path, shape: MapShape, dominant_class: np.ndarray, dominant_response: np.ndarray) -> None:
@@ -60,13 +63,13 @@ def write_shard(path: Path, shape: MapShape, dominant_class: np.ndarray, dominan
     """
     peak = dominant_response.max(axis=(1, 2), initial=0)
     scale = np.where(peak > 0, peak, 1)[:, None, None]
-    group = create_maps(path, MapShape(len(dominant_class), shape.height, shape.width, shape.shard), {})
+    arrays = create_maps(path, MapShape(len(dominant_class), shape.height, shape.width, shape.shard), {})
     for name, values in {
         "dominant_class": dominant_class,
         "dominant_response": (dominant_response / scale).astype(np.float16),
         "response_peak": peak.astype(np.float32),
     }.items():
-        group[name][:] = values  # type: ignore[index]
+        arrays[name][:] = values
 
 
 def shard_files(shard: int) -> list[str]:

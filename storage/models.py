@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib
-import pickle
+import inspect
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,9 @@ def load_model(spec: ModelSpec) -> "nn.Module":
     """Builds the model and loads its weights, on the CPU, in eval mode. Raises InputError."""
     from torch import nn
 
-    model = find_factory(spec)(**spec.arguments)
+    factory = find_factory(spec)
+    check_arguments(spec, factory)
+    model = factory(**spec.arguments)
     if not isinstance(model, nn.Module):
         raise InputError(f"model.factory '{spec.factory}' returned {type(model).__name__}: it must return a torch.nn.Module")
     if spec.weights is not None:
@@ -49,7 +51,7 @@ def load_model(spec: ModelSpec) -> "nn.Module":
 
 def find_factory(spec: ModelSpec) -> Any:
     module_name, _, function = spec.factory.partition(":")
-    if not module_name or not function:
+    if not module_name or not function or module_name.startswith("."):
         raise InputError(f"model.factory '{spec.factory}' is not of the form 'package.module:function'")
     if spec.search_path is not None and spec.search_path not in sys.path:
         sys.path.insert(0, spec.search_path)
@@ -59,17 +61,26 @@ def find_factory(spec: ModelSpec) -> Any:
         raise InputError(
             f"model.factory '{spec.factory}': module '{error.name}' was not found; install it, or put it beside the config"
         ) from error
-    if not hasattr(module, function):
-        raise InputError(f"model.factory '{spec.factory}': module '{module_name}' has no '{function}'")
-    return getattr(module, function)
+    factory = getattr(module, function, None)
+    if not callable(factory):
+        raise InputError(f"model.factory '{spec.factory}': module '{module_name}' has no function '{function}'")
+    return factory
+
+
+def check_arguments(spec: ModelSpec, factory: Any) -> None:
+    try:
+        inspect.signature(factory).bind(**spec.arguments)
+    except TypeError as error:
+        raise InputError(f"model.factory '{spec.factory}' does not take model.arguments {spec.arguments}: {error}") from error
 
 
 def read_bytes(path: str) -> bytes:
     try:
         with fsspec.open(path, "rb") as file:
             content: bytes = file.read()
-    except OSError as error:
-        raise InputError(f"model.weights '{path}' cannot be read ({error.strerror or error}): correct the path") from error
+    except (OSError, ValueError, ImportError) as error:  # ValueError: no such protocol; ImportError: its package is missing
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"model.weights '{path}' cannot be read ({reason}): correct the path") from error
     return content
 
 
@@ -92,7 +103,7 @@ def read_weights(path: str) -> "dict[str, Tensor]":
         raise InputError(f"model.weights '{path}' ends in '{suffix}': use .safetensors, or .pt with tensors only")
     try:
         loaded = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
         raise InputError(
             f"model.weights '{path}' holds more than tensors, or is damaged, and is not opened: "
             "save model.state_dict() as .safetensors"

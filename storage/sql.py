@@ -1,6 +1,7 @@
 """DuckDB over the tables of published runs, and the read-only gate in front of it."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = "2GB"
 
+READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+"""The parts of a SELECT that read; DuckDB's other ones (COPY_QUERY_NODE …) let a WITH write."""
 
-def connect(store: Path, runs: Iterable[str]) -> "duckdb.DuckDBPyConnection":
+FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
+"""The table functions that a query may call: others read files, or run SQL that is hidden in a string."""
+
+
+def connect(store: Path, runs: Iterable[str], threads: int | None = None) -> "duckdb.DuckDBPyConnection":
     """A connection that knows the tables by their names and can do nothing but read them.
 
     runs: ids of the runs whose rows are seen. Their files are listed one by one, so that what an unfinished run has
-    written is never seen. The connection cannot write, reach files outside the store's tables, load extensions, or be
+    written is never seen. threads: all cores by default; with one, sums of floats come out the same every time. The connection cannot write, reach files outside the store's tables, load extensions, or be
     configured otherwise.
     """
     import duckdb
@@ -40,6 +47,8 @@ def connect(store: Path, runs: Iterable[str]) -> "duckdb.DuckDBPyConnection":
         else:
             empty = pa.schema([*schema, pa.field("run_id", pa.string())]).empty_table()
             connection.from_arrow(empty).create(table)
+    if threads is not None:
+        connection.execute(f"SET threads = {threads}")
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     connection.execute(f"SET allowed_directories = [{quote(str(folder))}]")
     connection.execute("SET enable_external_access = false")
@@ -63,12 +72,39 @@ def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[s
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             found = ", ".join(statement.type.name for statement in statements) or "nothing"
             raise InputError(f"a query must be exactly one SELECT, and this is {found}: the tables can only be read")
+        check_reads_only(connection, sql)
         table: pa.Table = connection.sql(sql, params=parameters).to_arrow_table()
     except duckdb.CatalogException as error:
         raise InputError(unknown_table(error) or first_line(error)) from error
     except duckdb.Error as error:
         raise InputError(first_line(error)) from error
     return table
+
+
+def check_reads_only(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:
+    """Raises InputError where a SELECT has a part that could do more than read the tables, wherever it is nested."""
+    rows = connection.sql("SELECT json_serialize_sql($sql)", params={"sql": sql}).fetchall()
+    try:
+        parts = [json.loads(text) for (text,) in rows]
+    except RecursionError as error:
+        raise InputError("the query is nested too deeply: split it with WITH") from error
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        if not isinstance(part, dict):
+            continue
+        parts += part.values()
+        kind = part.get("type")
+        if part.get("error") is True:
+            raise InputError(f"the query cannot be run: {part['error_message']}")
+        if isinstance(kind, str) and kind.endswith("_NODE") and kind not in READING:
+            raise InputError(f"a query can only read the tables, and this has a {kind.split('_')[0]} in it")
+        if kind == "TABLE_FUNCTION" and part["function"]["function_name"].lower() not in FUNCTIONS:
+            called, allowed = part["function"]["function_name"], ", ".join(sorted(FUNCTIONS))
+            raise InputError(f"a query can only read the tables, and this calls {called}: it may call {allowed}")
+        if kind == "BASE_TABLE" and "." in part["table_name"]:
+            raise InputError(f"a query can only read the tables, and this reads '{part['table_name']}'")
 
 
 def unknown_table(error: "duckdb.CatalogException") -> str | None:

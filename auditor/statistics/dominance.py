@@ -83,6 +83,7 @@ class ClassCosine:
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
+        self.count: Tensor | None = None
 
     def update(self, classes: Tensor, responses: Tensor) -> None:
         flat = responses.flatten(2)
@@ -91,11 +92,11 @@ class ClassCosine:
         units = torch.bmm(scales[:, None], flat)[:, 0]
         counts = (norms > 0).sum(1)
         self.total = units if self.total is None else self.total + units
-        self.count = counts if self.total is units else self.count + counts
+        self.count = counts if self.count is None else self.count + counts
 
     def result(self) -> Tensor:
         """(N,) float32 in [−1, 1]; NaN where fewer than two classes have a response."""
-        if self.total is None:
+        if self.total is None or self.count is None:
             raise ValueError("no class was streamed: there is no class cosine")
         count = self.count.double()
         pairs = count * (count - 1)

@@ -305,7 +305,7 @@ def test_config_that_init_writes_runs_after_three_edits(prefect_api: str, tmp_pa
 
 def test_demo_model_is_the_papers_kind() -> None:
     """3 × 3 convolutions, a last 1 × 1 convolution with one kernel a class, then the global average."""
-    *body, last, average, flatten = list(build())
+    *body, last, average, _flatten = list(build())
     kernels = [module.kernel_size for module in body if isinstance(module, torch.nn.Conv2d)]
     assert set(kernels) == {(3, 3)}
     assert last.kernel_size == (1, 1)

@@ -37,7 +37,12 @@ class Content:
 
 
 def sample(
-    index: int, label: int | None, prediction: int, probability: float, dominant: int | None, shares: Sequence[float | None]
+    index: int,
+    label: int | None,
+    prediction: int,
+    probability: float,
+    dominant: int | None,
+    shares: Sequence[float | None],
 ) -> Row:
     """A row of `samples`. shares: energy of the dominant class, the prediction and the label."""
     has_map = dominant is not None
@@ -83,12 +88,30 @@ SAMPLES = [
     sample(8, None, 0, 0.40625, 0, (0.625, 0.625, None)),
     sample(9, None, 1, 0.3125, None, (None, None, None)),
 ]
-RESPONSES = [response(1, 0, 0.25), response(1, 1, 0.75), response(2, 1, 0.5), response(2, 2, 0.25), response(2, 0, 0.25)]
+RESPONSES = [
+    response(1, 0, 0.25),
+    response(1, 1, 0.75),
+    response(2, 1, 0.5),
+    response(2, 2, 0.25),
+    response(2, 0, 0.25),
+]
 FAILURES = [
-    {"sample_index": 10, "sample_id": "broken & <b>", "stage": "read", "reason": "cannot identify image file '<broken>'"},
+    {
+        "sample_index": 10,
+        "sample_id": "broken & <b>",
+        "stage": "read",
+        "reason": "cannot identify image file '<broken>'",
+    },
     {"sample_index": 11, "sample_id": "empty", "stage": "prepare", "reason": "image is 0 × 0"},
 ]
-DRAWN = [(1, "other_evidence"), (6, "other_evidence"), (2, "confident_error"), (5, "confident_error"), (1, "random")]
+DRAWN = [
+    (1, "other_evidence"),
+    (6, "other_evidence"),
+    (2, "confident_error"),
+    (5, "confident_error"),
+    (9, "random"),
+    (8, "random"),
+]
 SMALL = Content(["cat", SCRIPT, QUOTES], SAMPLES, RESPONSES, FAILURES, DRAWN)
 
 
@@ -161,11 +184,15 @@ def draw_gallery(run: Run, content: Content) -> None:
         for kind in KINDS:
             Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(run.gallery / f"{index:06d}-{kind}.png")
     colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
-    write_gallery(run, colors, [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn])
+    write_gallery(
+        run, colors, [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn]
+    )
 
 
 def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:
     """As the flow writes it."""
     import json
 
-    (run.gallery / "gallery.json").write_text(json.dumps({"colors": list(colors), "samples": list(samples)}), encoding="utf-8")
+    (run.gallery / "gallery.json").write_text(
+        json.dumps({"colors": list(colors), "samples": list(samples)}), encoding="utf-8"
+    )

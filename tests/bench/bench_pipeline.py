@@ -1,0 +1,166 @@
+"""The whole pipeline against the bare engine, statistics against maps, start-up, and memory.
+
+    make bench          # some minutes; ratios are of one run on one machine
+"""
+
+import argparse
+import gzip
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from auditor import Clear, measure
+from flows.demo.train import HERE as DEMO
+from flows.demo.train import read_digits
+from storage.models import ModelSpec, load_model
+
+BATCH = 64
+MEMORY_GROWTH = 6
+
+
+def engine(images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Images a second of the forward pass, of maps, and of maps with statistics, each in one process from memory.
+
+    The three take turns, batch by batch, so that a machine that slows down slows all of them.
+    """
+    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
+    clear = Clear(model)
+    ways: dict[str, Callable[[Tensor, Tensor], object]] = {
+        "forward": torch.inference_mode()(lambda batch, _: clear.model(batch)),
+        "maps": lambda batch, _: clear(batch),
+        "maps and statistics": lambda batch, own: measure(clear, batch, own),
+    }
+    for way in ways.values():
+        way(images[:BATCH], labels[:BATCH])
+    secs = dict.fromkeys(ways, 0.0)
+    for batch, own in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way(batch, own)
+            secs[name] += time.perf_counter() - started
+    return {name: len(images) / taken for name, taken in secs.items()}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of the command line. work_secs: from the first shard until the process has ended. memory: bytes."""
+
+    startup_secs: float
+    compute_secs: float
+    work_secs: float
+    memory: int
+
+
+def pipeline(arguments: list[str]) -> Measured:
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "flows.cli", *arguments], stdout=subprocess.PIPE, text=True)
+    memory = 0
+
+    def watch() -> None:
+        nonlocal memory
+        while process.poll() is None:
+            memory = max(memory, tree_memory(process.pid))
+            time.sleep(0.2)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    watcher.join()
+    total = time.perf_counter() - started
+    if process.returncode:
+        raise SystemExit(f"clear-audit {' '.join(arguments)} ended with code {process.returncode}")
+    found = re.search(r"([\d.]+) s to start, ([\d.]+) s for the images", output)
+    assert found is not None, output
+    startup, compute = float(found[1]), float(found[2])
+    return Measured(startup, compute, total - startup, memory)
+
+
+def tree_memory(pid: int) -> int:
+    """Proportional set size of a process and its descendants: shared pages count once."""
+    total = 0
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for process in processes:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total
+
+
+def write_tiled(folder: Path, times: int) -> Path:
+    """The demo's digits `times` over, as a config and IDX files."""
+    for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
+        content = gzip.decompress((DEMO / f"t10k-{kind}-ubyte.gz").read_bytes())
+        magic, count = struct.unpack(">2i", content[:8])
+        tiled = struct.pack(">2i", magic, count * times) + content[8:header] + content[header:] * times
+        (folder / f"{kind}.gz").write_bytes(gzip.compress(tiled, 1))
+    text = (DEMO / "demo.toml").read_text()
+    text = text.replace("t10k-images-idx3-ubyte.gz", "images-idx3.gz").replace("t10k-labels-idx1-ubyte.gz", "labels-idx1.gz")
+    path = folder / "audit.toml"
+    path.write_text(text.replace('"allcnn.safetensors"', f'"{(DEMO / "allcnn.safetensors").as_posix()}"'))
+    return path
+
+
+def help_secs() -> float:
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "flows.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+        taken.append(time.perf_counter() - started)
+    return median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=10_000, help="images for the engine's part")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the run of 60,000 images")
+    options = parser.parse_args()
+    images, labels = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
+    images, labels = images[: options.images], labels[: options.images]
+    table = Table("what", "measured", "wanted", title=f"{os.cpu_count()} cores, torch {torch.__version__}, numpy {np.__version__}")
+
+    rates = engine(images, labels)
+    for name, rate in rates.items():
+        table.add_row(f"engine: {name}", f"{rate:.0f} images/s", "")
+    cost = rates["maps"] / rates["maps and statistics"] - 1
+    table.add_row("statistics, of the maps' time", f"{cost:.2f}", "≤ 0.40")
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small = pipeline(["demo", "--store", str(folder / "small")])
+        rate = 10_000 / small.work_secs
+        table.add_row("pipeline, all after start-up", f"{rate:.0f} images/s", "")
+        table.add_row("pipeline, shards alone", f"{10_000 / small.compute_secs:.0f} images/s", "")
+        table.add_row("pipeline / engine", f"{rate / rates['maps and statistics']:.2f}", "≥ 0.80")
+        table.add_row("start-up", f"{small.startup_secs:.1f} s", "≤ 25 s")
+        table.add_row("clear-audit --help", f"{help_secs():.2f} s", "≤ 1 s")
+        table.add_row("peak memory, 10,000 images", f"{small.memory / 1e6:.0f} MB", "")
+        if not options.no_memory:
+            large = pipeline(["run", str(write_tiled(folder, MEMORY_GROWTH)), "--store", str(folder / "large")])
+            table.add_row("peak memory, 60,000 images", f"{large.memory / 1e6:.0f} MB", "")
+            table.add_row("memory, 60,000 / 10,000", f"{large.memory / small.memory:.2f}", "≤ 1.10")
+            table.add_row("pipeline, 60,000 images", f"{60_000 / large.work_secs:.0f} images/s", "")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

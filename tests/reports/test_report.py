@@ -1,0 +1,117 @@
+"""The report as a file and as a page."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from reports.report import render, write_report
+from storage.runs import Run
+from tests.reports.page import Page, parse
+from tests.reports.stores import QUOTES, SCRIPT, SMALL, make_store
+
+
+def test_written_whole_in_its_place(tmp_path: Path) -> None:
+    run = make_store(tmp_path, SMALL)
+    path = write_report(run)
+    first = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "reports" / "20261121T030000Z-digits-4f2a.html"
+    assert write_report(run).read_text(encoding="utf-8") == first
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_same_run_same_page(small_run: Run, small_html: str) -> None:
+    assert render(small_run) == small_html
+
+
+def test_no_script_and_nothing_that_acts(small_html: str, small_page: Page) -> None:
+    assert "<script" not in small_html.lower()
+    assert SCRIPT in small_page.elements[0].text
+    assert QUOTES in small_page.elements[0].text
+    acting = [name for element in small_page.elements for name in element.attributes if name.startswith("on")]
+    assert acting == []
+    assert not {element.name for element in small_page.elements} & {"iframe", "object", "embed", "link", "form", "base"}
+
+
+def test_no_request_leaves_the_page(small_html: str, small_page: Page) -> None:
+    targets = [
+        value
+        for element in small_page.elements
+        for name, value in element.attributes.items()
+        if name in {"src", "href", "xlink:href", "srcset", "action", "poster"}
+    ]
+    assert len(targets) > 20
+    assert [target for target in targets if not target.startswith(("data:", "#"))] == []
+    assert re.findall(r"url\(|@import", small_html) == []
+
+
+def test_links_lead_somewhere_and_ids_are_unique(small_page: Page) -> None:
+    ids = [element.attributes["id"] for element in small_page.elements if "id" in element.attributes]
+    links = [element.attributes["href"] for element in small_page.all("a")]
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    named = [section.attributes["aria-labelledby"] for section in small_page.all("section")[1:]]
+    assert set(named) <= set(ids)
+    assert len(links) == 9
+
+
+def test_landmarks_and_language(small_page: Page) -> None:
+    counts = {name: len(small_page.all(name)) for name in ("header", "main", "nav", "footer", "h1")}
+    assert counts == dict.fromkeys(counts, 1)
+    assert small_page.all("html")[0].attributes["lang"] == "en"
+
+
+def test_headings_skip_no_level(small_page: Page) -> None:
+    levels = [int(element.name[1]) for element in small_page.elements if re.fullmatch(r"h[1-6]", element.name)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_pictures_and_charts_have_words(small_page: Page) -> None:
+    images = small_page.all("img")
+    charts = small_page.all("div", role="img")
+    assert len(images) == 18
+    assert all(image.attributes["alt"].strip() for image in images)
+    assert len(charts) == len(small_page.all("svg")) == 4
+    assert all(chart.attributes["aria-label"].strip() for chart in charts)
+    assert len(small_page.all("figcaption")) == len(small_page.all("figure")) == 22
+
+
+def test_tables_have_captions_and_headed_rows_and_columns(small_page: Page) -> None:
+    assert len(small_page.all("table")) == len(small_page.all("caption")) == len(small_page.tables()) == 10
+    assert {cell.attributes.get("scope") for cell in small_page.all("th")} == {"row", "col"}
+    rows = small_page.all("tr")
+    heads = [cell for cell in small_page.all("th") if cell.attributes["scope"] == "row"]
+    assert len(heads) == len(rows) - len(small_page.all("thead"))
+
+
+def test_sections_are_in_the_order_of_a_decision(small_page: Page) -> None:
+    order = [section.attributes["id"] for section in small_page.all("section")]
+    assert order == ["verdict", "run", "accuracy", "confusion", "where", "gallery", "failures", "method", "provenance"]
+
+
+def test_method_says_how_the_maps_were_read_and_what_speaks_against_them(small_page: Page) -> None:
+    (method,) = small_page.all("section", id="method")
+    assert "Only positive response is sent back: max(z, 0) & no more." in method.text
+    for said in ("Nie", "Adebayo", "Sixt", "linear", "float32", "mean over the run 0.25", "mean over the run 0.75"):
+        assert said in method.text
+
+
+def test_the_report_does_not_decide(small_html: str) -> None:
+    assert "complian" not in small_html.lower()
+    assert "supplies evidence for a decision" in small_html
+
+
+def test_unbalanced_pages_would_be_noticed() -> None:
+    for broken in ("<main><p></main>", "<main>", "</main>"):
+        try:
+            parse(broken)
+        except (ValueError, IndexError):
+            continue
+        raise AssertionError(f"{broken} was taken for balanced")
+
+
+def test_charts_are_loaded_only_when_drawn() -> None:
+    code = "import sys, reports.report; print(sorted({'altair', 'vl_convert', 'PIL', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,110 @@
+"""The report's beginning and end."""
+
+from pathlib import Path
+
+import pytest
+
+from reports import summary
+from reports.report import render
+from tests.reports.page import Page, parse, plain
+from tests.reports.stores import Content, make_store, sample
+
+FULL = {"processed_count": 10000, "labelled_count": 10000, "correct_count": 9936, "agreement_count": 6912}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"failed_count": 0},
+            "Of 10,000 images, the model predicted 99.4 % correctly; "
+            "for 69.1 % of all images the dominant class is the predicted one, and no image failed.",
+        ),
+        (
+            {"failed_count": 1, "labelled_count": 9960, "correct_count": 4980},
+            "Of 10,000 images, the model predicted 50.0 % of the 9,960 that have a label correctly; "
+            "for 69.1 % of all images the dominant class is the predicted one, and 1 image failed.",
+        ),
+        (
+            {"failed_count": 2, "labelled_count": 0, "correct_count": 0},
+            "None of 10,000 images has a label, so the accuracy is not known; "
+            "for 69.1 % of all images the dominant class is the predicted one, and 2 images failed.",
+        ),
+        (
+            {"failed_count": 1200, "processed_count": 0, "labelled_count": 0},
+            "No image could be measured, so nothing is known of the model; 1,200 images failed.",
+        ),
+    ],
+)
+def test_verdict_is_one_sentence_with_numbers(changed: dict[str, int], sentence: str) -> None:
+    assert plain(summary.say(FULL | changed)) == sentence
+
+
+def test_small_run(small_page: Page) -> None:
+    (verdict,) = small_page.all("section", id="verdict")
+    (status,) = small_page.all("p", class_="status failures")
+    (sentence,) = small_page.all("p", class_="verdict")
+    assert status.text == "complete with failures"
+    assert plain(sentence.text) == (
+        "Of 10 images, the model predicted 75.0 % of the 8 that have a label correctly; "
+        "for 50.0 % of all images the dominant class is the predicted one, and 2 images failed."
+    )
+    figures = dict(zip(texts(small_page, "dt")[:6], values(small_page)[:6], strict=True))
+    assert figures == {
+        "Images measured": "10",
+        "Accuracy": "75.0 %",
+        "Agreement": "50.0 %",
+        "Right for another's evidence": "3",
+        "Class cosine": "0.25",
+        "Failures": "2",
+    }
+    assert "2 have none" in verdict.text
+
+
+def texts(page: Page, name: str) -> list[str]:
+    return [plain(element.text) for element in page.all(name)]
+
+
+def values(page: Page) -> list[str]:
+    return [plain(element.text) for element in page.all("dd") if "class" not in element.attributes]
+
+
+def test_run_facts(small_page: Page) -> None:
+    facts = {row[0]: row[1] for row in small_page.table("What was audited")}
+    assert facts["Model"] == "digits:net"
+    assert facts["Dataset"] == "data/<digits>"
+    assert facts["Images"] == "12, of 28 × 28 pixels"
+    assert facts["Started"] == "2026-11-21 03:00:00 UTC"
+    assert facts["Took"] == "1 min 15 s"
+
+
+def test_provenance(small_page: Page) -> None:
+    identity = {row[0]: row[1] for row in small_page.table("Identity")}
+    assert identity["Run"] == "20261121T030000Z-digits-4f2a"
+    assert identity["Model, SHA-256"] == "a" * 64
+    assert identity["Plan, SHA-256"] == "c" * 64
+    assert identity["Finished"] == "2026-11-21 03:01:15 UTC"
+    assert identity["Images failed"] == "2"
+    assert small_page.table("Environment") == [["device", "cpu"], ["python", "3.11.2"]]
+    assert [row[1][-1] for row in small_page.table("Files of the run")] == ["0", "1", "2"]
+    assert '"path": "</pre><script>alert(2)</script>"' in small_page.all("pre")[-1].text
+
+
+def test_a_run_without_labels(tmp_path: Path) -> None:
+    rows = [sample(i, None, 0, 0.5, i % 2, (0.75, 0.75, None)) for i in range(4)]
+    page = parse(render(make_store(tmp_path, Content(["a", "b"], rows))))
+    assert page.all("p", class_="status")[0].text == "complete"
+    figures = dict(zip(texts(page, "dt"), values(page), strict=True))
+    assert figures["Accuracy"] == "not known"
+    assert figures["Right for another's evidence"] == "not known"
+    assert figures["Agreement"] == "50.0 %"
+    (accuracy,) = page.all("section", id="accuracy")
+    assert "No measured image of this run has a label" in accuracy.text
+    assert [alt for alt in page.all("div", role="img") if "For 0 of 0 labelled" in alt.attributes["aria-label"]]
+
+
+def test_a_run_of_failures_alone(tmp_path: Path) -> None:
+    failures = [{"sample_index": 0, "sample_id": "x", "stage": "read", "reason": "gone"}]
+    page = parse(render(make_store(tmp_path, Content(["a", "b"], [], (), failures))))
+    assert page.all("p", class_="verdict")[0].text.startswith("No image could be measured")
+    assert page.all("div", role="img") == []

@@ -1,0 +1,387 @@
+"""A run on disk: what is planned, who commits first, and what a reader finds."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.errors import InputError
+from storage.runs import (
+    Manifest,
+    Plan,
+    Run,
+    Shard,
+    commit_attempt,
+    create_run,
+    find_run,
+    find_unfinished,
+    hash_file,
+    list_runs,
+    new_run_id,
+    open_attempt,
+    publish,
+    published_runs,
+    read_commits,
+    read_manifest,
+    read_plan,
+    write_once,
+)
+
+MakePlan = Callable[..., Plan]
+MakeManifest = Callable[[Run], Manifest]
+FilesOf = Callable[[Path], dict[str, str]]
+
+
+@given(samples=st.integers(0, 5000), size=st.integers(1, 600))
+def test_shards_cover_the_samples_once_and_in_order(make_plan: MakePlan, samples: int, size: int) -> None:
+    shards = make_plan(sample_count=samples, shard_samples=size).shards()
+    assert [index for shard in shards for index in range(shard.start, shard.stop)] == list(range(samples))
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    assert all(shard.stop - shard.start == size for shard in shards[:-1])
+    assert all(shard.stop > shard.start for shard in shards)
+
+
+def test_shards_of_forty_samples(make_plan: MakePlan) -> None:
+    assert make_plan().shards() == [Shard(0, 0, 16), Shard(1, 16, 32), Shard(2, 32, 40)]
+
+
+# Names.
+
+
+@given(name=st.text(max_size=80), now=st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)))
+def test_run_ids_are_file_names_everywhere(name: str, now: datetime) -> None:
+    run_id = new_run_id(name, now.replace(tzinfo=UTC))
+    assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9-]{0,40}-[0-9a-f]{4}", run_id)
+    assert run_id.startswith(now.strftime("%Y%m%dT%H%M%SZ"))
+
+
+@given(
+    times=st.lists(
+        st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)),
+        min_size=2,
+        max_size=6,
+        unique_by=lambda t: t.replace(microsecond=0),
+    ),
+    names=st.lists(st.text(max_size=5), min_size=6, max_size=6),
+)
+def test_run_ids_sort_by_time_whatever_their_names(times: list[datetime], names: list[str]) -> None:
+    ids = [new_run_id(name, time.replace(tzinfo=UTC)) for name, time in zip(names, sorted(times), strict=False)]
+    assert sorted(ids) == ids
+
+
+def test_run_ids_are_in_utc_and_differ_within_a_second() -> None:
+    paris = datetime(2026, 11, 21, 4, 0, 0, tzinfo=timezone(timedelta(hours=1)))
+    ids = {new_run_id("MNIST, v2", paris) for _ in range(20)}
+    assert {run_id[:-5] for run_id in ids} == {"20261121T030000Z-mnist-v2"}
+    assert len(ids) > 15
+
+
+# Files that are written once.
+
+
+def test_write_once_writes_the_text_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_once(tmp_path / "a.json", "été")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == "été".encode()
+
+
+def test_write_once_never_overwrites(tmp_path: Path) -> None:
+    write_once(tmp_path / "a.json", "first")
+    with pytest.raises(FileExistsError):
+        write_once(tmp_path / "a.json", "second")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "first")]
+
+
+def test_of_many_writers_at_once_exactly_one_wins_and_its_text_is_whole(tmp_path: Path) -> None:
+    barrier, won = threading.Barrier(16), []
+
+    def write(number: int) -> None:
+        barrier.wait()
+        try:
+            write_once(tmp_path / "a.json", str(number) * 10_000)
+            won.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", str(won[0]) * 10_000)]
+
+
+def test_a_writer_that_dies_leaves_nothing_that_is_read(
+    tmp_path: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*paths: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.link", die)
+    with pytest.raises(KeyboardInterrupt):
+        create_run(tmp_path, make_plan())
+    assert list_runs(tmp_path) == []
+    assert not list(tmp_path.rglob("*.json*"))
+
+
+# Attempts and commits.
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_plan: MakePlan) -> Run:
+    return create_run(tmp_path, make_plan())
+
+
+def attempt_with(run: Run, shard: Shard, **files: str) -> Path:
+    attempt = open_attempt(run, shard)
+    for name, content in files.items():
+        path = attempt / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return attempt
+
+
+def test_a_commit_holds_what_was_done_and_the_hashes_of_its_files(run: Run) -> None:
+    shard = Shard(2, 32, 40)
+    attempt = attempt_with(run, shard, samples="abc", maps__c__0="", maps__deep__down="x" * 3_000_000)
+    assert commit_attempt(run, attempt, shard, 7, 1, 1.23456)
+    assert json.loads((run.commits / "00002.json").read_text()) == {
+        "shard": 2,
+        "attempt": attempt.name,
+        "processed_count": 7,
+        "failed_count": 1,
+        "duration_secs": 1.235,
+        "files": {
+            "samples": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "maps/c/0": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "maps/deep/down": hashlib.sha256(b"x" * 3_000_000).hexdigest(),
+        },
+    }
+    assert attempt.name.startswith("00002-")
+    assert {index: commit.attempt for index, commit in read_commits(run).items()} == {2: attempt.name}
+
+
+def test_the_second_attempt_at_a_shard_is_discarded(run: Run, files_of: FilesOf) -> None:
+    shard = Shard(0, 0, 16)
+    first, second = attempt_with(run, shard, samples="first"), attempt_with(run, shard, samples="second")
+    assert first != second
+    assert commit_attempt(run, first, shard, 16, 0, 1)
+    after_first = files_of(first)
+    assert not commit_attempt(run, second, shard, 15, 1, 1)
+    assert not second.exists()
+    assert files_of(first) == after_first
+    assert [(commit.attempt, commit.processed_count) for commit in read_commits(run).values()] == [(first.name, 16)]
+    assert [path.name for path in run.commits.iterdir()] == ["00000.json"]
+
+
+def test_of_many_attempts_at_once_exactly_one_is_committed(run: Run) -> None:
+    shard, barrier, results = Shard(1, 16, 32), threading.Barrier(8), {}
+    attempts = [attempt_with(run, shard, samples=str(number)) for number in range(8)]
+
+    def commit(attempt: Path) -> None:
+        barrier.wait()
+        results[attempt] = commit_attempt(run, attempt, shard, 16, 0, 1)
+
+    threads = [threading.Thread(target=commit, args=(attempt,)) for attempt in attempts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [attempt for attempt, won in results.items() if won]
+    assert list(run.attempts.iterdir()) == [winner]
+    assert read_commits(run)[1].files == {"samples": hash_file(winner / "samples")}
+
+
+def test_commits_are_read_by_shard(run: Run) -> None:
+    for index in (10, 2):
+        shard = Shard(index, 0, 1)
+        commit_attempt(run, attempt_with(run, shard, samples="x"), shard, index, 0, 1)
+    assert {index: commit.processed_count for index, commit in read_commits(run).items()} == {2: 2, 10: 10}
+
+
+# Runs of a store.
+
+
+def finish(run: Run, make_manifest: MakeManifest) -> Run:
+    publish(run, make_manifest(run))
+    return run
+
+
+def test_a_plan_is_read_as_it_was_written_and_never_replaced(run: Run, make_plan: MakePlan) -> None:
+    assert read_plan(run) == make_plan()
+    assert read_plan(Run(run.store, run.run_id)).created_at == datetime(2026, 11, 21, 3, tzinfo=UTC)
+    with pytest.raises(FileExistsError):
+        create_run(run.store, make_plan(sample_count=1))
+    assert read_plan(run) == make_plan()
+
+
+def test_publishing_makes_a_run_visible_and_sweeps_its_attempts(run: Run, make_manifest: MakeManifest) -> None:
+    shard = Shard(0, 0, 16)
+    commit_attempt(run, attempt_with(run, shard, samples="x"), shard, 16, 0, 1)
+    attempt_with(run, shard, samples="never committed")
+    assert published_runs(run.store) == []
+    finish(run, make_manifest)
+    assert published_runs(run.store) == [run]
+    assert read_manifest(run) == make_manifest(run)
+    assert not run.attempts.exists()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["commits", "manifest.json", "plan.json"]
+
+
+def test_a_run_is_published_once(run: Run, make_manifest: MakeManifest) -> None:
+    finish(run, make_manifest)
+    with pytest.raises(FileExistsError):
+        publish(run, make_manifest(run).model_copy(update={"processed_count": 0}))
+    assert read_manifest(run).processed_count == 39
+
+
+def test_reading_a_published_run_again_writes_nothing(run: Run, make_manifest: MakeManifest, files_of: FilesOf) -> None:
+    shard = Shard(0, 0, 16)
+    commit_attempt(run, attempt_with(run, shard, samples="x"), shard, 16, 0, 1)
+    finish(run, make_manifest)
+    before = files_of(run.store)
+    again = find_run(run.store, run.run_id)
+    assert again == run
+    assert (read_plan(again).run_id, read_manifest(again).run_id) == (run.run_id, run.run_id)
+    assert read_commits(again)[0].processed_count == 16
+    assert files_of(run.store) == before
+
+
+@pytest.fixture
+def store(tmp_path: Path, make_plan: MakePlan, make_manifest: MakeManifest) -> Path:
+    """Three published runs and a later one that is not, created out of order; and what is no run."""
+    for run_id in ("20260102T000000Z-b-0000", "20260101T000000Z-a-0000", "20260102T000000Z-a-0000"):
+        finish(create_run(tmp_path, make_plan(run_id=run_id)), make_manifest)
+    create_run(tmp_path, make_plan(run_id="20260103T000000Z-a-0000"))
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / "README").write_text("")
+    return tmp_path
+
+
+def test_runs_are_listed_oldest_first(store: Path) -> None:
+    published = ["20260101T000000Z-a-0000", "20260102T000000Z-a-0000", "20260102T000000Z-b-0000"]
+    assert [run.run_id for run in list_runs(store)] == [*published, "20260103T000000Z-a-0000"]
+    assert [run.run_id for run in published_runs(store)] == published
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("latest", "20260102T000000Z-b-0000"),
+        ("20260101T000000Z-a-0000", "20260101T000000Z-a-0000"),
+        ("20260101", "20260101T000000Z-a-0000"),
+        ("20260102T000000Z-a", "20260102T000000Z-a-0000"),
+    ],
+)
+def test_a_run_is_found_by_its_id_or_an_unambiguous_beginning(store: Path, asked: str, found: str) -> None:
+    assert find_run(store, asked) == Run(store, found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("20260102", "'20260102' names several finished runs"),
+        ("2026", "'2026' names several finished runs"),
+        ("20260103", "'20260103' names no finished run"),
+        ("20260103T000000Z-a-0000", "names no finished run"),
+        ("a-0000", "'a-0000' names no finished run"),
+        ("../runs/20260101T000000Z-a-0000", "names no finished run"),
+    ],
+)
+def test_a_run_that_cannot_be_told_is_an_input_error(store: Path, asked: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        find_run(store, asked)
+    assert message in str(caught.value)
+    assert f"clear-audit ls --store {store}" in str(caught.value)
+
+
+def test_an_id_that_is_another_ones_beginning_names_itself(
+    tmp_path: Path, make_plan: MakePlan, make_manifest: MakeManifest
+) -> None:
+    for run_id in ("20260101T000000Z-a-00001", "20260101T000000Z-a-0000"):
+        finish(create_run(tmp_path, make_plan(run_id=run_id)), make_manifest)
+    assert find_run(tmp_path, "20260101T000000Z-a-0000").run_id == "20260101T000000Z-a-0000"
+
+
+@pytest.mark.parametrize("asked", ["latest", "2026"])
+def test_a_store_without_a_finished_run_says_how_to_make_one(tmp_path: Path, make_plan: MakePlan, asked: str) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match="has no finished run: make one with 'clear-audit run CONFIG"):
+            find_run(tmp_path, asked)
+        if not list_runs(tmp_path):
+            create_run(tmp_path, make_plan())
+
+
+def test_the_latest_unfinished_run_of_the_same_work_is_resumed(
+    tmp_path: Path, make_plan: MakePlan, make_manifest: MakeManifest
+) -> None:
+    assert find_unfinished(tmp_path, make_plan()) is None
+    finish(create_run(tmp_path, make_plan(run_id="1")), make_manifest)
+    assert find_unfinished(tmp_path, make_plan()) is None
+    for run_id in ("2", "3"):
+        create_run(tmp_path, make_plan(run_id=run_id))
+    finish(create_run(tmp_path, make_plan(run_id="4")), make_manifest)
+    found = find_unfinished(tmp_path, make_plan(run_id="5", created_at=datetime(2030, 1, 1, tzinfo=UTC), name="other"))
+    assert found == Run(tmp_path, "3")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"schema_version": 99}, {"tool_version": "9"}, {"config_hash": "c1"}, {"model_hash": "m1"}, {"dataset_hash": "d1"}],
+)
+def test_a_run_of_other_work_is_not_resumed(run: Run, make_plan: MakePlan, change: dict[str, Any]) -> None:
+    assert find_unfinished(run.store, make_plan(**change)) is None
+    assert find_unfinished(run.store, make_plan()) == run
+
+
+# Damage.
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace('"', "'"),
+        lambda text: text.replace("{", '{"unknown": 1,', 1),
+        lambda text: "\udcff",
+    ],
+)
+def test_a_damaged_record_is_named(run: Run, make_manifest: MakeManifest, damage: Callable[[str], str]) -> None:
+    shard = Shard(0, 0, 16)
+    commit_attempt(run, attempt_with(run, shard, samples="x"), shard, 16, 0, 1)
+    finish(run, make_manifest)
+    records: list[tuple[Path, Callable[[Run], object]]] = [
+        (run.folder / "plan.json", read_plan),
+        (run.commits / "00000.json", read_commits),
+        (run.manifest, read_manifest),
+    ]
+    for path, read in records:
+        path.write_text(damage(path.read_text()), errors="surrogateescape")
+        with pytest.raises(InputError) as caught:
+            read(run)
+        assert f"'{path}' is not a" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["run_id", "sample_count", "shard_samples", "model_hash"])
+def test_a_plan_that_lacks_a_key_names_it(run: Run, key: str) -> None:
+    path = run.folder / "plan.json"
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"plan.json' is not a plan of this version: {key}: "):
+        read_plan(run)
+
+
+def test_a_record_that_is_not_there_is_named(run: Run) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json' cannot be read \(No such file"):
+        read_manifest(run)

@@ -1,0 +1,255 @@
+"""The gate in front of the tables: what a query sees, and all that it cannot do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from storage.errors import InputError
+from storage.sql import connect, select
+from storage.tables import SCHEMAS
+
+PutRows = Callable[..., Path]
+FilesOf = Callable[[Path], dict[str, str]]
+
+
+def ask(store: Path, sql: str, runs: tuple[str, ...] = ("a", "b"), **parameters: Any) -> list[dict[str, Any]]:
+    return select(connect(store, runs), sql, parameters or None).to_pylist()
+
+
+@pytest.fixture
+def store(tmp_path: Path, put_rows: PutRows) -> Path:
+    """Two published runs of three and two samples, and one that is not."""
+    put_rows("a", "samples", [{"sample_index": index, "label": index % 2} for index in range(3)])
+    put_rows("b", "samples", [{"sample_index": index, "label": 1} for index in range(2)])
+    put_rows("unfinished", "samples", [{"sample_index": 77, "label": 7}])
+    return tmp_path
+
+
+# What a query sees.
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_every_table_is_there_and_empty_in_a_store_without_runs(tmp_path: Path, table: str) -> None:
+    rows = select(connect(tmp_path, []), f"SELECT * FROM {table}")
+    assert rows.num_rows == 0
+    assert rows.column_names == [*SCHEMAS[table].names, "run_id"]
+    assert rows.schema.field("run_id").type == pa.string()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_carry_the_run_they_are_of(store: Path) -> None:
+    counts = ask(store, "SELECT run_id, count(*) AS n, sum(label) AS s FROM samples GROUP BY ALL ORDER BY ALL")
+    assert [(row["run_id"], row["n"], int(row["s"])) for row in counts] == [("a", 3, 1), ("b", 2, 2)]
+
+
+@pytest.mark.parametrize(("runs", "expected"), [((), 0), (("a",), 3), (("b",), 2), (("a", "b"), 5)])
+def test_only_rows_of_the_given_runs_are_seen(store: Path, runs: tuple[str, ...], expected: int) -> None:
+    assert ask(store, "SELECT count(*) AS n FROM samples", runs) == [{"n": expected}]
+    assert ask(store, "SELECT count(*) AS n FROM samples WHERE label = 7 OR sample_index = 77", runs) == [{"n": 0}]
+
+
+def test_a_table_that_a_run_has_not_written_is_empty(store: Path) -> None:
+    assert ask(store, "SELECT count(*) AS n FROM class_stats") == [{"n": 0}]
+
+
+@pytest.mark.parametrize("run_id", ["2026-11-21", "20261121", "1e5", "true", "20261121T030000Z-mnist-4f2a", "null"])
+def test_run_id_is_text_even_where_it_looks_like_something_else(tmp_path: Path, put_rows: PutRows, run_id: str) -> None:
+    put_rows(run_id, "samples", [{"sample_index": 0}])
+    sql = "SELECT run_id, typeof(run_id) AS kind FROM samples WHERE run_id = $run_id"
+    assert ask(tmp_path, sql, (run_id,), run_id=run_id) == [{"run_id": run_id, "kind": "VARCHAR"}]
+
+
+def test_runs_with_different_meta_columns_stand_side_by_side(tmp_path: Path, put_rows: PutRows) -> None:
+    put_rows("a", "samples", [{"sample_index": 0, "meta_site": "Lyon"}], [pa.field("meta_site", pa.string())])
+    put_rows("b", "samples", [{"sample_index": 1, "meta_age": 63}], [pa.field("meta_age", pa.int64())])
+    rows = ask(tmp_path, "SELECT run_id, sample_index, meta_site, meta_age FROM samples ORDER BY run_id")
+    assert rows == [
+        {"run_id": "a", "sample_index": 0, "meta_site": "Lyon", "meta_age": None},
+        {"run_id": "b", "sample_index": 1, "meta_site": None, "meta_age": 63},
+    ]
+
+
+def test_a_store_may_lie_in_a_folder_with_a_quote_in_its_name(tmp_path: Path, put_rows: PutRows) -> None:
+    put_rows("a", "samples", [{"sample_index": 0}])
+    store = tmp_path / "l'été"
+    store.mkdir()
+    (tmp_path / "tables").rename(store / "tables")
+    assert ask(store, "SELECT count(*) AS n FROM samples", ("a",)) == [{"n": 1}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT max(sample_index) AS n FROM samples;", 2),
+        ("WITH few AS (SELECT * FROM samples WHERE run_id = 'b') SELECT count(*) AS n FROM few", 2),
+        ("WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM t WHERE i < 4) SELECT max(i) AS n FROM t", 4),
+        ("FROM samples SELECT count(*) AS n", 5),
+        ("SELECT n FROM (VALUES (3), (4)) AS t(n) ORDER BY n LIMIT 1", 3),
+        ("VALUES (9)", 9),
+        ("SELECT count(*) AS n FROM range(6)", 6),
+        ("SELECT count(*) AS n FROM (SELECT 1 UNION ALL SELECT 1)", 2),
+        ("SELECT count(DISTINCT s.sample_index) AS n FROM samples s JOIN samples t USING (sample_index)", 3),
+    ],
+)
+def test_every_form_of_select_works(store: Path, sql: str, expected: int) -> None:
+    assert [list(row.values()) for row in ask(store, sql)] == [[expected]]
+
+
+def test_describe_lists_the_columns(store: Path) -> None:
+    names = [row["column_name"] for row in ask(store, "DESCRIBE confusion")]
+    assert names == ["label", "prediction", "dominant_class", "sample_count", "energy_frac", "run_id"]
+
+
+# What a query cannot do. {tables} lies inside the one folder that the connection may touch.
+
+REFUSED = [
+    "COPY samples TO '{tables}/x.csv'",
+    "COPY (SELECT 1) TO '{tables}/x.parquet'",
+    "COPY samples FROM '{outside}'",
+    "ATTACH '{tables}/x.db'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "PRAGMA database_list",
+    "PRAGMA enable_profiling",
+    "SET memory_limit = '99GB'",
+    "SET enable_external_access = true",
+    "RESET lock_configuration",
+    "CREATE TABLE x (i INT)",
+    "CREATE VIEW x AS SELECT 1",
+    "CREATE MACRO x() AS 1",
+    "CREATE SECRET (TYPE s3)",
+    "INSERT INTO failures VALUES (1, 'a', 'b', 'c', 'd')",
+    "UPDATE failures SET stage = 'x'",
+    "DELETE FROM failures",
+    "DROP VIEW samples",
+    "ALTER VIEW samples RENAME TO x",
+    "EXPORT DATABASE '{tables}/x'",
+    "IMPORT DATABASE '{tables}/x'",
+    "CALL pragma_version()",
+    "CHECKPOINT",
+    "BEGIN",
+    "USE memory",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{tables}/x.csv'",
+    "PREPARE x AS COPY (SELECT 1) TO '{tables}/x.csv'",
+    # A SELECT that writes on its way: DuckDB 2 takes these inside a WITH.
+    "WITH x AS (COPY (SELECT 1) TO '{tables}/x.parquet') SELECT 1",
+    "WITH x AS (COPY (SELECT 1) TO '{published}' (FORMAT parquet)) SELECT * FROM x",
+    "SELECT * FROM (WITH x AS (COPY (SELECT 1) TO '{tables}/x.csv') SELECT * FROM x)",
+    "DESCRIBE WITH x AS (COPY (SELECT 1) TO '{tables}/x.csv') SELECT 1",
+    "WITH x AS (INSERT INTO failures VALUES (1, 'a', 'b', 'c', 'd') RETURNING *) SELECT * FROM x",
+    "WITH x AS (UPDATE failures SET stage = 'x' RETURNING *) SELECT * FROM x",
+    "WITH x AS (DELETE FROM failures RETURNING *) SELECT * FROM x",
+    # SQL inside a string.
+    "FROM query('WITH x AS (COPY (SELECT 1) TO ''{tables}/x.csv'') SELECT 1')",
+    "FROM system.main.QUERY('WITH x AS (COPY (SELECT 1) TO ''{tables}/x.csv'') SELECT 1')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('WITH x AS (COPY (SELECT 1) TO ''{tables}/x.csv'') SELECT 1'))",
+    # Several statements, and none.
+    "SELECT 1; SELECT 2",
+    "SELECT 1; COPY (SELECT 1) TO '{tables}/x.csv'",
+    "COPY (SELECT 1) TO '{tables}/x.csv'; SELECT 1",
+    "",
+    "   \n",
+    ";",
+    "-- only a comment",
+    "/* only a comment */",
+    # Files.
+    "SELECT * FROM read_csv('{outside}')",
+    "SELECT * FROM read_text('{outside}')",
+    "SELECT * FROM read_blob('{outside}')",
+    "SELECT * FROM read_json('{outside}')",
+    "SELECT * FROM read_text('{tables}/../secret.csv')",
+    "SELECT * FROM glob('{store}/*')",
+    "SELECT * FROM '{outside}'",
+    "SELECT (SELECT content FROM read_text('{outside}')) AS stolen",
+    "SELECT * FROM sniff_csv('{outside}')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    # The rows of a run that is not published.
+    "SELECT * FROM read_parquet('{unfinished}')",
+    "SELECT * FROM '{unfinished}'",
+    "SELECT * FROM parquet_metadata('{unfinished}')",
+    "SELECT * FROM glob('{tables}/**')",
+    # A variable of the Python program.
+    "SELECT * FROM rows",
+]
+
+
+@pytest.mark.parametrize("template", REFUSED)
+def test_what_is_more_than_a_select_of_the_tables_is_refused_and_writes_nothing(
+    store: Path, template: str, files_of: FilesOf
+) -> None:
+    outside = store / "secret.csv"
+    outside.write_text("word\nxyzzy\n")
+    places = {"published": "a", "unfinished": "unfinished"}
+    paths = {name: store / "tables" / "samples" / f"run_id={run}" / "part-0.parquet" for name, run in places.items()}
+    sql = template.format(tables=store / "tables", store=store, outside=outside, **paths)
+    rows = pa.table({"word": ["xyzzy"]})
+    before = files_of(store)
+    connection = connect(store, ["a", "b"])
+    with pytest.raises(InputError) as caught:
+        select(connection, sql)
+    assert files_of(store) == before
+    assert "\n" not in str(caught.value)
+    assert "xyzzy" not in str(caught.value)
+    # The connection is as it was.
+    assert select(connection, "SELECT count(*) AS n FROM samples").to_pylist() == [{"n": 5}]
+    assert select(connection, "SELECT count(*) AS n FROM failures").to_pylist() == [{"n": 0}]
+    assert rows.num_rows == 1
+
+
+def test_the_refused_forms_do_write_where_nothing_stops_them(tmp_path: Path) -> None:
+    """Else the test above proves nothing of them."""
+    import duckdb
+
+    inner = "WITH x AS (COPY (SELECT 1) TO ''{0}'') SELECT 1"
+    forms = [inner.replace("''", "'"), f"FROM json_execute_serialized_sql(json_serialize_sql('{inner}'))"]
+    for number, sql in enumerate(forms):
+        target = tmp_path / f"{number}.csv"
+        connection = duckdb.connect()
+        (statement,) = connection.extract_statements(sql.format(target))
+        assert statement.type == duckdb.StatementType.SELECT
+        connection.sql(sql.format(target)).to_arrow_table()
+        assert target.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("sample", "samples"),
+        ("Responces", "responses"),
+        ("confusions", "confusion"),
+        ("class_stat", "class_stats"),
+        ("run", "runs"),
+    ],
+)
+def test_an_unknown_table_names_the_nearest_of_ours(store: Path, wrong: str, right: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ask(store, f"SELECT * FROM {wrong}")
+    assert f"table '{wrong}' does not exist: did you mean '{right}'?" in str(caught.value)
+    assert all(table in str(caught.value) for table in SCHEMAS)
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        ("SELEC label FROM samples", "SELEC"),
+        ("SELECT label,\nFROM\n  samples\nWHERE WHERE", "WHERE"),
+        ("SELECT nothing_like_it FROM samples", "nothing_like_it"),
+        ("SELECT no_function(label) FROM samples", "no_function"),
+        ("SELECT $label", "label"),
+        ("SELECT 'x'::INT", "x"),
+    ],
+)
+def test_a_faulty_query_is_explained_in_one_line(store: Path, sql: str, named: str) -> None:
+    with pytest.raises(InputError, match=r"^the query cannot be run: ") as caught:
+        ask(store, sql)
+    assert "\n" not in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_parameters_are_values_and_never_sql(store: Path) -> None:
+    sql = "SELECT count(*) AS n FROM samples WHERE run_id = $run_id"
+    assert ask(store, sql, run_id="a' OR '1' = '1") == [{"n": 0}]
+    assert ask(store, sql, run_id="a") == [{"n": 3}]
