@@ -133,6 +133,7 @@ def bar_panel(base: Any, rows: Sequence[Row], column: str, title: str, number_fo
     names = class_axis([row["name"] for row in rows], shows_names=False)
     x = alt.X(
         f"{column}:Q",
+        stack=None,
         title=title,
         axis=alt.Axis(tickCount=3, format=number_format, labelFlush=False),
         scale=alt.Scale(zero=True),

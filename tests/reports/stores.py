@@ -61,7 +61,7 @@ def sample(
         "positive_area_frac": 0.5 if has_map else 0.0,
         "energy": 2.0,
         "peak": 1.0,
-        "sparseness": (index + 1) / 16 if has_map else None,
+        "sparseness": (index + 1) / 32 if has_map else None,
         "complexity": 3.0 if has_map else None,
         "centroid_y": 4.0 + index if has_map else None,
         "centroid_x": 10.0 if has_map else None,

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from reports.report import render, write_report
 from storage.runs import Run
 from tests.reports.page import Page, parse
@@ -55,9 +57,10 @@ def test_links_lead_somewhere_and_ids_are_unique(small_page: Page) -> None:
     assert len(links) == 9
 
 
-def test_landmarks_and_language(small_page: Page) -> None:
+def test_landmarks_and_language(small_html: str, small_page: Page) -> None:
     counts = {name: len(small_page.all(name)) for name in ("header", "main", "nav", "footer", "h1")}
     assert counts == dict.fromkeys(counts, 1)
+    assert small_html.startswith("<!doctype html>\n")
     assert small_page.all("html")[0].attributes["lang"] == "en"
 
 
@@ -102,13 +105,10 @@ def test_the_report_does_not_decide(small_html: str) -> None:
     assert "supplies evidence for a decision" in small_html
 
 
-def test_unbalanced_pages_would_be_noticed() -> None:
-    for broken in ("<main><p></main>", "<main>", "</main>"):
-        try:
-            parse(broken)
-        except (ValueError, IndexError):
-            continue
-        raise AssertionError(f"{broken} was taken for balanced")
+@pytest.mark.parametrize("broken", ["<main><p></main>", "<main>", "<main></main></p>"])
+def test_unbalanced_pages_are_noticed(broken: str) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        parse(broken)
 
 
 def test_charts_are_loaded_only_when_drawn() -> None:

@@ -1,0 +1,502 @@
+"""The config: what it may say, what stands above it, and that every fault is named."""
+
+import json
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.config import AuditConfig, known_keys, load_config
+from storage.errors import InputError
+
+FLOWS = Path(__file__).parents[2] / "flows"
+
+MINIMAL = """
+[dataset]
+format = "idx"
+path = "images.idx"
+
+[input]
+channels = 1
+height = 28
+width = 30
+
+[model]
+factory = "nets:build"
+"""
+
+
+def load(folder: Path, text: str = MINIMAL, *settings: str, environment: Mapping[str, str] | None = None) -> AuditConfig:
+    """environment: nothing of the real one is read."""
+    path = folder / "audit.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, settings, environment or {})
+
+
+def fault(folder: Path, text: str = MINIMAL, *settings: str, environment: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        load(folder, text, *settings, environment=environment)
+    return str(caught.value)
+
+
+def schema_keys(definition: Mapping[str, Any] | None = None, prefix: str = "") -> Iterator[str]:
+    """Every key that the JSON schema of the config has."""
+    schema = AuditConfig.model_json_schema()
+    for name, field in (definition or schema)["properties"].items():
+        reference = field.get("$ref") or next(iter(field.get("allOf", [{}]))).get("$ref")
+        if reference:
+            yield from schema_keys(schema["$defs"][reference.rsplit("/", 1)[1]], f"{prefix}{name}.")
+        elif prefix + name != "folder":
+            yield prefix + name
+
+
+def keys_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict) and prefix + name != "model.arguments":
+            yield from keys_in(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+# What it says.
+
+
+def test_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path).model_dump() == {
+        "name": "audit",
+        "dataset": {"format": "idx", "path": str(tmp_path / "images.idx"), "labels": None, "classes": None},
+        "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
+        "model": {"factory": "nets:build", "weights": None, "arguments": {}},
+        "method": {"rule": "linear", "precision": "float32", "top_k": None, "kept_classes": 20},
+        "compute": {"cluster": "local", "workers": None, "threads": None, "batch_samples": 64, "shard_samples": None},
+        "limits": {"failed_frac_max": 0.01},
+        "report": {"gallery_samples": 8, "seed": 0},
+        "folder": str(tmp_path),
+    }
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    text = """
+    name = "all"
+    [dataset]
+    format = "manifest"
+    path = "/data/m.csv"
+    labels = "l.idx"
+    classes = ["a", "b"]
+    [input]
+    channels = 3
+    height = 224
+    width = 200
+    mean = [0.5, 0, 1.0]
+    std = [1, 1, 0.25]
+    resize = "stretch"
+    [model]
+    factory = "a.b:c"
+    weights = "w.pt"
+    arguments = { depth = 3, names = ["x"], deep = { on = true } }
+    [method]
+    rule = "guided"
+    precision = "bfloat16"
+    top_k = 5
+    kept_classes = 7
+    [compute]
+    cluster = "tcp://host:8786"
+    workers = 3
+    threads = 2
+    batch_samples = 8
+    shard_samples = 48
+    [limits]
+    failed_frac_max = 0
+    [report]
+    gallery_samples = 0
+    seed = -4
+    """
+    config = load(tmp_path, text)
+    assert config.model_dump(exclude={"folder"}) == {
+        "name": "all",
+        "dataset": {"format": "manifest", "path": "/data/m.csv", "labels": str(tmp_path / "l.idx"), "classes": ("a", "b")},
+        "input": {
+            "channels": 3,
+            "height": 224,
+            "width": 200,
+            "mean": (0.5, 0.0, 1.0),
+            "std": (1.0, 1.0, 0.25),
+            "resize": "stretch",
+        },
+        "model": {
+            "factory": "a.b:c",
+            "weights": str(tmp_path / "w.pt"),
+            "arguments": {"depth": 3, "names": ["x"], "deep": {"on": True}},
+        },
+        "method": {"rule": "guided", "precision": "bfloat16", "top_k": 5, "kept_classes": 7},
+        "compute": {"cluster": "tcp://host:8786", "workers": 3, "threads": 2, "batch_samples": 8, "shard_samples": 48},
+        "limits": {"failed_frac_max": 0.0},
+        "report": {"gallery_samples": 0, "seed": -4},
+    }
+    assert config.dataset_spec.classes == ("a", "b")
+    assert config.input_spec.std == (1.0, 1.0, 0.25)
+    assert (config.model_spec.factory, config.model_spec.search_path) == ("a.b:c", str(tmp_path))
+    assert sorted(keys_in(tomllib.loads(text))) == sorted(schema_keys()), "every key is in this test"
+
+
+def test_known_keys_are_those_of_the_schema() -> None:
+    assert sorted(known_keys()) == sorted(schema_keys())
+
+
+# Faults.
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        (MINIMAL.replace("path =", "pth ="), ["key 'dataset.path' is missing", "unknown key 'dataset.pth'", "'dataset.path'?"]),
+        (MINIMAL + '[method]\nrulle = "linear"', ["unknown key 'method.rulle': did you mean 'method.rule'?"]),
+        (MINIMAL + "[reports]\nseed = 1", ["unknown key 'reports': did you mean 'report."]),
+        ("nam = 'x'\n" + MINIMAL, ["unknown key 'nam': did you mean 'name'?"]),
+        (MINIMAL.replace('factory = "nets:build"', ""), ["key 'model.factory' is missing"]),
+        ("", ["key 'dataset' is missing", "key 'input' is missing", "key 'model' is missing"]),
+        (MINIMAL.replace("28", '"28"'), ["key 'input.height' is \"28\": input should be a valid integer"]),
+        (MINIMAL.replace("28", "28.0"), ["key 'input.height' is 28.0: input should be a valid integer"]),
+        (MINIMAL.replace("28", "true"), ["key 'input.height' is true: input should be a valid integer"]),
+        (MINIMAL.replace("28", "0"), ["key 'input.height' is 0: input should be greater than 0"]),
+        (MINIMAL.replace("channels = 1", "channels = 2"), ["key 'input.channels' is 2: input should be 1 or 3"]),
+        (MINIMAL.replace('"idx"', '"tar"'), ["key 'dataset.format' is \"tar\"", "'idx', 'folder' or 'manifest'"]),
+        (MINIMAL.replace('"images.idx"', "3"), ["key 'dataset.path' is 3: input should be a valid string"]),
+        (MINIMAL + '[method]\nrule = "lrp"', ["key 'method.rule' is \"lrp\"", "'linear', 'deconv', 'gradient' or 'guided'"]),
+        (MINIMAL + "[compute]\nshard_samples = 40", ["key 'compute.shard_samples' is 40", "multiple of 16"]),
+        (MINIMAL + '[compute]\ncluster = "slurm"', ["key 'compute.cluster' is \"slurm\""]),
+        (
+            MINIMAL + "[limits]\nfailed_frac_max = 1.5",
+            ["key 'limits.failed_frac_max' is 1.5: input should be less than or equal to 1"],
+        ),
+        (MINIMAL + "[limits]\nfailed_frac_max = nan", ["key 'limits.failed_frac_max' is NaN"]),
+        ("dataset = 3", ["key 'dataset' is 3: input should be an object"]),
+        ("model = []\n" + MINIMAL.replace("[model]\nfactory", "#"), ["key 'model' is []: input should be an object"]),
+        (MINIMAL + "[[report]]\nseed = 1", ["key 'report' is [{\"seed\": 1}]: input should be an object"]),
+        ("folder = '/'\n" + MINIMAL, ["unknown key 'folder'"]),
+        ("name = ''\n" + MINIMAL, ["key 'name' is \"\""]),
+        ("name = ", ["is not TOML"]),
+        ("a = 1\na = 2", ["is not TOML"]),
+        ("a = " + "1" * 5000, ["is not TOML"]),
+        ("a = " + "[" * 5000, ["is not TOML"]),
+    ],
+)
+def test_a_fault_names_file_key_and_fix(tmp_path: Path, text: str, messages: list[str]) -> None:
+    message = fault(tmp_path, text)
+    assert message.startswith(f"config '{tmp_path / 'audit.toml'}'")
+    assert [part for part in messages if part not in message] == []
+
+
+def test_several_faults_are_named_at_once(tmp_path: Path) -> None:
+    message = fault(tmp_path, MINIMAL.replace("28", "0").replace("30", "-1") + "[method]\ntop_k = 0")
+    assert [key for key in ("input.height", "input.width", "method.top_k") if f"key '{key}'" not in message] == []
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"no\.toml' cannot be read \(No such file or directory\): 'clear-audit init' writes one"
+    ):
+        load_config(tmp_path / "no.toml", (), {})
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        load_config(tmp_path, (), {})
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"audit\.toml' is not TOML"):
+        load_config(tmp_path / "audit.toml", (), {})
+
+
+# What stands above it.
+
+
+def test_a_flag_stands_above_the_environment_above_the_file_above_the_default(tmp_path: Path) -> None:
+    file = MINIMAL + '[method]\nrule = "deconv"'
+    environment = {"CLEAR_AUDIT_METHOD_RULE": "gradient"}
+    assert load(tmp_path).method.rule == "linear"
+    assert load(tmp_path, file).method.rule == "deconv"
+    assert load(tmp_path, file, environment=environment).method.rule == "gradient"
+    assert load(tmp_path, file, "method.rule=guided", environment=environment).method.rule == "guided"
+    assert load(tmp_path, file, "method.rule=guided", "method.rule=linear").method.rule == "linear"
+    assert load(tmp_path, MINIMAL, environment=environment).method.rule == "gradient"
+
+
+def test_the_environment_of_the_process_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "audit.toml").write_text(MINIMAL)
+    monkeypatch.setenv("CLEAR_AUDIT_REPORT_SEED", "12")
+    assert load_config(tmp_path / "audit.toml").report.seed == 12
+
+
+@pytest.mark.parametrize("key", known_keys())
+def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> None:
+    values = {
+        "name": '"n"',
+        "dataset.format": '"folder"',
+        "dataset.path": '"/p"',
+        "dataset.labels": '"/l"',
+        "dataset.classes": '["a"]',
+        "input.channels": "3",
+        "input.height": "9",
+        "input.width": "9",
+        "input.mean": "[0.5]",
+        "input.std": "[0.5]",
+        "input.resize": '"none"',
+        "model.factory": '"a:b"',
+        "model.weights": '"/w"',
+        "model.arguments": "{ a = 1 }",
+        "method.rule": '"guided"',
+        "method.precision": '"bfloat16"',
+        "method.top_k": "9",
+        "method.kept_classes": "9",
+        "compute.cluster": '"cuda"',
+        "compute.workers": "9",
+        "compute.threads": "9",
+        "compute.batch_samples": "9",
+        "compute.shard_samples": "32",
+        "limits.failed_frac_max": "0.5",
+        "report.gallery_samples": "9",
+        "report.seed": "9",
+    }
+    expected = tomllib.loads(f"value = {values[key]}")["value"]
+    variable = "CLEAR_AUDIT_" + key.upper().replace(".", "_")
+    for config in (load(tmp_path, MINIMAL, f"{key}={values[key]}"), load(tmp_path, environment={variable: values[key]})):
+        found: Any = config
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert (list(found) if isinstance(found, tuple) else found) == expected
+        assert found != load(tmp_path).model_dump().get(key)
+
+
+def test_text_needs_no_quotes(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        MINIMAL,
+        "name=my audit, of = everything",
+        "model.weights=/w/x.pt",
+        environment={"CLEAR_AUDIT_METHOD_RULE": "guided"},
+    )
+    assert (config.name, config.model.weights, config.method.rule) == ("my audit, of = everything", "/w/x.pt", "guided")
+
+
+def test_an_unknown_variable_names_the_nearest(tmp_path: Path) -> None:
+    message = fault(tmp_path, environment={"CLEAR_AUDIT_METOD_RULE": "linear"})
+    assert message == "environment variable CLEAR_AUDIT_METOD_RULE is not known: did you mean CLEAR_AUDIT_METHOD_RULE?"
+
+
+def test_variables_of_others_and_the_stores_are_left_alone(tmp_path: Path) -> None:
+    assert load(
+        tmp_path, environment={"CLEAR_AUDIT_STORE": "/s", "CLEAR_AUDITOR": "x", "PATH": "/bin", "clear_audit_name": "x"}
+    ) == load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("metod.rule=linear", "unknown key 'metod.rule', did you mean 'method.rule'?"),
+        ("method.rule", "is not of the form section.key=value"),
+        ("folder=/", "unknown key 'folder'"),
+        ("dataset=3", "unknown key 'dataset'"),
+        ("=3", "unknown key ''"),
+        ("method.top_k=many", "key 'method.top_k' is \"many\": input should be a valid integer"),
+    ],
+)
+def test_a_faulty_setting_is_named(tmp_path: Path, setting: str, message: str) -> None:
+    assert message in fault(tmp_path, MINIMAL, setting)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "section"),
+    [
+        ("dataset = 3", "dataset.path=x", "dataset"),
+        ("model = [1]", "model.arguments.x=1", "model"),
+        (MINIMAL + "[[report]]\nseed = 1", "report.seed=3", "report"),
+        (MINIMAL + "arguments = { a = 1 }", "model.arguments.a.b=1", "a"),
+    ],
+)
+def test_a_setting_below_what_is_no_section_is_named(tmp_path: Path, text: str, setting: str, section: str) -> None:
+    message = fault(tmp_path, text, setting)
+    assert f"'{setting.partition('=')[0]}' cannot be set, for '{section}' is not a section" in message
+
+
+def test_single_arguments_of_the_model_are_set_beside_the_others(tmp_path: Path) -> None:
+    text = MINIMAL + "arguments = { depth = 3, width = 4 }"
+    config = load(tmp_path, text, "model.arguments.width=5", "model.arguments.kind=wide", "model.arguments.deep.on=true")
+    assert config.model.arguments == {"depth": 3, "width": 5, "kind": "wide", "deep": {"on": True}}
+    assert load(tmp_path, MINIMAL, "model.arguments.width=5").model.arguments == {"width": 5}
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("written", "resolved"),
+    [
+        ("data/x.idx", "{folder}/data/x.idx"),
+        ("./x.idx", "{folder}/x.idx"),
+        ("../x.idx", "{folder}/../x.idx"),
+        ("/data/x.idx", "/data/x.idx"),
+        ("~/x.idx", "/home/tester/x.idx"),
+        ("~nobody-has-this-name/x", "{folder}/~nobody-has-this-name/x"),
+        ("s3://bucket/x.idx", "s3://bucket/x.idx"),
+        ("memory://x", "memory://x"),
+    ],
+)
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, resolved: str) -> None:
+    monkeypatch.setenv("HOME", "/home/tester")
+    expected = resolved.format(folder=tmp_path)
+    keys = ("dataset.path", "dataset.labels", "model.weights")
+    from_flags = load(tmp_path, MINIMAL, *(f"{key}={written}" for key in keys))
+    text = MINIMAL.replace("images.idx", written).replace("[input]", f'labels = "{written}"\n[input]') + f'weights = "{written}"'
+    for config in (from_flags, load(tmp_path, text)):
+        assert (config.dataset.path, config.dataset.labels, config.model.weights) == (expected, expected, expected)
+
+
+def test_paths_do_not_depend_on_where_the_config_is_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    absolute = load(inner)
+    monkeypatch.chdir(tmp_path)
+    relative = load_config(Path("inner/audit.toml"), (), {})
+    assert relative == absolute
+    assert (relative.dataset.path, relative.folder) == (str(inner / "images.idx"), str(inner))
+
+
+# The hash.
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "compute.workers=7",
+        "compute.cluster=tcp://elsewhere:1",
+        "report.gallery_samples=1",
+        "report.seed=9",
+        "limits.failed_frac_max=0.5",
+    ],
+)
+def test_the_hash_is_not_of_where_it_is_computed_nor_of_what_is_shown(tmp_path: Path, setting: str) -> None:
+    changed = load(tmp_path, MINIMAL, setting)
+    assert changed != load(tmp_path)
+    assert changed.config_hash == load(tmp_path).config_hash
+
+
+def test_the_hash_is_of_all_that_decides_the_result(tmp_path: Path) -> None:
+    deciding = [
+        "method.rule=guided",
+        "method.precision=bfloat16",
+        "method.top_k=3",
+        "method.kept_classes=3",
+        "model.factory=nets:other",
+        "model.arguments.width=4",
+        "model.weights=/w.pt",
+        "dataset.path=/other",
+        "dataset.labels=/labels",
+        'dataset.classes=["a", "b"]',
+        'dataset.classes=["b", "a"]',
+        "input.height=29",
+        "input.resize=stretch",
+        "input.mean=[0.5]",
+        "compute.shard_samples=32",
+    ]
+    hashes = {load(tmp_path).config_hash} | {load(tmp_path, MINIMAL, setting).config_hash for setting in deciding}
+    assert len(hashes) == 1 + len(deciding)
+    assert all(len(value) == 64 for value in hashes)
+
+
+def test_the_hash_does_not_depend_on_how_the_config_is_written(tmp_path: Path) -> None:
+    sections = MINIMAL.strip().split("\n\n")
+    other = "# a comment\n" + "\n".join(reversed(sections)).replace('"nets:build"', "'nets:build'")
+    one = load(tmp_path, MINIMAL + 'arguments = { a = 2, b = 1 }\nweights = "w.pt"')
+    two = load(tmp_path, other, "model.arguments.b=1", "model.arguments.a=2", environment={"CLEAR_AUDIT_MODEL_WEIGHTS": "w.pt"})
+    assert one.config_hash == two.config_hash
+
+
+# The files that come with the product.
+
+
+def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) -> None:
+    text = (FLOWS / "init.toml").read_text(encoding="utf-8")
+    load(tmp_path, text)
+    lines = text.split("\n")
+    uncommented = "\n".join(line.removeprefix("# ") if line.startswith("# ") and " = " in line else line for line in lines)
+    assert sorted(keys_in(tomllib.loads(uncommented))) == sorted(schema_keys())
+    config = load(tmp_path, uncommented)
+    assert config.compute.workers == 2
+    described = [line for line in uncommented.split("\n") if " = " in line and not line.startswith("name")]
+    assert [line for line in described if "# " not in line and not line.startswith(("height", "width", "std"))] == []
+
+
+def test_init_shows_the_defaults(tmp_path: Path) -> None:
+    """What it does not leave to the user is what stands there anyway."""
+    shown, default = load(tmp_path, (FLOWS / "init.toml").read_text(encoding="utf-8")), load(tmp_path)
+    for section in ("method", "compute", "limits", "report"):
+        assert getattr(shown, section) == getattr(default, section)
+
+
+def test_the_demo_loads_and_its_files_are_there() -> None:
+    config = load_config(FLOWS / "demo" / "demo.toml", (), {})
+    assert config.name == "mnist-demo"
+    assert (config.input.height, config.input.width, config.input.channels) == (28, 28, 1)
+    for path in (config.dataset.path, config.dataset.labels, config.model.weights):
+        assert path is not None
+        assert Path(path).is_file()
+
+
+# Nothing that anybody can write is more than an InputError.
+
+
+def load_anything(text: str, *settings: str) -> AuditConfig | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return load(Path(folder), text, *settings)
+        except InputError as error:
+            assert str(error).strip()
+            return None
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.text())
+def test_any_text_is_a_config_or_an_input_error(text: str) -> None:
+    assert load_anything(text) is None
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("NaN", "nan").replace("Infinity", "inf").replace("\x7f", "\\u007f")
+
+
+names = st.sampled_from(sorted({part for key in known_keys() for part in key.split(".")}) + ["other", "folder", ""])
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["~x", "a\x00b", "s3://", "idx", ""])
+    | st.text(max_size=6)
+)
+scalars = scalars.filter(lambda value: value is not None)
+trees = st.dictionaries(
+    names, st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4))
+)
+flags = st.lists(
+    st.tuples(st.sampled_from([*known_keys(), "model.arguments.x", "model.arguments.x.y", "a.b"]), scalars), max_size=3
+)
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(tree=trees, flags=flags, complete=st.booleans())
+def test_any_tree_of_values_is_a_config_or_an_input_error(
+    tree: dict[str, Any], flags: list[tuple[str, Any]], complete: bool
+) -> None:
+    whole = (tomllib.loads(MINIMAL) if complete else {}) | tree
+    text = "".join(f"{json.dumps(key)} = {toml(value)}\n" for key, value in whole.items())
+    tomllib.loads(text)
+    load_anything(text, *(f"{key}={value}" for key, value in flags))

@@ -1,0 +1,367 @@
+"""Shards joined into a run, and its aggregates against the same sums in plain Python."""
+
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.aggregates import gather
+from storage.errors import InputError
+from storage.maps import MapShape, open_maps, write_shard
+from storage.runs import Plan, Run, commit_attempt, create_run, open_attempt, read_commits
+from storage.tables import SCHEMAS, write_table
+
+MakePlan = Callable[..., Plan]
+FilesOf = Callable[[Path], dict[str, str]]
+Row = dict[str, Any]
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+"""No sample has the label of the last one, and none is predicted as the third."""
+
+STARTED, FINISHED = datetime(2026, 11, 21, 3, tzinfo=UTC), datetime(2026, 11, 21, 3, 2, 30, tzinfo=UTC)
+FACTS = {"model_factory": "m:build", "dataset_path": "/data", "rule": "linear", "precision": "float32"}
+FAILED = {5, 17, 18}
+UNCERTAIN = ("sparseness", "complexity", "dominance_margin", "class_cosine", "centroid_y", "centroid_x", "spread")
+META = pa.field("meta_site", pa.string())
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run whose shards are committed, and what went into them."""
+
+    run: Run
+    plan: Plan
+    samples: list[Row]
+    responses: list[Row]
+    failures: list[Row]
+    dominant_class: np.ndarray
+    dominant_response: np.ndarray
+
+
+def sample(index: int, generator: np.random.Generator) -> Row:
+    row: Row = {field.name: float(np.float32(generator.random())) for field in SCHEMAS["samples"] if field.type == pa.float32()}
+    label = None if index % 11 == 3 else int(generator.integers(0, 3))
+    prediction = int(generator.choice([0, 1, 3]))
+    dominant = None if index % 7 == 2 else int(generator.integers(0, 4))
+    row |= {"sample_index": index, "sample_id": f"{index}.png", "content_hash": f"{index:064x}", "label": label}
+    row |= {"prediction": prediction, "is_correct": None if label is None else label == prediction, "dominant_class": dominant}
+    if dominant is None:
+        row |= dict.fromkeys(("dominant_energy_frac", "prediction_energy_frac", "label_energy_frac", *UNCERTAIN))
+    if label is None:
+        row["label_energy_frac"] = None
+    return row | {"meta_site": f"site-{index % 2}"}
+
+
+def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
+    """40 samples in shards of 16, 16 and 8; three of the samples failed. The same at every call."""
+    generator = np.random.default_rng(7)
+    plan = make_plan(class_names=CLASSES, created_at=STARTED)
+    samples = [sample(index, generator) for index in range(40) if index not in FAILED]
+    responses = [
+        {"sample_index": row["sample_index"], "class_index": label, "energy": float(np.float32(generator.random()))}
+        for row in samples
+        for label in (0, 3)
+    ]
+    failures = [
+        {"sample_index": index, "sample_id": f"{index}.png", "stage": "read", "reason": "broken"} for index in sorted(FAILED)
+    ]
+    dominant_class = generator.integers(-1, 4, (40, plan.height, plan.width)).astype(np.int16)
+    dominant_response = generator.integers(0, 512, dominant_class.shape).astype(np.float32)
+    dominant_response[:, 0, 0] = 512
+    dominant_class[16:32], dominant_response[16:32] = -1, 0  # a shard without any response
+    run = create_run(store, plan)
+    rows = {"samples": samples, "responses": responses, "failures": failures}
+    for shard in plan.shards():
+        if shard.index not in only:
+            continue
+        attempt = open_attempt(run, shard)
+        own = slice(shard.start, shard.stop)
+        shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
+        write_shard(attempt / "maps.zarr", shape, dominant_class[own], dominant_response[own])
+        counts = {}
+        for table, every in rows.items():
+            part = [row for row in every if shard.start <= row["sample_index"] < shard.stop]
+            fields = [*SCHEMAS[table], *([META] if table == "samples" else [])]
+            schema = pa.schema(fields, metadata=SCHEMAS[table].metadata)
+            write_table(pa.Table.from_pylist(part, schema=schema), attempt / f"{table}.parquet")
+            counts[table] = len(part)
+        assert commit_attempt(run, attempt, shard, counts["samples"], counts["failures"], 1.0)
+    return Work(run, plan, samples, responses, failures, dominant_class, dominant_response)
+
+
+@pytest.fixture
+def work(tmp_path: Path, make_plan: MakePlan) -> Work:
+    return build(tmp_path, make_plan)
+
+
+def join(work: Work) -> dict[str, str]:
+    return gather(work.run, work.plan, {"rule": "linear"}, FACTS, FINISHED)
+
+
+def rows_of(work: Work, table: str) -> list[Row]:
+    rows: list[Row] = pq.ParquetFile(work.run.table(table)).read().to_pylist()
+    return rows
+
+
+def mean(rows: list[Row], column: str) -> float | None:
+    """Over the rows where it is known; unknown where it is known nowhere."""
+    known = [row[column] for row in rows if row[column] is not None]
+    return statistics.fmean(known) if known else None
+
+
+def quantile(rows: list[Row], column: str, share: float) -> float | None:
+    known = [row[column] for row in rows if row[column] is not None]
+    return float(np.quantile(known, share)) if known else None
+
+
+def std(rows: list[Row], column: str) -> float | None:
+    known = [row[column] for row in rows if row[column] is not None]
+    return statistics.pstdev(known) if known else None
+
+
+def agreement(rows: list[Row]) -> float | None:
+    return statistics.fmean(row["dominant_class"] == row["prediction"] for row in rows) if rows else None
+
+
+def check(found: list[Row], expected: list[Row]) -> None:
+    assert len(found) == len(expected)
+    for got, wanted in zip(found, expected, strict=True):
+        assert list(got) == list(wanted)
+        assert got == {
+            name: pytest.approx(value, rel=1e-6, abs=1e-9) if isinstance(value, float) else value
+            for name, value in wanted.items()
+        }
+
+
+def test_the_samples_have_what_the_aggregates_must_cope_with(work: Work) -> None:
+    labels, dominant = Counter(row["label"] for row in work.samples), Counter(row["dominant_class"] for row in work.samples)
+    assert set(labels) == {None, 0, 1, 2}
+    assert set(dominant) == {None, 0, 1, 2, 3}
+    assert {row["prediction"] for row in work.samples} == {0, 1, 3}
+    assert any(row["label"] is None and row["dominant_class"] is None for row in work.samples)
+
+
+def test_class_stats(work: Work) -> None:
+    join(work)
+    expected = []
+    for label, name in enumerate(CLASSES):
+        own = [row for row in work.samples if row["label"] == label]
+        expected.append(
+            {
+                "class_index": label,
+                "class_name": name,
+                "sample_count": len(own),
+                "prediction_count": sum(row["prediction"] == label for row in work.samples),
+                "correct_count": sum(row["prediction"] == label for row in own),
+                "dominant_count": sum(row["dominant_class"] == label for row in work.samples),
+                "correct_frac": mean(own, "is_correct"),
+                "agreement_frac": agreement(own),
+                "probability_mean": mean(own, "probability"),
+                "label_energy_frac_mean": mean(own, "label_energy_frac"),
+                "prediction_energy_frac_mean": mean(own, "prediction_energy_frac"),
+                "sparseness_mean": mean(own, "sparseness"),
+                "sparseness_p10": quantile(own, "sparseness", 0.1),
+                "sparseness_p50": quantile(own, "sparseness", 0.5),
+                "sparseness_p90": quantile(own, "sparseness", 0.9),
+                "complexity_mean": mean(own, "complexity"),
+                "dominance_margin_mean": mean(own, "dominance_margin"),
+                "class_cosine_mean": mean(own, "class_cosine"),
+            }
+        )
+    assert expected[3]["sample_count"] == 0
+    assert expected[3]["correct_frac"] is None
+    check(rows_of(work, "class_stats"), expected)
+
+
+def test_confusion(work: Work) -> None:
+    join(work)
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in work.samples:
+        groups.setdefault((row["label"], row["prediction"], row["dominant_class"]), []).append(row)
+    order = sorted(groups, key=lambda key: [(part is None, part or 0) for part in key])
+    expected = [
+        dict(zip(("label", "prediction", "dominant_class"), key, strict=True))
+        | {"sample_count": len(groups[key]), "energy_frac": mean(groups[key], "dominant_energy_frac")}
+        for key in order
+    ]
+    assert any(row["dominant_class"] is None and row["energy_frac"] is None for row in expected)
+    check(rows_of(work, "confusion"), expected)
+    assert sum(row["sample_count"] for row in rows_of(work, "confusion")) == 37
+
+
+def test_localization(work: Work) -> None:
+    join(work)
+    expected = []
+    for label, name in enumerate(CLASSES):
+        own = [row for row in work.samples if row["label"] == label]
+        expected.append(
+            {
+                "class_index": label,
+                "class_name": name,
+                "sample_count": len(own),
+                "centroid_y_mean": mean(own, "centroid_y"),
+                "centroid_x_mean": mean(own, "centroid_x"),
+                "centroid_y_std": std(own, "centroid_y"),
+                "centroid_x_std": std(own, "centroid_x"),
+                "spread_mean": mean(own, "spread"),
+                "half_energy_area_frac_mean": mean(own, "half_energy_area_frac"),
+                "positive_area_frac_mean": mean(own, "positive_area_frac"),
+            }
+        )
+    check(rows_of(work, "localization"), expected)
+
+
+def test_the_row_of_the_run(work: Work) -> None:
+    join(work)
+    expected = {
+        "name": "audit",
+        "started_at": STARTED,
+        "finished_at": FINISHED,
+        "duration_secs": 150.0,
+        "tool_version": "0.1.0",
+        "model_factory": "m:build",
+        "model_hash": "m0",
+        "dataset_path": "/data",
+        "dataset_hash": "d0",
+        "config_hash": "c0",
+        "rule": "linear",
+        "precision": "float32",
+        "class_count": 4,
+        "class_names": CLASSES,
+        "sample_count": 40,
+        "processed_count": 37,
+        "failed_count": 3,
+        "correct_frac": mean(work.samples, "is_correct"),
+        "agreement_frac": agreement(work.samples),
+        "sparseness_mean": mean(work.samples, "sparseness"),
+        "dominance_margin_mean": mean(work.samples, "dominance_margin"),
+        "class_cosine_mean": mean(work.samples, "class_cosine"),
+    }
+    check(rows_of(work, "runs"), [expected])
+
+
+def test_rows_of_the_shards_come_in_order_with_their_meta_columns(work: Work) -> None:
+    join(work)
+    assert rows_of(work, "samples") == work.samples
+    found = rows_of(work, "responses")
+    assert [{name: row[name] for name in ("sample_index", "class_index", "energy")} for row in found] == work.responses
+    assert rows_of(work, "failures") == work.failures
+    for table, schema in SCHEMAS.items():
+        fields = [*schema, *([META] if table == "samples" else [])]
+        assert pq.read_schema(work.run.table(table)).equals(pa.schema(fields))
+
+
+def test_maps_are_those_of_the_shards(work: Work) -> None:
+    join(work)
+    maps = open_maps(work.run.maps)
+    assert maps.attrs.asdict() == {"rule": "linear"}
+    np.testing.assert_array_equal(maps["dominant_class"][:], work.dominant_class)
+    restored = maps["dominant_response"][:].astype(np.float32) * maps["response_peak"][:][:, None, None]
+    np.testing.assert_array_equal(restored, work.dominant_response)
+
+
+def test_the_artefacts_are_the_maps_files_and_their_hashes(work: Work, files_of: FilesOf) -> None:
+    artefacts = join(work)
+    files = files_of(work.run.store)
+    assert artefacts == {
+        path: digest for path, digest in files.items() if "/maps.zarr/" in path and not path.endswith("zarr.json")
+    }
+    assert len(artefacts) == 9
+
+
+def test_only_the_runs_own_samples_count(work: Work, tmp_path: Path) -> None:
+    join(work)
+    other = Run(work.run.store, "20250101T000000Z-older-0000")
+    for table in SCHEMAS:
+        other.table(table).parent.mkdir(parents=True)
+        shutil.copy(work.run.table(table), other.table(table))
+    join(work)
+    assert rows_of(work, "runs")[0]["processed_count"] == 37
+    assert sum(row["sample_count"] for row in rows_of(work, "confusion")) == 37
+
+
+# After a crash.
+
+
+def result(work: Work, files_of: FilesOf) -> dict[str, str]:
+    """The run's files that readers meet."""
+    return {
+        path: digest for path, digest in files_of(work.run.store).items() if "/attempts/" not in path and "/commits/" not in path
+    }
+
+
+def test_gathering_again_gives_the_same_files(work: Work, files_of: FilesOf) -> None:
+    artefacts = join(work)
+    before = result(work, files_of)
+    assert len(before) == 9 + 4 + 7 + 1  # map files, their JSON, tables, the plan
+    assert join(work) == artefacts
+    assert result(work, files_of) == before
+    shutil.rmtree(work.run.store / "tables")
+    assert join(work) == artefacts
+    assert result(work, files_of) == before
+
+
+class Crash(BaseException):
+    """Nothing catches it."""
+
+
+def test_a_crash_at_any_move_is_mended_by_gathering_again(
+    tmp_path: Path, make_plan: MakePlan, files_of: FilesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = build(tmp_path / "clean", make_plan)
+    artefacts, expected = join(clean), result(clean, files_of)
+    replace, moves = Path.replace, 0
+    for crash_at in range(100):
+        work, moves = build(tmp_path / str(crash_at), make_plan), 0
+
+        def count(source: Path, target: Path, crash_at: int = crash_at) -> Path:
+            nonlocal moves
+            if Path(source).name.startswith(("0", "1", "2")) or Path(source).suffix == ".parquet":
+                if moves == crash_at:
+                    raise Crash
+                moves += 1
+            return replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", count)
+            try:
+                join(work)
+                break
+            except Crash:
+                pass
+        assert join(work) == artefacts
+        assert result(work, files_of) == expected
+        shutil.rmtree(tmp_path / str(crash_at))
+    assert crash_at == 9 + 7  # map files and tables
+
+
+def test_a_shard_that_is_not_committed_is_an_input_error_and_writes_nothing(
+    tmp_path: Path, make_plan: MakePlan, files_of: FilesOf
+) -> None:
+    work = build(tmp_path, make_plan, only=range(1, 2))
+    before = files_of(tmp_path)
+    with pytest.raises(InputError, match=f"run '{work.run.run_id}' lacks 2 shards, first 0: run it again to resume it"):
+        join(work)
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("gone", ["", "maps.zarr", "maps.zarr/response_peak/c/0", "samples.parquet", "failures.parquet"])
+def test_a_commit_whose_files_are_gone_is_an_error_and_not_an_empty_shard(work: Work, gone: str) -> None:
+    path = work.run.attempts / read_commits(work.run)[1].attempt / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=read_commits(work.run)[1].attempt):
+        join(work)
+    assert not work.run.table("class_stats").exists()
+    assert not work.run.is_published
