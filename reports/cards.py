@@ -8,7 +8,7 @@ from itertools import islice
 import duckdb
 
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
-from reports.formats import NO_CLASS, NO_LABEL, percent
+from reports.formats import NO_CLASS, NO_LABEL, percent, significant
 from reports.gallery import GROUPS, Gallery, GallerySample, read_gallery, select_group
 from reports.queries import Answer, Row, ask
 from storage.errors import InputError
@@ -157,7 +157,7 @@ def make_card(run: Run, names: Names, sample: GallerySample, row: Row, shares: S
         )
         for share in shares
     ]
-    return Card(sample.sample_index, row["sample_id"], pictures, facts, swatches, f"{sample.peak:.3g}")
+    return Card(sample.sample_index, row["sample_id"], pictures, facts, swatches, significant(sample.peak))
 
 
 def data_uri(run: Run, sample_index: int, kind: str) -> str:

@@ -81,7 +81,7 @@ def sparseness(rows: Sequence[Row]) -> Markup:
 
     base = alt.Chart(values_of(rows)).encode(y=class_axis([row["name"] for row in rows]))
     title = "Sparseness (0 = energy spread evenly, 1 = all in one pixel)"
-    bars = base.mark_bar(height=10, cornerRadius=5, color=ACCENT, opacity=0.45).encode(
+    bars = base.mark_bar(height=10, cornerRadius=5, color=ACCENT, opacity=0.6).encode(
         x=share_axis("p10", title, ".1f"), x2=alt.X2("p90:Q")
     )
     medians = base.mark_tick(thickness=3, size=16, color=SECOND, opacity=1).encode(x=share_axis("p50", title, ".1f"))

@@ -31,6 +31,11 @@ def decimal(value: float | None, digits: int = 2) -> str:
     return f"{value:z.{digits}f}".replace("-", "−")
 
 
+def significant(value: float) -> str:
+    """Three significant digits."""
+    return f"{float(f'{value:.3g}'):,g}".replace("-", "−")
+
+
 def moment(value: datetime) -> str:
     """A time in UTC, whatever zone it came in."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -71,9 +71,9 @@ def key_figures(found: Row, means: Row) -> list[Figure]:
             f"dominant class is the prediction; {count(found['no_dominant_count'])} have none",
         ),
         Figure(
-            "Right for another's evidence",
+            "Correct, another dominates",
             count(found["other_evidence_count"]) if labelled else "not known",
-            "correct, but another class dominates",
+            "right with most energy for another class",
         ),
         Figure("Class cosine", decimal(means["class_cosine_mean"]), "0: maps differ by class, 1: all alike"),
         Figure("Failures", count(found["failed_count"]), "images without maps"),

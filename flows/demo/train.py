@@ -80,7 +80,7 @@ def train(images: Tensor, labels: Tensor, epochs: int, batch: int, seed: int) ->
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the gzipped MNIST training files.")],
-    epochs: int = 10,
+    epochs: int = 8,
     batch: int = 128,
     seed: int = 1,
     out: Path = HERE / "allcnn.safetensors",

@@ -17,7 +17,7 @@ class Element:
 
 @dataclass
 class Page(HTMLParser):
-    """Elements in the order of their beginning; `text` of each is all that stands in it. Unbalanced tags are an error."""
+    """Elements in the order of their beginning, the text of each being all that stands in it."""
 
     elements: list[Element] = field(default_factory=list)
     open: list[Element] = field(default_factory=list)

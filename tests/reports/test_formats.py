@@ -28,6 +28,11 @@ def test_decimal(value: float | None, text: str) -> None:
     assert formats.decimal(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(11512.4, "11,500"), (1.25, "1.25"), (0.0123456, "0.0123"), (0.0, "0")])
+def test_significant(value: float, text: str) -> None:
+    assert formats.significant(value) == text
+
+
 def test_count_separates_thousands() -> None:
     assert formats.count(1234567) == "1,234,567"
 

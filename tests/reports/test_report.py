@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_landmarks_and_language(small_html: str, small_page: Page) -> None:
 def test_headings_skip_no_level(small_page: Page) -> None:
     levels = [int(element.name[1]) for element in small_page.elements if re.fullmatch(r"h[1-6]", element.name)]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_pictures_and_charts_have_words(small_page: Page) -> None:

@@ -54,7 +54,7 @@ def test_small_run(small_page: Page) -> None:
         "Images measured": "10",
         "Accuracy": "75.0 %",
         "Agreement": "50.0 %",
-        "Right for another's evidence": "3",
+        "Correct, another dominates": "3",
         "Class cosine": "0.25",
         "Failures": "2",
     }
@@ -96,7 +96,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     assert page.all("p", class_="status")[0].text == "complete"
     figures = dict(zip(texts(page, "dt"), values(page), strict=True))
     assert figures["Accuracy"] == "not known"
-    assert figures["Right for another's evidence"] == "not known"
+    assert figures["Correct, another dominates"] == "not known"
     assert figures["Agreement"] == "50.0 %"
     (accuracy,) = page.all("section", id="accuracy")
     assert "No measured image of this run has a label" in accuracy.text
