@@ -75,7 +75,9 @@ def demo(store: Store = DEFAULT_STORE) -> None:
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="The config file to write.")] = Path("audit.toml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="The config file to write.")] = Path("audit.toml"), store: Store = DEFAULT_STORE
+) -> None:
     """Write a config with every key explained, to be edited."""
     with exit_codes():
         from storage.errors import InputError
@@ -85,7 +87,7 @@ def init(path: Annotated[Path, typer.Argument(help="The config file to write.")]
                 file.write((HERE / "init.toml").read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"config '{path}' cannot be written ({error.strerror}): name another path") from error
-        typer.echo(f"{path}: edit the three lines marked EDIT, then: clear-audit run {path}", err=True)
+        typer.echo(f"{path}: edit the three lines marked EDIT, then: clear-audit run {path} --store {store}", err=True)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Starting an audit from a terminal: what need not wait for each other starts side by side."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
 
     Raises InputError, for a bad dataset or store before anything starts.
     """
-    if "://" in str(store) or ":/" in str(store):
+    # A drive letter is one character; pathlib makes one slash of two.
+    if re.match(r"\w{2,}:/", store.as_posix()):
         raise InputError(f"store '{store}' is not a local folder: name one")
     dataset = open_dataset(config.dataset_spec)
     listener.stage("starting")

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -63,10 +64,9 @@ class PrefectServer:
             return
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
-        application = ["--factory", "prefect.server.api.server:create_app"]
-        address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", *application, *address],
+            [sys.executable, "-m", "flows.server", str(port)],
+            stdin=subprocess.PIPE,
             env=os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
             stdout=subprocess.DEVNULL,
             # Ctrl-C is for the run, which then stops its server.
@@ -91,6 +91,8 @@ class PrefectServer:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
             try:
                 self.process.wait(timeout=10)
             except subprocess.TimeoutExpired:
@@ -103,3 +105,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def serve(port: int) -> None:
+    """Serves Prefect's API until it is told to end, or until the process that started it is gone, however it went."""
+    import uvicorn
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error")
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -4,8 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.formats import NO_CLASS, NO_LABEL, percent, significant
@@ -13,6 +12,9 @@ from reports.gallery import GROUPS, Gallery, GallerySample, read_gallery, select
 from reports.queries import Answer, Row, ask
 from storage.errors import InputError
 from storage.runs import Plan, Run
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,7 @@ class Names:
         return otherwise if index is None else self.swatches[index].name
 
 
-def make_gallery(
-    connection: duckdb.DuckDBPyConnection, run: Run, plan: Plan, labels: Sequence[str]
-) -> GalleryPage | None:
+def make_gallery(connection: "duckdb.DuckDBPyConnection", run: Run, plan: Plan, labels: Sequence[str]) -> GalleryPage | None:
     """None where the run has no pictures. labels: the classes' names, in order."""
     gallery = read_gallery(run)
     if gallery is None:
@@ -96,9 +96,7 @@ def make_gallery(
     shares = ask(connection, "gallery_shares", run_id=run.run_id, indices=indices)
     rows = {row["sample_index"]: row for row in facts.rows}
     if len(gallery.colors) != len(labels) or set(indices) != set(rows):
-        raise InputError(
-            f"the pictures in '{run.gallery}' are of other samples or classes than the run's: draw them again"
-        )
+        raise InputError(f"the pictures in '{run.gallery}' are of other samples or classes than the run's: draw them again")
     names = Names(labels, gallery.colors)
     held: dict[int, list[Row]] = {index: [] for index in indices}
     for row in shares.rows:
@@ -114,7 +112,7 @@ def make_gallery(
 
 
 def make_group(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, reason: str, gallery: Gallery, cards: dict[int, Card]
+    connection: "duckdb.DuckDBPyConnection", plan: Plan, reason: str, gallery: Gallery, cards: dict[int, Card]
 ) -> CardGroup:
     title, about = GROUPS.get(reason, (reason, ""))
     shown = [sample.sample_index for sample in gallery.samples if sample.reason == reason]

@@ -102,9 +102,7 @@ def localization(rows: Sequence[Row], height: int, width: int) -> Markup:
     return draw(alt.hconcat(*panels, spacing=18))
 
 
-def centroid_panel(
-    base: Any, rows: Sequence[Row], column: str, pixels: int, title: str, shows_names: bool = False
-) -> Any:
+def centroid_panel(base: Any, rows: Sequence[Row], column: str, pixels: int, title: str, shows_names: bool = False) -> Any:
     """A dot at the mean, a line over one standard deviation to both sides; the axis is the whole picture."""
     import altair as alt
 
@@ -167,9 +165,7 @@ def room_for(names: Sequence[str]) -> float:
 def share_axis(field: str, title: str, number_format: str = ".0%") -> Any:
     import altair as alt
 
-    return alt.X(
-        f"{field}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=number_format, tickCount=5)
-    )
+    return alt.X(f"{field}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=number_format, tickCount=5))
 
 
 def values_of(rows: Sequence[Row]) -> Any:

@@ -56,7 +56,4 @@ def plural(value: int, noun: str) -> str:
 def class_labels(names: Sequence[str]) -> list[str]:
     """Names by which classes can be told apart: one that occurs twice, or is blank, gets its index."""
     occurrences = Counter(names)
-    return [
-        name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip()
-        for index, name in enumerate(names)
-    ]
+    return [name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip() for index, name in enumerate(names)]

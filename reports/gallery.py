@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import duckdb
 from pydantic import field_validator
 
 from reports.queries import Answer, ask
 from storage.runs import Record, Run, read_record
+
+if TYPE_CHECKING:
+    import duckdb
 
 GROUPS = {
     "other_evidence": (
@@ -51,17 +54,13 @@ class Gallery(Record):
         return colors
 
 
-def choose_samples(connection: duckdb.DuckDBPyConnection, run_id: str, count: int, seed: int) -> list[Choice]:
+def choose_samples(connection: "duckdb.DuckDBPyConnection", run_id: str, count: int, seed: int) -> list[Choice]:
     """Up to `count` samples for each group of GROUPS, in the groups' order; a sample may be in several."""
     answers = [select_group(connection, run_id, reason, count, seed) for reason in GROUPS]
-    return [
-        Choice(row["sample_index"], reason)
-        for reason, answer in zip(GROUPS, answers, strict=True)
-        for row in answer.rows
-    ]
+    return [Choice(row["sample_index"], reason) for reason, answer in zip(GROUPS, answers, strict=True) for row in answer.rows]
 
 
-def select_group(connection: duckdb.DuckDBPyConnection, run_id: str, reason: str, count: int, seed: int) -> Answer:
+def select_group(connection: "duckdb.DuckDBPyConnection", run_id: str, reason: str, count: int, seed: int) -> Answer:
     return ask(connection, f"gallery_{reason}", run_id=run_id, count=count, seed=seed)
 
 

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from storage.sql import quote, select
+
+if TYPE_CHECKING:
+    import duckdb
 
 FOLDER = Path(__file__).parent / "sql"
 
@@ -41,7 +42,7 @@ def literal(value: Parameter) -> str:
     return str(value) if isinstance(value, int) else str([int(item) for item in value])
 
 
-def ask(connection: duckdb.DuckDBPyConnection, name: str, **parameters: Parameter) -> Answer:
+def ask(connection: "duckdb.DuckDBPyConnection", name: str, **parameters: Parameter) -> Answer:
     """Runs a query of the report, parameters written into its text: what is shown is what was run."""
     sql = fill(load(name), parameters)
     return Answer(name, sql, select(connection, sql).to_pylist())

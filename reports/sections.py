@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from reports import charts
 from reports.blocks import CHART_CLASSES, TABLE_ROWS, Block, Chart, Column, tabulate
 from reports.formats import NO_CLASS, NO_LABEL, count, decimal, percent
 from reports.queries import Answer, Row, ask
+
+if TYPE_CHECKING:
+    import duckdb
 
 NO_LABELS = "No measured image of this run has a label, so nothing can be said class by class."
 LARGEST_CELLS = 10
@@ -19,7 +21,7 @@ LARGEST_CELLS = 10
 class Scope:
     """What every section needs. labels: the classes' names, in order; height, width: of the maps, in pixels."""
 
-    connection: duckdb.DuckDBPyConnection
+    connection: "duckdb.DuckDBPyConnection"
     run_id: str
     labels: Sequence[str]
     height: int
@@ -106,9 +108,7 @@ def confusion_chart_block(scope: Scope) -> Block | None:
     found = {cell["name"] for cell in cells}
     labels = [name for name in [*scope.labels, NO_LABEL] if name in found]
     dominants = [*scope.labels, *([NO_CLASS] if any(row["dominant_class"] is None for row in answer.rows) else [])]
-    diagonal = sum(
-        row["cell_count"] for row in answer.rows if row["label"] is not None and row["label"] == row["dominant_class"]
-    )
+    diagonal = sum(row["cell_count"] for row in answer.rows if row["label"] is not None and row["label"] == row["dominant_class"])
     labelled = sum(row["cell_count"] for row in answer.rows if row["label"] is not None)
     alt = (
         f"Heat map of {len(labels)} labels by {len(dominants)} dominant classes. "
@@ -227,9 +227,7 @@ def sensitivity_block(scope: Scope) -> Block:
     ]
     return Block(
         answer,
-        table=tabulate(
-            "How far the maps of different classes differ, by label; most alike first.", columns, answer.rows
-        ),
+        table=tabulate("How far the maps of different classes differ, by label; most alike first.", columns, answer.rows),
     )
 
 
@@ -245,7 +243,5 @@ def failures_block(scope: Scope, failed: int) -> Block:
     ]
     return Block(
         answer,
-        table=tabulate(
-            "Images without maps and statistics, in the dataset's order.", columns, answer.rows, total=failed
-        ),
+        table=tabulate("Images without maps and statistics, in the dataset's order.", columns, answer.rows, total=failed),
     )

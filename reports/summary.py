@@ -62,9 +62,7 @@ def key_figures(found: Row, means: Row) -> list[Figure]:
     accuracy = percent(found["correct_count"] / labelled) if labelled else "not known"
     return [
         Figure("Images measured", count(processed), f"{count(labelled)} with a label"),
-        Figure(
-            "Accuracy", accuracy, f"{count(found['correct_count'])} correct" if labelled else "no image has a label"
-        ),
+        Figure("Accuracy", accuracy, f"{count(found['correct_count'])} correct" if labelled else "no image has a label"),
         Figure(
             "Agreement",
             percent(found["agreement_count"] / processed if processed else None),

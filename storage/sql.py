@@ -12,6 +12,7 @@ import pyarrow as pa
 from storage.errors import InputError
 from storage.tables import SCHEMAS
 
+# Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
 if TYPE_CHECKING:
     import duckdb
 
@@ -28,8 +29,8 @@ def connect(store: Path, runs: Iterable[str], threads: int | None = None) -> "du
     """A connection that knows the tables by their names and can do nothing but read them.
 
     runs: ids of the runs whose rows are seen. Their files are listed one by one, so that what an unfinished run has
-    written is never seen. threads: all cores by default; with one, sums of floats come out the same every time. The connection cannot write, reach files outside the store's tables, load extensions, or be
-    configured otherwise.
+    written is never seen. threads: all cores by default; with one, sums of floats come out the same every time.
+    The connection cannot write, reach files outside the store's tables, load extensions, or be configured otherwise.
     """
     import duckdb
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auditor import Clear, UnsupportedModel
+from auditor import Clear, UnsupportedModel, measure
+from auditor.statistics.description import SCORES
 from tests.auditor.networks import (
     CLASSES,
     NETWORKS,
@@ -260,3 +261,20 @@ def test_class_that_the_model_does_not_have(classes: list[int]) -> None:
     model, images = random_network(PointwiseHead)
     with pytest.raises(ValueError, match=rf"classes \[{classes[0]}, {classes[1]}\] .* the model's {CLASSES}"):
         Clear(model, classes=classes)(images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rule", ["linear", "deconv", "gradient", "guided"])
+def test_cuda_gives_the_maps_of_the_cpu(rule: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    images = torch.rand(4, 3, 20, 20)
+    on_cpu = measure(Clear(model, rule), images, torch.arange(4))
+    on_cuda = measure(Clear(model.cuda(), rule), images.cuda(), torch.arange(4).cuda())
+    torch.testing.assert_close(on_cuda.maps.dominant_response.cpu(), on_cpu.maps.dominant_response, rtol=1e-2, atol=1e-3)
+    for name in SCORES:
+        expected, found = getattr(on_cpu.responses, name), getattr(on_cuda.responses, name).cpu()
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2, equal_nan=True)

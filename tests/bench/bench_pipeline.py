@@ -1,6 +1,6 @@
 """The whole pipeline against the bare engine, statistics against maps, start-up, and memory.
 
-    make bench          # some minutes; ratios are of one run on one machine
+make bench          # some minutes; ratios are of one run on one machine
 """
 
 import argparse
@@ -136,7 +136,9 @@ def main() -> None:
     options = parser.parse_args()
     images, labels = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
     images, labels = images[: options.images], labels[: options.images]
-    table = Table("what", "measured", "wanted", title=f"{os.cpu_count()} cores, torch {torch.__version__}, numpy {np.__version__}")
+    table = Table(
+        "what", "measured", "wanted", title=f"{os.cpu_count()} cores, torch {torch.__version__}, numpy {np.__version__}"
+    )
 
     rates = engine(images, labels)
     for name, rate in rates.items():

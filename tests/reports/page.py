@@ -46,11 +46,7 @@ class Page(HTMLParser):
     def all(self, name: str, **attributes: str) -> list[Element]:
         """Elements of a name, with these attributes; `class_` stands for `class`."""
         wanted = {key.rstrip("_"): value for key, value in attributes.items()}
-        return [
-            element
-            for element in self.elements
-            if element.name == name and wanted.items() <= element.attributes.items()
-        ]
+        return [element for element in self.elements if element.name == name and wanted.items() <= element.attributes.items()]
 
     def queries(self) -> dict[str, str]:
         """The SQL that is shown, by the name of its query."""

@@ -1,5 +1,6 @@
 """Small real stores with rows worked out by hand."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -184,15 +185,9 @@ def draw_gallery(run: Run, content: Content) -> None:
         for kind in KINDS:
             Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(run.gallery / f"{index:06d}-{kind}.png")
     colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
-    write_gallery(
-        run, colors, [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn]
-    )
+    write_gallery(run, colors, [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn])
 
 
 def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:
     """As the flow writes it."""
-    import json
-
-    (run.gallery / "gallery.json").write_text(
-        json.dumps({"colors": list(colors), "samples": list(samples)}), encoding="utf-8"
-    )
+    (run.gallery / "gallery.json").write_text(json.dumps({"colors": list(colors), "samples": list(samples)}), encoding="utf-8")

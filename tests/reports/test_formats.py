@@ -42,9 +42,7 @@ def test_moment_is_in_utc_whatever_zone_it_came_in() -> None:
     assert formats.moment(local) == "2026-11-20 22:30:05 UTC"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.25, "4.2 s"), (75.0, "1 min 15 s"), (7265.0, "2 h 1 min"), (59.99, "60.0 s")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(4.25, "4.2 s"), (75.0, "1 min 15 s"), (7265.0, "2 h 1 min"), (59.99, "60.0 s")])
 def test_duration(seconds: float, text: str) -> None:
     assert formats.duration(seconds) == text
 

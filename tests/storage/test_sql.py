@@ -215,6 +215,33 @@ def test_the_refused_forms_do_write_where_nothing_stops_them(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    "template",
+    [
+        "SELECT * FROM read_text('{store}/secret.csv')",
+        "SELECT * FROM glob('{store}/*')",
+        "COPY (SELECT 1) TO '{store}/x.csv'",
+        "ATTACH '{store}/x.db'",
+        "INSTALL httpfs",
+        "LOAD '{store}/x.duckdb_extension'",
+        "SET enable_external_access = true",
+        "SET allowed_directories = ['/']",
+        "SET memory_limit = '99GB'",
+        "SET lock_configuration = false",
+    ],
+)
+def test_what_is_outside_the_tables_is_out_of_reach_even_behind_the_gate(store: Path, template: str, files_of: FilesOf) -> None:
+    """The connection itself refuses: two locks, not one."""
+    import duckdb
+
+    (store / "secret.csv").write_text("xyzzy")
+    before = files_of(store)
+    connection = connect(store, ["a", "b"])
+    with pytest.raises((duckdb.PermissionException, duckdb.InvalidInputException), match=r"disabled|locked|Cannot"):
+        connection.sql(template.format(store=store))
+    assert files_of(store) == before
+
+
+@pytest.mark.parametrize(
     ("wrong", "right"),
     [
         ("sample", "samples"),

@@ -159,9 +159,7 @@ def test_a_folder_that_is_no_class(tmp_path: Path) -> None:
         ({"cat/1.png": b""}, "/cat/1.png", "1.png is not a folder"),
     ],
 )
-def test_a_wrong_folder_is_named_with_the_way_out(
-    tmp_path: Path, contents: dict[str, bytes], path: str, message: str
-) -> None:
+def test_a_wrong_folder_is_named_with_the_way_out(tmp_path: Path, contents: dict[str, bytes], path: str, message: str) -> None:
     fill(str(tmp_path), contents)
     with pytest.raises(InputError, match=message):
         open_folder(f"{tmp_path}{path}")

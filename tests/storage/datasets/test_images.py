@@ -109,9 +109,7 @@ def test_16_bit_grey_is_scaled(format: str) -> None:
 def test_16_bit_grey_of_other_makers() -> None:
     assert decode(b"P5 2 1 65535\n" + struct.pack(">2H", 257, 65535)).tolist() == [[1, 255]]
     big_endian = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"MM")
-    assert decode(encode(Image.fromarray(np.array([[514]], dtype=">u2")), "TIFF", tiffinfo=big_endian)).tolist() == [
-        [2]
-    ]
+    assert decode(encode(Image.fromarray(np.array([[514]], dtype=">u2")), "TIFF", tiffinfo=big_endian)).tolist() == [[2]]
 
 
 def cut(content: bytes) -> bytes:
@@ -155,9 +153,7 @@ def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch, li
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on
 @settings(deadline=None)
-@given(
-    position=st.integers(0, 400), junk=st.binary(min_size=1, max_size=8), format=st.sampled_from(["PNG", "GIF", "TIFF"])
-)
+@given(position=st.integers(0, 400), junk=st.binary(min_size=1, max_size=8), format=st.sampled_from(["PNG", "GIF", "TIFF"]))
 def test_damaged_bytes_never_raise_anything_else(position: int, junk: bytes, format: str) -> None:
     whole = encode(NOISE, format)
     try:

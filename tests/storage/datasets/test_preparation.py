@@ -32,9 +32,7 @@ def triangle_weights(size: int, start: float, length: float, target: int) -> np.
     resize=st.sampled_from(["crop", "stretch"]),
     colour=st.booleans(),
 )
-def test_scaling_equals_its_definition(
-    size: tuple[int, int], target: tuple[int, int], resize: str, colour: bool
-) -> None:
+def test_scaling_equals_its_definition(size: tuple[int, int], target: tuple[int, int], resize: str, colour: bool) -> None:
     image = noise(*size, *([3] if colour else []))
     kept = np.array(size, dtype=float)
     if resize == "crop":  # the part of the image with the target's proportions
