@@ -54,15 +54,22 @@ def exit_codes() -> Iterator[None]:
     except (InputError, UnsupportedModel) as error:
         typer.echo(f"clear-audit: {error}", err=True)
         raise typer.Exit(USAGE) from error
-    except KeyboardInterrupt as error:
-        typer.echo("clear-audit: interrupted; the same command resumes the run", err=True)
-        raise typer.Exit(INTERRUPTED) from error
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if was_interrupted(error):
+            typer.echo("clear-audit: interrupted; the same command resumes the run", err=True)
+            raise typer.Exit(INTERRUPTED) from error
         traceback.print_exc()
         typer.echo(f"clear-audit: the run failed ({type(error).__name__}: {error}); the same command resumes it", err=True)
         raise typer.Exit(FAILED) from error
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of an error: Prefect raises others while it handles one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 @app.command()

@@ -32,7 +32,12 @@ def open_cluster(compute: ComputeSection) -> Any:
     if compute.cluster != "local":
         return None
     return LocalCluster(
-        n_workers=local_workers(compute), threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs="CRITICAL"
+        n_workers=local_workers(compute),
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address=None,
+        silence_logs="CRITICAL",
+        preload="flows.preload",
     )
 
 

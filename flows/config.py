@@ -132,15 +132,15 @@ def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[s
         raise InputError(f"config '{path}': " + "; ".join(explain(item) for item in error.errors())) from error
 
 
-def known_keys(section: type[BaseModel] = AuditConfig) -> list[str]:
-    """Every key, `section.key`, that a config may have."""
-    keys = []
+def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
+    """Every key, `section.key`, that a config may have, with the type of its value."""
+    keys: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += [f"{name}.{key}" for key in known_keys(kind)]
+            keys |= {f"{name}.{key}": inner for key, inner in known_keys(kind).items()}
         elif name != "folder":
-            keys.append(name)
+            keys[name] = kind
     return keys
 
 
@@ -152,23 +152,25 @@ def overrides(settings: Sequence[str], environment: Mapping[str, str]) -> list[t
         if variable.startswith(PREFIX) and variable != PREFIX + "STORE":
             if variable not in variables:
                 raise InputError(f"environment variable {variable} is not known: did you mean {nearest(variable, variables)}?")
-            found.append((variables[variable], parse_value(text)))
+            key = variables[variable]
+            found.append((key, parse_value(text, known_keys()[key])))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"setting '{setting}' is not of the form section.key=value")
         if key not in known_keys() and not key.startswith("model.arguments."):
             raise InputError(f"setting '{setting}': unknown key '{key}', did you mean '{nearest(key, known_keys())}'?")
-        found.append((key, parse_value(text)))
+        found.append((key, parse_value(text, known_keys().get(key))))
     return found
 
 
-def parse_value(text: str) -> Any:
-    """A TOML value where it is one, else the text itself."""
+def parse_value(text: str, kind: Any) -> Any:
+    """A TOML value where it is one, else the text itself; a key of text is text without quotes, whatever it looks like."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
+    return text if kind in (str, str | None) and not isinstance(value, str) else value
 
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:

@@ -201,9 +201,18 @@ def find_run(store: Path, run_id: str) -> Run:
 
 
 def find_unfinished(store: Path, plan: Plan) -> Run | None:
-    """The latest run of the store that planned the same work and did not end."""
+    """The latest run of the store that planned the same work and did not end.
+
+    A plan that is damaged, or of another version, is of no work that can be gone on with, and is passed over.
+    """
     for run in reversed(list_runs(store)):
-        if not run.is_published and read_plan(run).identity == plan.identity:
+        if run.is_published:
+            continue
+        try:
+            found = read_plan(run)
+        except InputError:
+            continue
+        if found.identity == plan.identity:
             return run
     return None
 

@@ -69,6 +69,10 @@ def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[s
     import duckdb
 
     try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("the query is not valid UTF-8 text") from error
+    try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             found = ", ".join(statement.type.name for statement in statements) or "nothing"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -165,6 +166,26 @@ def test_killed_run_is_resumed_and_equals_one_that_was_not(
     for path in only_run(finished).maps.glob("*/c/**/*"):
         if path.is_file():
             assert (only_run(store).maps / path.relative_to(only_run(finished).maps)).read_bytes() == path.read_bytes()
+
+
+def test_interrupted_run_ends_with_code_130_and_is_resumed(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
+    store = tmp_path / "audits"
+    command = [sys.executable, "-m", "flows.cli", "run", str(digits_config), "--store", str(store)]
+    environment = os.environ | {"PREFECT_API_URL": prefect_api}
+    # A session of its own: Ctrl-C reaches every process of a terminal's foreground group.
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(store.glob("runs/*/plan.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+    _, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130, stderr
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert not published_runs(store)
+    done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert len(list_runs(store)) == 1
 
 
 def test_same_config_again_is_a_new_run(digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path) -> None:
