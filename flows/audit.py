@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 from uuid import UUID
 
@@ -15,11 +16,12 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
 from auditor.readings import READINGS
-from flows.cluster import Cluster, drive_shards
+from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
 from flows.gallery import draw_gallery, write_gallery
 from flows.listener import Listener
 from flows.shard import Work
+from reports.charts import start_engine
 from reports.gallery import choose_samples
 from reports.report import write_report
 from storage.aggregates import gather
@@ -77,7 +79,7 @@ class Session:
             top_k=config.method.top_k,
             kept_classes=config.method.kept_classes,
             batch_samples=config.compute.batch_samples,
-            threads=config.compute.threads,
+            threads=worker_threads(config.compute),
         )
         self.cluster = Cluster(config.compute, self.work)
 
@@ -108,8 +110,12 @@ def run_stages(session: Session) -> Outcome:
     startup_secs = time.perf_counter() - session.listener.began
     resumed = bool(read_commits(run))
     compute_secs = compute(session, run, plan)
+    charts = Thread(target=start_engine, daemon=True)
+    charts.start()
     manifest = finalise(session, run, plan, facts)
+    session.cluster.release()
     session.listener.stage("reporting")
+    charts.join()
     report(run)
     return Outcome(
         run=run,

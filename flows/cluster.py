@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import dask
 from distributed import Client, LocalCluster, as_completed
 
 from flows.config import ComputeSection
@@ -12,6 +13,10 @@ from flows.shard import AuditWorker, Work, audit_shard, warm_up
 from storage.errors import InputError
 from storage.maps import MapShape
 from storage.runs import Run, Shard
+
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 26}
+"""What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
+and takes them again all the time: the same shard takes 1.8 times as long (docs/decisions/0006-workers-keep-their-memory.md)."""
 
 WINDOW = 2
 """Shards in flight for each worker: one at work, one waiting."""
@@ -25,20 +30,28 @@ def local_workers(compute: ComputeSection) -> int:
     return compute.workers or (cores() if compute.threads is None else max(1, cores() // compute.threads))
 
 
+def worker_threads(compute: ComputeSection) -> int | None:
+    """Threads of each worker's arithmetic; None leaves it to the workers of a cluster that is not ours."""
+    if compute.threads is None and compute.cluster == "local":
+        return max(1, cores() // local_workers(compute))
+    return compute.threads
+
+
 def open_cluster(compute: ComputeSection) -> Any:
     """A cluster of workers on this machine, or None where the config names a scheduler that exists."""
     if compute.cluster == "cuda":
         return cuda_cluster()
     if compute.cluster != "local":
         return None
-    return LocalCluster(
-        n_workers=local_workers(compute),
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address=None,
-        silence_logs="CRITICAL",
-        preload="flows.preload",
-    )
+    with dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEP_MEMORY.items()}):
+        return LocalCluster(
+            n_workers=local_workers(compute),
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs="CRITICAL",
+            preload="flows.preload",
+        )
 
 
 def cuda_cluster() -> Any:
@@ -89,11 +102,12 @@ class Cluster:
         self.client: Client | None = None
         self.starter = ThreadPoolExecutor(1, thread_name_prefix="cluster")
         self.started = self.starter.submit(self.start)
+        self.ending: Future[None] | None = None
 
     def start(self) -> dict[str, Any]:
         self.cluster = open_cluster(self.compute)
         try:
-            self.client = Client(self.cluster or self.compute.cluster, timeout=30, set_as_default=False)
+            self.client = Client(self.cluster or self.compute.cluster, timeout=10, set_as_default=False)
         except OSError as error:
             raise InputError(f"compute.cluster '{self.compute.cluster}' does not answer: name a running scheduler") from error
         return load_workers(self.client, self.work)
@@ -104,9 +118,20 @@ class Cluster:
         assert self.client is not None
         return self.client, facts
 
+    def release(self) -> None:
+        """Begins to end the cluster, for which nothing more is to be done, while other things go on."""
+        if self.ending is None:
+            self.ending = self.starter.submit(self.stop)
+
     def close(self) -> None:
-        """Ends a cluster that was started here; leaves one that existed without our plugin."""
+        """Returns when the cluster has ended, however far it had come. Raises what ending it raised."""
+        self.release()
         self.starter.shutdown()
+        assert self.ending is not None
+        self.ending.result()
+
+    def stop(self) -> None:
+        """Ends a cluster that was started here; leaves one that existed without our plugin."""
         if self.client is not None:
             if self.cluster is None and not self.started.exception():
                 self.client.unregister_worker_plugin(self.work.key)

@@ -98,7 +98,7 @@ class AuditConfig(Section):
     def config_hash(self) -> str:
         """SHA-256 of what decides the result: not where it is computed, nor what the report shows."""
         facts = self.model_dump(
-            mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers"}}
+            mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers", "threads"}}
         )
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -26,7 +26,7 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
     listener.stage("starting")
     with prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.audit import Session, audit, starting
 
@@ -34,7 +34,9 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
             token = starting.set(session)
             try:
                 server.wait()
-                with temporary_settings({PREFECT_API_URL: server.url} if server.url else {}):
+                # A server that ends with the run watches over nothing: a heartbeat would only hold up the end by a second.
+                own = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+                with temporary_settings(own if server.url else {}):
                     return audit(config.model_dump(mode="json"), str(store))
             finally:
                 starting.reset(token)

@@ -174,6 +174,13 @@ def values_of(rows: Sequence[Row]) -> Any:
     return alt.InlineData(values=list(rows))
 
 
+def start_engine() -> None:
+    """Draws a mark to nowhere: the first chart of a process takes a second, which can go by while other work is done."""
+    import altair as alt
+
+    draw(alt.Chart().mark_point())
+
+
 def draw(chart: Any) -> Markup:
     """The chart as SVG: transparent, without fonts of its own, its text in the colour of the text around it."""
     import altair as alt
