@@ -8,7 +8,7 @@ from PIL import Image
 
 from storage.runs import find_run
 
-ENLARGED, GAP, COLUMNS, ROWS = 4, 8, 4, 3
+ENLARGED, GAP, COLUMNS, ROWS = 4, 8, 2, 4
 KINDS = ("input", "heatmap", "clear")
 
 
