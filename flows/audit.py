@@ -1,6 +1,7 @@
 """The audit: a Prefect flow whose stages are tasks, and what starts around it."""
 
 import importlib.metadata
+import json
 import platform
 import time
 from contextvars import ContextVar
@@ -100,7 +101,7 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
     session = starting.get()
     if session is not None:
         return run_stages(session)
-    resolved = AuditConfig.model_validate(config, strict=False)
+    resolved = AuditConfig.model_validate_json(json.dumps(config))
     with Session(resolved, Path(store), open_dataset(resolved.dataset_spec), Listener()) as session:
         return run_stages(session)
 

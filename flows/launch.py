@@ -22,7 +22,10 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
     # A drive letter is one character; pathlib makes one slash of two.
     if re.match(r"\w{2,}:/", store.as_posix()):
         raise InputError(f"store '{store}' is not a local folder: name one")
-    dataset = open_dataset(config.dataset_spec)
+    try:
+        dataset = open_dataset(config.dataset_spec)
+    except InputError as error:
+        raise InputError(f"section [dataset] of the config: {error}") from error
     listener.stage("starting")
     with prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.

@@ -36,13 +36,14 @@ class ProgressBar(Listener):
         self.bar = self.progress.add_task("starting", total=None, note="")
 
     def __enter__(self) -> "ProgressBar":
-        self.progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
     def stage(self, name: str) -> None:
+        # Not before: what is wrong with a config or a dataset is said without a bar above it.
+        self.progress.start()
         self.progress.update(self.bar, description=name)
 
     def advance(self, done: int, failed: int, total: int) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,13 +189,42 @@ def test_interrupted_run_ends_with_code_130_and_is_resumed(digits_config: Path, 
     assert len(list_runs(store)) == 1
 
 
+FLOW_ALONE = """
+import sys
+from pathlib import Path
+from flows.audit import audit
+from flows.config import load_config
+
+if __name__ == "__main__":
+    print(audit(load_config(Path(sys.argv[1])).model_dump(mode="json"), sys.argv[2]).processed)
+"""
+
+
+def test_flow_that_prefect_starts_opens_what_it_needs(
+    digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    (tmp_path / "alone.py").write_text(FLOW_ALONE)
+    store = tmp_path / "audits"
+    done = subprocess.run(
+        [sys.executable, tmp_path / "alone.py", digits_config, store],
+        env=os.environ | {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(DEMO.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(SAMPLES)
+    assert only_run(store).table("samples").read_bytes() == only_run(finished).table("samples").read_bytes()
+
+
 def test_same_config_again_is_a_new_run(digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path) -> None:
     store = tmp_path / "audits"
-    small = ["--set", "compute.shard_samples=512", "--set", "report.gallery_samples=0"]
-    for _ in range(2):
-        done = clear_audit("run", digits_config, "--store", store, *small, api=prefect_api)
-        assert done.returncode == 0, done.stderr
-    assert len(published_runs(store)) == 2
+    shutil.copytree(finished, store)
+    done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert "(resumed)" not in done.stdout
+    first, second = published_runs(store)
+    assert first.table("samples").read_bytes() == second.table("samples").read_bytes()
 
 
 def write_folder(folder: Path, digits: Digits) -> None:

@@ -102,11 +102,14 @@ BAD_CONFIGS = {
     "unreadable": (None, ["audit.toml", "cannot be read"]),
     "not TOML": ("name = ", ["audit.toml", "not TOML"]),
     "unknown key": ('[dataset]\nformat = "idx"\npath = "x"\nlabel = "y"\n', ["audit.toml", "dataset.label", "dataset.labels"]),
-    "no dataset": ('[dataset]\nformat = "idx"\npath = "nowhere.idx"\nlabels = "labels.idx"\n{rest}', ["nowhere.idx"]),
-    "no images": ('[dataset]\nformat = "folder"\npath = "empty"\n{rest}', ["empty"]),
+    "no dataset": (
+        '[dataset]\nformat = "idx"\npath = "nowhere.idx"\nlabels = "labels.idx"\n{rest}',
+        ["[dataset]", "nowhere.idx"],
+    ),
+    "no images": ('[dataset]\nformat = "folder"\npath = "empty"\n{rest}', ["[dataset]", "empty"]),
     "label outside": (
         '[dataset]\nformat = "idx"\npath = "images.idx"\nlabels = "labels.idx"\nclasses = ["zero", "one"]\n{rest}',
-        ["labels.idx", "classes"],
+        ["[dataset]", "labels.idx", "classes"],
     ),
     "no weights": ('[dataset]\nformat = "idx"\npath = "images.idx"\nlabels = "labels.idx"\n{rest}', ["nowhere.safetensors"]),
 }
