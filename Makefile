@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test check soak bench train clean
+.PHONY: help venv demo test check bench train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,10 +23,7 @@ check: venv  ## Lint and type-check
 	$(BIN)/mypy
 
 test: venv check  ## Run every test, after lint and types
-	$(BIN)/pytest -m 'not soak'
-
-soak: venv  ## Run the slow tests
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest
 
 bench: venv  ## Measure speed and memory (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
