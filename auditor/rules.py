@@ -124,7 +124,7 @@ class Tape(TorchFunctionMode):
         depends = name not in CONSTANTS and (carries or any(id(tensor) in self.derived for tensor in operands))
         if name in RECTIFIERS and carries:
             values = args[0] if args else kwargs["input"]
-            in_place = works_in_place(func) or kwargs.get("inplace", False) or True in args[1:]
+            in_place = works_in_place(func) or kwargs.get("inplace", False)
             output = Rectifier.apply(values, self.rule, in_place)  # type: ignore[no-untyped-call]
         elif name == "view" and carries and not isinstance(args[1], torch.dtype):
             # The model may have been written for contiguous maps; here they are channels_last.

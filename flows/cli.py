@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flows.config import AuditConfig
 
-PASSED, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+USAGE, FAILED, INTERRUPTED = 2, 3, 130
 HERE = Path(__file__).parent
 
 app = typer.Typer(

@@ -1,6 +1,5 @@
 """The config of an audit: strict, from TOML, with environment and flags above it."""
 
-import difflib
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
-from storage.errors import InputError
+from storage.errors import InputError, nearest
 from storage.models import ModelSpec
 
 PREFIX = "CLEAR_AUDIT_"
@@ -189,7 +188,3 @@ def explain(item: Any) -> str:
     if item["type"] == "missing":
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     return f"key '{where}' is {json.dumps(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def nearest(name: str, known: Any) -> str:
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]

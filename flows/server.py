@@ -16,26 +16,21 @@ import typer
 
 STARTUP_SECS = 120
 
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_CLI_WIKI": "false",
-}
-"""No telemetry, and no log lines between ours: failures reach people as our own messages."""
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_WIKI": "false"}
+"""No log lines between ours: failures reach people as our own messages."""
 
 
 def prepare_environment() -> None:
     """Sets what Prefect reads when it is imported; call before. What the user has set stays, but for telemetry."""
+    os.environ.update(NO_TELEMETRY)
     for name, value in QUIET.items():
-        if name in {"DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"}:
-            os.environ[name] = value
-        else:
-            os.environ.setdefault(name, value)
-    # Our own database: another Prefect version's must not be migrated by a run of ours.
+        os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ:
         # Nobody reads the logs of a server that ends with the run.
         os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+    # Our own database: another Prefect version's must not be migrated by a run of ours.
     home = os.environ.setdefault("PREFECT_HOME", str(Path(typer.get_app_dir("clear-audit")) / "prefect"))
     Path(home).mkdir(parents=True, exist_ok=True)
 

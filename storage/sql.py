@@ -1,6 +1,5 @@
 """DuckDB over the tables of published runs, and the read-only gate in front of it."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from storage.errors import InputError
+from storage.errors import InputError, nearest
 from storage.tables import SCHEMAS
 
 # Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
@@ -117,8 +116,7 @@ def unknown_table(error: "duckdb.CatalogException") -> str | None:
     match = re.search(r"Table with name (\S+) does not exist", str(error))
     if match is None:
         return None
-    nearest = difflib.get_close_matches(match[1], SCHEMAS, n=1, cutoff=0)[0]
-    return f"table '{match[1]}' does not exist: did you mean '{nearest}'? The tables are {', '.join(SCHEMAS)}"
+    return f"table '{match[1]}' does not exist: did you mean '{nearest(match[1], SCHEMAS)}'? The tables are {', '.join(SCHEMAS)}"
 
 
 def first_line(error: "duckdb.Error") -> str:

@@ -40,12 +40,7 @@ def write_idx(folder: Path, digits: Digits) -> None:
     (folder / "labels.idx").write_bytes(struct.pack(">2i", 0x0801, len(digits.labels)) + digits.labels.tobytes())
 
 
-CONFIG = """
-name = "digits"
-[dataset]
-format = "idx"
-path = "images.idx"
-labels = "labels.idx"
+MODEL = """
 [input]
 channels = 1
 height = 28
@@ -53,6 +48,19 @@ width = 28
 [model]
 factory = "flows.demo.allcnn:build"
 weights = "{weights}"
+"""
+"""What every audit of digits says of its model."""
+
+CONFIG = (
+    """
+name = "digits"
+[dataset]
+format = "idx"
+path = "images.idx"
+labels = "labels.idx"
+"""
+    + MODEL
+    + """
 [compute]
 shard_samples = 64
 workers = 2
@@ -60,6 +68,7 @@ threads = 1
 [report]
 gallery_samples = 2
 """
+)
 
 
 @pytest.fixture(scope="session")

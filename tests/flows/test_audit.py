@@ -23,7 +23,7 @@ from storage.models import ModelSpec, load_model
 from storage.runs import Run, list_runs, published_runs, read_manifest
 from storage.sql import connect, select
 from storage.tables import SCHEMAS
-from tests.flows.conftest import DEMO, SAMPLES, Digits, clear_audit
+from tests.flows.conftest import DEMO, MODEL, SAMPLES, Digits, clear_audit
 
 
 def only_run(store: Path) -> Run:
@@ -238,21 +238,19 @@ def write_folder(folder: Path, digits: Digits) -> None:
     damaged[1].write_bytes(b"")
 
 
-FOLDER_CONFIG = """
+FOLDER_CONFIG = (
+    """
 [dataset]
 format = "folder"
 path = "images"
 classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-[input]
-channels = 1
-height = 28
-width = 28
-[model]
-factory = "flows.demo.allcnn:build"
-weights = "{weights}"
+"""
+    + MODEL
+    + """
 [compute]
 workers = 1
 """
+)
 
 
 def test_corrupt_images_are_failures_and_too_many_end_with_code_3(digits: Digits, prefect_api: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from storage.runs import published_runs
-from tests.flows.conftest import Digits, write_idx
+from tests.flows.conftest import MODEL, Digits, write_idx
 
 runner = CliRunner()
 
@@ -113,15 +113,7 @@ BAD_CONFIGS = {
     ),
     "no weights": ('[dataset]\nformat = "idx"\npath = "images.idx"\nlabels = "labels.idx"\n{rest}', ["nowhere.safetensors"]),
 }
-REST = """
-[input]
-channels = 1
-height = 28
-width = 28
-[model]
-factory = "flows.demo.allcnn:build"
-weights = "nowhere.safetensors"
-"""
+REST = MODEL.format(weights="nowhere.safetensors")
 
 
 @pytest.mark.parametrize("fault", BAD_CONFIGS)
