@@ -16,7 +16,7 @@ CHUNK_VALUES = 8_000_000
 class Backprojection:
     """The forward pass of a batch, ready to send any class back.
 
-    logits: (N, C) float32, the spatial mean of the class responses. seeds: (N, C, h, w) float32, the positive part of z_L.
+    logits: (N, C) float32, the spatial mean of the class responses. class_responses: (N, C, h, w) float32, z_L.
 
     Only positive class response is sent back: the seed is max(z_c, 0). A class that the network argues against would
     otherwise come back positive (negative response × negative kernel).
@@ -35,6 +35,7 @@ class Backprojection:
         head = find_head(tape, output)
         tape.check_path(head.root)
         self.head = head
+        self.class_responses = head.responses
         self.logits = head.responses.mean((2, 3))
         self.seeds = head.responses.clamp(min=0)
 
