@@ -1,8 +1,9 @@
 """CLEAR maps and their statistics: tensors in, tensors out."""
 
-from auditor.clear import Clear, Maps
+from auditor.clear import Clear, Maps, agreement
 from auditor.errors import UnsupportedModel
+from auditor.folding import CannotFold
 from auditor.measurement import Measurement, measure
 from auditor.readings import READINGS
 
-__all__ = ["READINGS", "Clear", "Maps", "Measurement", "UnsupportedModel", "measure"]
+__all__ = ["READINGS", "CannotFold", "Clear", "Maps", "Measurement", "UnsupportedModel", "agreement", "measure"]

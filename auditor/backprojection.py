@@ -1,52 +1,100 @@
 """R(x|c): one forward pass, then each class's response alone sent back to the input (eq. 3)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from auditor.errors import UnsupportedModel
-from auditor.head import find_head
-from auditor.rules import Tape
+from auditor.head import find_head, named_head
+from auditor.operations import RULES
+from auditor.tape import Tape
+
+if TYPE_CHECKING:
+    from auditor.folding import Operator
 
 CHUNK_VALUES = 8_000_000
-"""Values of R(x|c) held at once: what bounds memory when there are many classes."""
+"""Values of R(x|c) held at once on a CPU: what bounds memory when there are many classes."""
+MEMORY_PART = 16
+"""A chunk takes at most this part of the memory that is free."""
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda responses: responses.sum(1),
+    "l2": lambda responses: torch.linalg.vector_norm(responses, dim=1),
+    "max": lambda responses: responses.amax(1),
+}
+"""From the responses of an input's channels (N, ch, H, W) to one map (N, H, W). `max` keeps the sign, `l2` has none."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How responses are sent back: a rule of `RULES`, a channel reduction of `REDUCTIONS`, and the name of the head, if given."""
+
+    rule: str
+    reduction: str = "sum"
+    head: str | None = None
 
 
 class Backprojection:
     """The forward pass of a batch, ready to send any class back.
 
     logits: (N, C) float32, the spatial mean of the class responses. class_responses: (N, C, h, w) float32, z_L.
+    seeds: (N, C, h, w) float32 ≥ 0, what is sent back.
 
     Only positive class response is sent back: the seed is max(z_c, 0). A class that the network argues against would
     otherwise come back positive (negative response × negative kernel).
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, rule: str) -> None:
-        """images: (N, ch, H, W) floating, as the model takes them. Raises UnsupportedModel."""
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        method: Method,
+        watched: list[Tensor] | None = None,
+        operator: "Operator | None" = None,
+    ) -> None:
+        """Raises UnsupportedModel.
+
+        images: (N, ch, H, W) floating, as the model takes them. watched: where a hook leaves the output of the module that
+        `method.head` names. operator: used where it fits.
+        """
+        rule = RULES[method.rule]
         # Not a leaf inside the model, so that it may work in place on its input.
         with torch.inference_mode(False):
             images = images.clone() if images.is_inference() else images
             self.images = images.detach().requires_grad_()
-            with Tape(rule) as tape, torch.enable_grad():
+            with Tape(method.rule) as tape, torch.enable_grad():
                 output = model(self.images.clone())
         if not isinstance(output, Tensor):
             raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
-        head = find_head(tape, output)
+        if method.head is None or watched is None:
+            head = find_head(tape, output)
+        else:
+            head = named_head(tape, watched, output.shape[1], method.head)
         tape.check_path(head.root)
-        self.head = head
+        self.tape, self.head = tape, head
         self.class_responses = head.responses
         self.logits = head.responses.mean((2, 3))
-        self.seeds = head.responses.clamp(min=0)
+        self.positive = head.responses.clamp(min=0)
+        self.seeds = (self.positive > 0).float() if rule.seed_one else self.positive
+        self.times_input, self.reduce = rule.times_input, REDUCTIONS[method.reduction]
+        self.operator = operator if operator is not None and operator.fits(self) else None
 
     def send_back(self, classes: Tensor) -> Tensor:
-        """R(x|c), (N, H, W) float32, summed over the input's channels. classes: (N,) int64, one class a sample."""
-        seeds = self.seeds[torch.arange(len(classes), device=classes.device), classes].to(self.head.root.dtype)
+        """R(x|c), (N, H, W) float32, its channels reduced. classes: (N,) int64, one class a sample."""
+        seeds = self.seeds[torch.arange(len(classes), device=classes.device), classes]
+        if self.operator is not None:
+            return self.operator.finish(self, self.operator.apply_each(seeds, classes))
+        return self.reach_input(self.head.root, self.head.enter(seeds.to(self.head.root.dtype), classes))
+
+    def reach_input(self, root: Tensor, entering: Tensor) -> Tensor:
+        """From a tensor of the forward pass to the input, (N, H, W) float32."""
         with torch.inference_mode(False):
-            entering = self.head.enter(seeds, classes)
             entering = entering.clone() if entering.is_inference() else entering
-            (response,) = torch.autograd.grad(self.head.root, self.images, entering, retain_graph=True)
-        return response.float().sum(1)
+            (response,) = torch.autograd.grad(root, self.images, entering, retain_graph=True)
+        return self.reduce((response * self.images.detach() if self.times_input else response).float())
 
     def stream(self, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the classes in chunks with their responses, (k,) and (N, k, H, W), or (N, k) and (N, k, H, W).
@@ -57,15 +105,32 @@ class Backprojection:
         samples, _, height, width = self.images.shape
         per_sample = classes.expand(samples, -1)
         positive = (self.seeds.amax((2, 3)).gather(1, per_sample) > 0).any(0).tolist()
-        for start, stop in chunks(classes.shape[-1], samples * height * width):
+        for start, stop in chunks(classes.shape[-1], samples * height * width, chunk_values(self.images.device)):
+            chunk = classes[..., start:stop]
+            if self.operator is not None and self.operator.plan.is_image_map and classes.dim() == 1:
+                yield chunk, self.operator.apply(self.seeds, chunk).view(samples, -1, height, width)
+                continue
             responses = self.images.new_zeros((samples, stop - start, height, width), dtype=torch.float32)
             for column in range(start, stop):
-                if positive[column]:
-                    responses[:, column - start] = self.send_back(per_sample[:, column])
-            yield classes[..., start:stop], responses
+                if not positive[column]:
+                    continue
+                if self.operator is not None and classes.dim() == 1:
+                    response = self.operator.finish(self, self.operator.apply(self.seeds, classes[column : column + 1])[:, 0])
+                else:
+                    response = self.send_back(per_sample[:, column])
+                responses[:, column - start] = response
+            yield chunk, responses
 
 
-def chunks(classes: int, values_a_class: int) -> Iterator[tuple[int, int]]:
-    size = max(1, CHUNK_VALUES // values_a_class)
+def chunks(classes: int, values_a_class: int, values: int) -> Iterator[tuple[int, int]]:
+    size = max(1, values // max(1, values_a_class))
     for start in range(0, classes, size):
         yield start, min(start + size, classes)
+
+
+def chunk_values(device: torch.device) -> int:
+    """How many values of R(x|c) to hold at once: a part of a GPU's free memory; a fixed number on a CPU: more is no faster."""
+    if device.type != "cuda":
+        return CHUNK_VALUES
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(CHUNK_VALUES, int(free) // MEMORY_PART // 4)

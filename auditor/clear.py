@@ -1,15 +1,18 @@
 """CLEAR maps: which class spoke loudest at each pixel, and how loudly."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from auditor.backprojection import Backprojection
+from auditor.backprojection import REDUCTIONS, Backprojection, Method
 from auditor.errors import UnsupportedModel
-from auditor.rules import RULES
+from auditor.folding import CannotFold, Operator, assemble, fold_rows, plan_fold, verify
+from auditor.head import watch
+from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -32,40 +35,49 @@ class Maps:
 class Clear:
     """Explains a classifier by class-enhanced attentive response (Kumar, Wong & Taylor 2017).
 
-    model: takes (N, ch, H, W) and returns (N, C) scores. It is copied, in eval mode: later changes to it are not seen,
-        and it comes out as it went in.
-    rule: what a rectifier sends back: linear, deconv, gradient or guided (see `auditor.rules`).
+    model: takes (N, ch, H, W) and returns (N, C) scores; a module, or a program of torch.export. It is copied, in eval mode:
+        later changes to it are not seen, and it comes out as it went in.
+    rule: where R(x|c) comes from, one of `RULES`.
     classes: the classes that compete in eq. 4; all by default.
     top_k: let only each sample's k classes with most positive response compete; all by default.
     precision: of the network's own arithmetic, float32, bfloat16 or float64; results are float32.
+    reduction: of the input's channels, sum, l2 or max.
+    head: the module (or node of an exported program) whose output has one channel a class, where it is not found by itself.
 
-    Raises ValueError for an unknown rule or precision, and UnsupportedModel, at the first batch, for a model whose head
-    or operations are not known.
+    operator: what `fold` found; None while every class is sent back through the network.
+    reference: the same in float32 where the precision is less; itself elsewhere.
+
+    Raises ValueError for an unknown rule, precision or reduction, and UnsupportedModel, at the first batch, for a model
+    whose head or operations are not known.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ExportedProgram,
         rule: str = "linear",
         classes: Sequence[int] | None = None,
         top_k: int | None = None,
         precision: str = "float32",
+        reduction: str = "sum",
+        head: str | None = None,
     ) -> None:
-        if rule not in RULES:
-            raise ValueError(f"rule '{rule}' is not known: use one of {', '.join(RULES)}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision '{precision}' is not known: use one of {', '.join(PRECISIONS)}")
+        check_choice("rule", rule, RULES)
+        check_choice("precision", precision, PRECISIONS)
+        check_choice("reduction", reduction, REDUCTIONS)
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}: at least one class must compete")
         if isinstance(model, torch.jit.ScriptModule):
             raise UnsupportedModel("the model is TorchScript, whose operations cannot be seen: export it by torch.export")
         if classes is not None and not len(classes):
             raise ValueError("classes is empty: at least one class must compete")
-        self.rule, self.top_k, self.dtype = rule, top_k, PRECISIONS[precision]
+        self.method, self.top_k, self.dtype = Method(rule, reduction, head), top_k, PRECISIONS[precision]
         self.classes = None if classes is None else sorted(set(classes))
-        with torch.inference_mode(False):
-            self.model = copy.deepcopy(model).eval().requires_grad_(False)
-            self.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = frozen_copy(model, self.dtype)
+        self.watched = None if head is None else watch(self.model, head)
+        self.operator: Operator | None = None
+        self.reference = self
+        if precision == "bfloat16":
+            self.reference = Clear(model, rule, classes, top_k, "float32", reduction, head)
 
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""
@@ -83,8 +95,29 @@ class Clear:
 
     def forward(self, images: Tensor) -> Backprojection:
         """The forward pass of a batch, from which any class can be sent back."""
+        return self.plain(images, self.operator)
+
+    def plain(self, images: Tensor, operator: Operator | None = None) -> Backprojection:
+        """The forward pass of a batch, whose classes go back through the network unless an operator is given."""
         images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return Backprojection(self.model, images, self.rule)
+        return Backprojection(self.model, images, self.method, self.watched, operator)
+
+    def fold(self, images: Tensor, memory: int) -> float:
+        """Builds the fixed operator of the model, verifies it on `images` and uses it from then on.
+
+        images: (N, ch, H, W), real ones. memory: bytes that the operator may take. Returns the largest deviation from the
+        plain path, relative to the peak. Raises CannotFold, and goes on without, where there is no operator or no room.
+        """
+        plan = plan_fold(self, images)
+        if plan.memory > memory:
+            raise CannotFold(f"the operator takes {plan.memory / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed")
+        return self.use(assemble(self, images, plan, [fold_rows(self, images, plan, 0, plan.rows)]), images)
+
+    def use(self, operator: Operator, images: Tensor) -> float:
+        """Verifies an operator on `images` and uses it from then on; returns the deviation. Raises CannotFold."""
+        deviation = verify(self, operator, images)
+        self.operator = operator
+        return deviation
 
     def competing(self, backprojection: Backprojection) -> Tensor:
         """The classes that compete in eq. 4, ascending: (K,) int64, or (N, K) with `top_k`."""
@@ -94,5 +127,28 @@ class Clear:
         classes = torch.arange(count, device=device) if self.classes is None else torch.tensor(self.classes, device=device)
         if self.top_k is None or self.top_k >= len(classes):
             return classes
-        strength = backprojection.seeds.sum((2, 3))[:, classes]
+        strength = backprojection.positive.sum((2, 3))[:, classes]
         return classes[strength.topk(self.top_k, dim=1).indices].sort(dim=1).values
+
+
+def agreement(clear: Clear, images: Tensor) -> float:
+    """The share of pixels whose dominant class is the same as in float32, in [0, 1]. images: (N, ch, H, W)."""
+    same = clear(images).dominant_class == clear.reference(images).dominant_class
+    return float(same.float().mean())
+
+
+def check_choice(what: str, given: str, known: Iterable[str]) -> None:
+    if given not in known:
+        raise ValueError(f"{what} '{given}' is not known: use one of {', '.join(known)}")
+
+
+def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Module:
+    """The model in eval mode, in `dtype`, in channels_last, without gradients for its weights."""
+    with torch.inference_mode(False):
+        if isinstance(model, ExportedProgram):
+            # Its guards would refuse other dtypes; its modes are frozen in it.
+            copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
+        else:
+            copied = copy.deepcopy(model).eval()
+        copied.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copied

@@ -1,27 +1,37 @@
 """Where classes are decided: the class responses z_L of eq. 3, and the tensor at which they enter the way back."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from auditor.errors import UnsupportedModel
-from auditor.rules import Step, Tape, check_mode
+from auditor.operations import STOCHASTIC
+from auditor.tape import Step, Tape
 
-RESHAPES = {"flatten", "view", "reshape", "squeeze", "contiguous", "dropout", "getitem", "identity", "to", "float"}
-AFTER_CLASSES = RESHAPES | {"softmax", "log_softmax"}
-LOOKED_FOR = "convolution → global average, global average → linear, flatten → linear"
+RESHAPES = {
+    *("flatten", "view", "reshape", "squeeze", "contiguous", "clone", "dropout", "getitem", "select", "identity", "to", "float"),
+    *("type", "to_copy", "alias"),
+}
+AFTER_CLASSES = RESHAPES | {"softmax", "log_softmax", "sigmoid"}
+LINEAR = {"linear", "addmm", "matmul", "mm"}
+LOOKED_FOR = (
+    "convolution → global average, convolution → ReLU → global average, global average → linear, flatten → linear, "
+    "tokens → linear"
+)
 
 
 @dataclass(frozen=True)
 class Head:
     """Class responses and where to send them back from.
 
-    responses: (N, C, h, w), z_L before the global average; 1 × 1 where the classes are decided by a linear layer.
-    root: the tensor at which the way back begins, (N, K, h, w) or (N, K).
-    weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself.
+    responses: (N, C, h, w) float32, z_L before the global average; 1 × 1 where the classes are decided by a linear layer
+        behind it, (T, 1) for T tokens.
+    root: the tensor at which the way back begins: maps (N, K, h, w), tokens (N, T, K), or vectors (N, K).
+    weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself, K = C.
     """
 
     responses: Tensor
@@ -33,11 +43,11 @@ class Head:
 
         seeds: (N, h, w), the class's response. classes: (N,) int64. Returns the shape of `root`.
         """
-        if self.weight is None:
-            return torch.zeros_like(self.root).scatter_(1, classes.view(-1, 1, 1, 1).expand_as(seeds[:, None]), seeds[:, None])
-        kernels = self.weight[classes]
+        kernels = F.one_hot(classes, self.responses.shape[1]).to(seeds.dtype) if self.weight is None else self.weight[classes]
         if self.root.dim() == 2:
             return kernels * seeds[:, 0]
+        if self.root.dim() == 3:
+            return seeds * kernels[:, None, :]
         return kernels[:, :, None, None] * seeds[:, None]
 
 
@@ -52,47 +62,97 @@ def find_head(tape: Tape, output: Tensor) -> Head:
     step = last_step(tape, output, AFTER_CLASSES)
     if step is not None:
         scores = averaged_maps(tape, step)
-        if scores is not None and scores.shape[1] == classes:
+        if scores is not None and scores.dim() == 4 and scores.shape[1] == classes:
             return pointwise_head(tape, scores)
-    if step is not None and step.name == "linear":
-        weight = parameter(step, 1, "weight")
-        features = operand(step)
-        averaged = last_step(tape, features, RESHAPES)
-        maps = None if averaged is None else averaged_maps(tape, averaged)
-        if maps is not None and maps.shape[1] == weight.shape[1] and weight.shape[0] == classes:
-            bias = parameter(step, 2, "bias", optional=True)
-            return Head(F.conv2d(maps.detach(), weight[:, :, None, None], bias).float(), maps, weight)
-        if features.dim() == 2 and weight.shape[0] == classes:
-            return Head(output_of(step).detach().float()[:, :, None, None], features, weight)
-    if step is not None and step.name == "conv2d" and output_of(step).shape[1:] == (classes, 1, 1):
+    head = None if step is None or step.name not in LINEAR else linear_head(tape, step, classes)
+    if head is not None:
+        return head
+    if step is not None and step.name in {"conv2d", "convolution"} and output_of(step).shape[1:] == (classes, 1, 1):
         return pointwise_head(tape, output_of(step))
     found = f"'{step.name}'" if step is not None else "nothing that depends on the input"
-    raise UnsupportedModel(f"where the model decides its classes was not found: looked for {LOOKED_FOR}, found {found}")
+    raise UnsupportedModel(
+        f"where the model decides its classes was not found: looked for {LOOKED_FOR}, found {found}; name the module whose "
+        "output has one channel a class as head"
+    )
+
+
+def named_head(tape: Tape, watched: list[Tensor], classes: int, name: str) -> Head:
+    """The head at the output of the module that the user named: maps (N, C, h, w), tokens (N, T, C) or vectors (N, C)."""
+    if not watched:
+        raise UnsupportedModel(f"head '{name}' was not called in the forward pass: name a module that is")
+    scores = watched.pop()
+    watched.clear()
+    axis = 2 if scores.dim() == 3 else 1
+    if scores.dim() not in (2, 3, 4) or scores.shape[axis] != classes:
+        raise UnsupportedModel(
+            f"head '{name}' has an output of shape {tuple(scores.shape)}, and the model {classes} classes: name the module "
+            "whose output has one channel a class"
+        )
+    if not scores.requires_grad:
+        raise UnsupportedModel(f"head '{name}' does not depend on the input: name the module that decides the classes")
+    if scores.dim() == 4:
+        return pointwise_head(tape, scores)
+    return Head(as_maps(scores.detach()), scores, None)
+
+
+def linear_head(tape: Tape, step: Step, classes: int) -> Head | None:
+    """Global average of maps or tokens → linear, or vectors → linear; None where `step` is neither."""
+    weight, bias = weight_and_bias(step)
+    if len(step.sources) != 1 or weight is None or weight.dim() != 2 or weight.shape[0] != classes:
+        return None
+    features = operand(step)
+    averaged = last_step(tape, features, RESHAPES)
+    source = None if averaged is None else averaged_maps(tape, averaged)
+    if source is None or source.shape[2 if source.dim() == 3 else 1] != weight.shape[1]:
+        return vector_head(tape, step, features, weight)
+    with tape, torch.enable_grad():
+        scores = F.linear(source, weight, bias) if source.dim() == 3 else F.conv2d(source, weight[:, :, None, None], bias)
+    # A rule that shares needs the layer's own contributions; the others can enter before it.
+    root, kernels = (scores, None) if tape.rule.shares else (source, weight)
+    return Head(as_maps(scores.detach()), root, kernels)
+
+
+def vector_head(tape: Tape, step: Step, features: Tensor, weight: Tensor) -> Head | None:
+    scores = output_of(step)
+    if features.dim() != 2 or scores.dim() != 2:
+        return None
+    return Head(as_maps(scores.detach()), scores, None) if tape.rule.shares else Head(as_maps(scores.detach()), features, weight)
 
 
 def pointwise_head(tape: Tape, scores: Tensor) -> Head:
-    """Enters before a last 1 × 1 convolution where there is one: one kernel a class instead of C channels of zeros."""
-    step = last_step(tape, scores, set())
-    if step is not None and step.name == "conv2d" and parameter(step, 1, "weight").shape[2:] == (1, 1):
-        weight, features = parameter(step, 1, "weight"), operand(step)
-        if features.shape[2:] == scores.shape[2:] and features.shape[1] == weight.shape[1]:
+    """Enters before a last 1 × 1 convolution where there is one: one kernel a class instead of C channels of zeros.
+
+    A rectifier behind that convolution lets through what is sent back: only positive response is.
+    """
+    step = last_step(tape, scores, {"relu"})
+    if not tape.rule.shares and step is not None and step.name in {"conv2d", "convolution"}:
+        weight, features = weight_and_bias(step)[0], operand(step)
+        if weight is not None and weight.shape[1:] == (features.shape[1], 1, 1) and features.shape[2:] == scores.shape[2:]:
             return Head(scores.detach().float(), features, weight[:, :, 0, 0])
     return Head(scores.detach().float(), scores, None)
+
+
+def as_maps(scores: Tensor) -> Tensor:
+    """Vectors (N, C) or tokens (N, T, C) as (N, C, h, w) float32."""
+    if scores.dim() == 3:
+        return scores.float().transpose(1, 2)[:, :, :, None]
+    return scores.float() if scores.dim() == 4 else scores.float()[:, :, None, None]
 
 
 def last_step(tape: Tape, tensor: Tensor, passing: set[str]) -> Step | None:
     """The step that made `tensor`, looking through the operations named in `passing`."""
     for step in reversed(tape.steps):
         if step.output is tensor:
-            if step.name not in passing or (step.name == "getitem" and not keeps_order(step)):
+            if step.name not in passing or (step.name in {"getitem", "select"} and not keeps_order(step)):
                 return step
-            check_mode(step)
+            if step.name in STOCHASTIC and step.fault is not None:
+                raise UnsupportedModel(step.fault)
             tensor = operand(step)
     return None
 
 
 def operand(step: Step) -> Tensor:
-    return step.inputs()[0]
+    return step.sources[0]
 
 
 def output_of(step: Step) -> Tensor:
@@ -100,28 +160,43 @@ def output_of(step: Step) -> Tensor:
     return output
 
 
-def parameter(step: Step, position: int, name: str, optional: bool = False) -> Any:
-    value = step.arguments[position] if len(step.arguments) > position else step.keywords.get(name)
-    if value is None and not optional:
-        raise UnsupportedModel(f"operation '{step.name}' was called without {name}")
-    return value
+def parameter(step: Step, position: int, name: str) -> Any:
+    return step.arguments[position] if len(step.arguments) > position else step.keywords.get(name)
+
+
+def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
+    """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written otherwise."""
+    if step.name == "addmm":
+        return transposed(parameter(step, 2, "mat2")), parameter(step, 0, "input")
+    if step.name in {"matmul", "mm"}:
+        other = step.arguments[1] if len(step.arguments) > 1 and step.arguments[0] is step.sources[0] else None
+        return transposed(other), None
+    return parameter(step, 1, "weight"), parameter(step, 2, "bias")
+
+
+def transposed(weight: Tensor | None) -> Tensor | None:
+    return weight.t() if weight is not None and weight.dim() == 2 else None
 
 
 def keeps_order(step: Step) -> bool:
     """Whether an index only drops axes of length 1: what selects or reorders classes does not."""
+    if step.name == "select":
+        return bool(operand(step).shape[parameter(step, 1, "dim")] == 1)
     index = step.arguments[1] if isinstance(step.arguments[1], tuple) else (step.arguments[1],)
     basic = all(part is None or part is ... or isinstance(part, int | slice) for part in index)
     return basic and output_of(step).numel() == operand(step).numel()
 
 
 def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
-    """The maps (N, K, h, w) of which `step` is the global average; None where it is none.
+    """The maps (N, K, h, w) or tokens (N, T, K) of which `step` is the global average; None where it is none.
 
     Seen through: one mean over both axes, one axis after the other, or over flattened maps.
     """
     source, output = operand(step), output_of(step)
+    if source.dim() == 3 and step.name == "mean" and axes(step) == {1}:
+        return source
     if source.dim() == 3 and step.name == "mean" and axes(step) == {2}:
-        inner = last_step(tape, source, set())
+        inner = last_step(tape, source, {"contiguous"})
         if inner is None or operand(inner).dim() != 4 or operand(inner).shape[:2] != source.shape[:2]:
             return None
         flattened = inner.name in {"flatten", "view", "reshape"}
@@ -140,5 +215,37 @@ def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
 def axes(step: Step) -> set[int]:
     """Along which a mean was taken."""
     dimensions: Any = parameter(step, 1, "axis" if "axis" in step.keywords else "dim")
+    if dimensions is None:
+        return set(range(operand(step).dim()))
     listed = dimensions if isinstance(dimensions, list | tuple) else [dimensions]
     return {dimension % operand(step).dim() for dimension in listed}
+
+
+def watch(model: nn.Module, name: str) -> list[Tensor]:
+    """Where the outputs of the module `name`, or of that node of an exported program, will be left at each forward pass.
+
+    Raises UnsupportedModel where there is none.
+    """
+    watched: list[Tensor] = []
+    modules, nodes = dict(model.named_modules()), {}
+    if isinstance(model, fx.GraphModule):
+        nodes = {node.name: node for node in model.graph.nodes if node.op == "call_function"}
+    if name in nodes:
+        watch_node(model, nodes[name], watched)
+    elif name in modules and not nodes:
+        modules[name].register_forward_hook(lambda module, inputs, output: watched.append(output))
+    else:
+        close = get_close_matches(name, [*nodes, *modules] if nodes else modules, n=1) or [*nodes, *modules][-1:]
+        raise UnsupportedModel(f"the model has no module '{name}' to be the head: did you mean '{close[0]}'?")
+    return watched
+
+
+def watch_node(model: Any, node: fx.Node, watched: list[Tensor]) -> None:
+    def note(tensor: Tensor) -> Tensor:
+        watched.append(tensor)
+        return tensor
+
+    with model.graph.inserting_after(node):
+        noted = model.graph.call_function(note, (node,))
+    node.replace_all_uses_with(noted, delete_user_cb=lambda user: user is not noted)
+    model.recompile()

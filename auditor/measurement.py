@@ -19,6 +19,7 @@ class Measurement:
     class_area_frac, class_energy_frac: (N, C), each class's share of the pixels, and of the dominant response map's
         energy, that it dominates; the energy is NaN for a sample without positive response.
     positive_area_frac, dominance_margin, class_cosine: (N,).
+    left_out_frac: (N,) in [0, 1], the share of positive class response that top_k left out; NaN where there is none.
     dominant: scores of the dominant response map, each (N, 1).
     kept: (N, k) int64, the classes described. responses: their scores, each (N, k).
     """
@@ -30,6 +31,7 @@ class Measurement:
     positive_area_frac: Tensor
     dominance_margin: Tensor
     class_cosine: Tensor
+    left_out_frac: Tensor
     dominant: Description
     kept: Tensor
     responses: Description
@@ -71,10 +73,20 @@ def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Mea
         positive_area_frac=(result.dominant_class >= 0).float().mean((1, 2)),
         dominance_margin=dominance_margin(result),
         class_cosine=cosine.result(),
+        left_out_frac=left_out(clear, backprojection, every),
         dominant=describe(result.dominant_response[:, None]),
         kept=kept,
         responses=described,
     )
+
+
+def left_out(clear: Clear, backprojection: Backprojection, competing: Tensor) -> Tensor:
+    """The share of positive class response that does not compete though its class may, (N,) float32. competing: (N, K)."""
+    positive = backprojection.positive.sum((2, 3))
+    allowed = positive if clear.classes is None else positive[:, clear.classes]
+    total = allowed.sum(1)
+    taken = positive.gather(1, competing).sum(1)
+    return torch.where(total > 0, 1 - taken / total, torch.nan).clamp(0, 1)
 
 
 def strongest(energy: Tensor, classes: Tensor, predictions: Tensor, labels: Tensor, keep: int) -> Tensor:

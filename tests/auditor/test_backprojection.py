@@ -158,10 +158,9 @@ def test_chunks_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, size: int) 
     assert torch.equal(torch.cat([responses for _, responses in streamed], 1), whole)
 
 
-def test_chunks_cover_every_class_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", 100)
-    assert list(chunks(7, 30)) == [(0, 3), (3, 6), (6, 7)]
-    assert list(chunks(2, 101)) == [(0, 1), (1, 2)], "a class larger than the limit goes alone"
+def test_chunks_cover_every_class_once() -> None:
+    assert list(chunks(7, 30, 100)) == [(0, 3), (3, 6), (6, 7)]
+    assert list(chunks(2, 101, 100)) == [(0, 1), (1, 2)], "a class larger than the limit goes alone"
 
 
 def test_order_of_the_batch_does_not_matter() -> None:

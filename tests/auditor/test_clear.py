@@ -174,14 +174,14 @@ class Mixed(nn.Module):
         return self.last(self.operation(self.norm(self.first(images))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("operation", [F.relu, F.gelu])
+@pytest.mark.parametrize("operation", [F.relu, torch.abs])
 def test_model_comes_out_as_it_went_in(operation: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model, images = Mixed(operation), torch.randn(2, 2, 6, 6)
     before, numbers = state(model), {name: value.clone() for name, value in model.state_dict().items()}
     clear = Clear(model)
-    if operation is F.gelu:
-        with pytest.raises(UnsupportedModel, match="gelu"):
+    if operation is torch.abs:
+        with pytest.raises(UnsupportedModel, match="abs"):
             clear(images)
     else:
         clear(images)

@@ -1,0 +1,254 @@
+"""A forward pass as it happens: every operation gets the rule's way back, and is remembered."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from auditor.attention import multi_head_attention
+from auditor.calls import Call, mode_fault, tensors
+from auditor.errors import UnsupportedModel
+from auditor.operations import (
+    CONSTANTS,
+    DIVISIONS,
+    FACTORS,
+    GATES,
+    KIND_OF,
+    MATRIX_PRODUCTS,
+    RULES,
+    SELF_GATES,
+    SUMS,
+    Treatment,
+    name_of,
+    rules_that_answer,
+)
+from auditor.relevance import LAYERS, share, share_average, share_merged
+from auditor.rules import NORMALISATIONS, Activation, PositivePart
+
+VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
+"""Kinds whose way back under `linear` depends on the input."""
+SEEN_THROUGH = {"arrangement", "scaling"}
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation of the forward pass.
+
+    sources: the operands that its response goes back to. varies: whether the way back depends on the input, under `linear`.
+    fault: why the rule has no answer for it, where that is so.
+    """
+
+    name: str
+    kind: str
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    output: Any
+    sources: list[Tensor]
+    varies: bool
+    fault: str | None
+
+
+class Tape(TorchFunctionMode):
+    """Runs a forward pass with the rule's ways back and remembers its steps.
+
+    A function mode sees modules, functionals and methods, in place or not, reused or nested, and exported programs alike.
+    """
+
+    def __init__(self, rule: str) -> None:
+        super().__init__()
+        self.name, self.rule = rule, RULES[rule]
+        self.steps: list[Step] = []
+        self.makers: dict[int, Step] = {}
+        # What was worked out from the input but takes no gradient: masks, detached norms. Held, so that ids stay theirs.
+        self.derived: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operands = tensors((args, kwargs))
+        carriers = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
+        call = Call(func, name_of(func), args, kwargs, carriers, any(id(tensor) in self.derived for tensor in operands))
+        if call.name == "multi_head_attention_forward" and carriers:
+            with self:
+                return multi_head_attention(*args, **kwargs)
+        if call.name in CONSTANTS or not (carriers or call.derived):
+            return call.run()
+        if not carriers:
+            output = call.run()
+            self.derived |= {id(tensor): tensor for tensor in tensors(args[0] if call.name == "setitem" else output)}
+            return output
+        return self.answer(call)
+
+    def answer(self, call: Call) -> Any:
+        """Carries out an operation with the rule's way back."""
+        kind, fixed = self.classify(call)
+        treatment, fault = self.rule.answers[kind], self.fault(call, kind)
+        # Read before the call: an in-place operation makes its input require a gradient as well.
+        sources = [tensor for tensor in call.carriers if not (self.rule.fixes_gates and is_among(tensor, fixed))]
+        output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
+        written = call.arguments[0] if call.name == "setitem" else output
+        if not any(tensor.requires_grad for tensor in tensors(written)):
+            self.derived |= {id(tensor): tensor for tensor in tensors(written)}
+            return output
+        varies = kind in VARYING or call.derived
+        step = Step(call.name, kind, call.arguments, call.keywords, written, sources, varies, fault)
+        self.steps.append(step)
+        self.makers |= {id(tensor): step for tensor in tensors(written)}
+        if fault is not None and call.in_place and call.arguments[0]._is_view():
+            # What it writes through to is not among its outputs: it is not seen again from there.
+            raise UnsupportedModel(fault)
+        return output
+
+    def classify(self, call: Call) -> tuple[str, list[Tensor]]:
+        """The kind of an operation, and which of its operands are held fixed where the rule holds gates fixed."""
+        name, carriers = call.name, call.carriers
+        if name == "scaled_dot_product_attention":
+            return "attention", [tensor for tensor in carriers if tensor is not call.argument(2, "value")]
+        if name in FACTORS | MATRIX_PRODUCTS | DIVISIONS:
+            return self.classify_product(call)
+        if name in SUMS and len(carriers) == 1:
+            return "scaling", []
+        kind = KIND_OF.get(name, "other")
+        if kind == "activation" and (len(carriers) > 1 or carriers[0] is not call.argument(0, "input")):
+            return "other", []
+        if kind == "layer" and len(carriers) > 1:
+            return "product", []
+        return kind, []
+
+    def classify_product(self, call: Call) -> tuple[str, list[Tensor]]:
+        carriers, is_matrix = call.carriers, call.name in MATRIX_PRODUCTS
+        if len(carriers) == 1:
+            return self.classify_scaling(call, carriers[0]), []
+        first, second = carriers
+        if call.name in DIVISIONS:
+            # A norm written out: what is divided by is the smaller.
+            return ("gate", [second]) if second.numel() < first.numel() else ("product", [])
+        bounded = [self.made_by_gate(tensor) for tensor in carriers]
+        if bounded[0] != bounded[1]:
+            gate, gated = (first, second) if bounded[0] else (second, first)
+            if not is_matrix and self.is_gate_of(gate, gated):
+                return "activation", [gate]
+            return "attention" if is_matrix else "gate", [gate]
+        if first.numel() != second.numel() and not is_matrix:
+            return "gate", [min(carriers, key=Tensor.numel)]
+        return "product", []
+
+    def classify_scaling(self, call: Call, response: Tensor) -> str:
+        """A response times, or over, what carries none: constants, or a gate that the model itself detached."""
+        operands, is_matrix = tensors((call.arguments, call.keywords)), call.name in MATRIX_PRODUCTS
+        divides = call.name in DIVISIONS and response is not call.argument(0, "input")
+        if divides or sum(tensor is response for tensor in operands) > 1:
+            return "product"
+        factors = [tensor.numel() for tensor in operands if id(tensor) in self.derived]
+        if not factors:
+            return "layer" if is_matrix else "scaling"
+        if is_matrix:
+            return "attention"
+        # One factor a value may be any activation written out, as x * (x > 0): not for us to hold fixed.
+        return "gate" if max(factors) < response.numel() else "product"
+
+    def made_by_gate(self, tensor: Tensor) -> bool:
+        maker = self.maker(self.origin(tensor))
+        return maker is not None and maker.name in GATES
+
+    def is_gate_of(self, gate: Tensor, gated: Tensor) -> bool:
+        """Whether a gate is a bounded function of what it scales: together they are an activation."""
+        maker = self.maker(self.origin(gate))
+        if maker is None or maker.name not in SELF_GATES or gate.shape != gated.shape:
+            return False
+        return self.origin(maker.sources[0]) is self.origin(gated)
+
+    def maker(self, tensor: Tensor) -> Step | None:
+        return self.makers.get(id(tensor))
+
+    def origin(self, tensor: Tensor) -> Tensor:
+        """Looks back through arrangement, constant factors and constant terms."""
+        while (step := self.maker(tensor)) is not None and step.kind in SEEN_THROUGH and step.name != "batch_norm":
+            if len(step.sources) != 1 or step.sources[0] is tensor:
+                break
+            tensor = step.sources[0]
+        return tensor
+
+    def fault(self, call: Call, kind: str) -> str | None:
+        mode = mode_fault(call)
+        if mode is not None or self.rule.answers[kind] is not Treatment.NONE:
+            return mode
+        what = {
+            "product": f"operation '{call.name}' combines two responses of which neither is a gate, for which",
+            "other": f"operation '{call.name}' is not known:",
+        }[kind]
+        return f"{what} rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer(kind))}"
+
+    def carry_out(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Any:
+        held = {id(tensor): tensor.detach() for tensor in call.carriers if not is_among(tensor, sources)}
+        if kind == "activation":
+            return self.activate(call, treatment, sources, held)
+        if self.rule.shares and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
+            return share_merged(call, before, self.rule.answers["layer"] is Treatment.ZPLUS)
+        if treatment is Treatment.EVERYTHING:
+            return pass_on(call, sources[0], held)
+        if treatment in (Treatment.EPSILON, Treatment.ZPLUS):
+            return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
+        if kind == "normalisation" and treatment is Treatment.FIXED:
+            return NORMALISATIONS[call.name](*call.arguments, **call.keywords)
+        if call.name == "view" and not isinstance(call.arguments[1], torch.dtype):
+            # The model may have been written for contiguous maps; here they are channels_last.
+            return call.arguments[0].reshape(*call.arguments[1:])
+        return call.run(held) if held else call.run()
+
+    def activate(self, call: Call, treatment: Treatment, sources: list[Tensor], held: dict[int, Tensor]) -> Tensor:
+        if len(call.carriers) == 1:
+            return activation(sources[0], call.of(sources[0]), treatment, call.in_place)
+        if treatment is Treatment.DERIVATIVE:
+            return call.run()  # type: ignore[no-any-return]
+        if treatment is Treatment.POSITIVE_DERIVATIVE:
+            return PositivePart.apply(call.run(), call.in_place)  # type: ignore[no-untyped-call, no-any-return]
+        return activation(sources[0], lambda values: call.run(held | {id(sources[0]): values}), treatment, call.in_place)
+
+    def layer_before(self, norm: Call) -> Call | None:
+        """The convolution or linear layer whose output a batch norm takes."""
+        maker = self.maker(norm.carriers[0])
+        if maker is None or maker.name not in LAYERS or len(maker.sources) != 1:
+            return None
+        return Call(LAYERS[maker.name], maker.name, maker.arguments, maker.keywords, maker.sources, False)
+
+    def check_path(self, root: Tensor) -> None:
+        """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer."""
+        for step, _ in self.path(root):
+            if step.fault is not None:
+                raise UnsupportedModel(step.fault)
+
+    def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
+        """Yields the steps from `root` back to the input, each with the tensors that are still to be gone back from after it."""
+        wanted = {id(root): root}
+        for step in reversed(self.steps):
+            outputs = tensors(step.output)
+            if any(id(tensor) in wanted for tensor in outputs):
+                wanted = {key: tensor for key, tensor in wanted.items() if not is_among(tensor, outputs)}
+                wanted |= {id(tensor): tensor for tensor in step.sources}
+                yield step, list(wanted.values())
+
+
+def pass_on(call: Call, source: Tensor, held: dict[int, Tensor]) -> Tensor:
+    """A relevance goes through constant factors, gates and norms as it is; where they broadcast it, by its shares."""
+
+    def function(values: Tensor) -> Tensor:
+        output: Tensor = call.run(held | {id(source): values})
+        return output
+
+    with torch.no_grad():
+        output = None if call.in_place else function(source)
+    if output is None or output.shape == source.shape:
+        return activation(source, function, Treatment.EVERYTHING, call.in_place)
+    return share_average(output, lambda values: values.expand_as(output), [source], False)
+
+
+def activation(values: Tensor, function: Callable[[Tensor], Tensor], treatment: Treatment, in_place: bool) -> Tensor:
+    return Activation.apply(values, function, treatment, in_place)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def is_among(tensor: Tensor, others: list[Tensor]) -> bool:
+    """By identity: `in` would compare values."""
+    return any(tensor is other for other in others)
