@@ -65,8 +65,14 @@ class Backprojection:
         with torch.inference_mode(False):
             images = images.clone() if images.is_inference() else images
             self.images = images.detach().requires_grad_()
-            with Tape(method.rule) as tape, torch.enable_grad():
-                output = model(self.images.clone())
+            self.summed = None
+            if method.reduction == "sum" and not rule.times_input and not rule.shares:
+                dtype = torch.promote_types(images.dtype, torch.float32)
+                self.summed = torch.zeros_like(images[:, :1], dtype=dtype, requires_grad=True)
+            with torch.enable_grad():
+                self.given = self.images.clone()
+                with Tape(method.rule, self.given, self.summed) as tape:
+                    output = model(self.given)
         if not isinstance(output, Tensor):
             raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
         if method.head is None or watched is None:
@@ -93,8 +99,13 @@ class Backprojection:
         """From a tensor of the forward pass to the input, (N, H, W) float32."""
         with torch.inference_mode(False):
             entering = entering.clone() if entering.is_inference() else entering
-            (response,) = torch.autograd.grad(root, self.images, entering, retain_graph=True)
-        return self.reduce((response * self.images.detach() if self.times_input else response).float())
+            leaves = [self.images] if self.summed is None else [self.images, self.summed]
+            arrived = torch.autograd.grad(root, leaves, entering, retain_graph=True, allow_unused=True)
+        response, summed = (*arrived, None)[:2]
+        if response is None:
+            return self.images.new_zeros(self.images[:, 0].shape, dtype=torch.float32) if summed is None else summed[:, 0].float()
+        response = self.reduce((response * self.images.detach() if self.times_input else response).float())
+        return response if summed is None else response + summed[:, 0].float()
 
     def stream(self, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the classes in chunks with their responses, (k,) and (N, k, H, W), or (N, k) and (N, k, H, W).

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROW_VALUES = 8_000_000
 """Input values of a batch that builds rows: what bounds the memory of a build."""
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
 
@@ -143,7 +143,7 @@ def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
 def fixed_cuts(backprojection: Backprojection) -> Iterator[int]:
     """Places, from the head back, that every way back passes and behind which nothing depends on the input; the head first."""
     tape = backprojection.tape
-    places = {id(step.output): place for place, step in enumerate(tape.steps)} | {id(backprojection.images): -1}
+    places = {id(step.output): place for place, step in enumerate(tape.steps)} | {id(backprojection.given): -1}
     if id(backprojection.head.root) in places:
         yield places[id(backprojection.head.root)]
     for step, wanted in tape.path(backprojection.head.root):
@@ -163,6 +163,8 @@ def narrowest(backprojection: Backprojection, fixed: list[int]) -> int | None:
     classes = backprojection.class_responses.shape[1]
     best, fewest = None, classes
     for place in fixed:
+        if place < 0:
+            break
         channels = cut_tensor(backprojection, place).shape[1]
         if not is_pointwise(backprojection, place):
             break
@@ -200,9 +202,12 @@ def send_to(backprojection: Backprojection, place: int, classes: Tensor, positio
 
 
 def send_between(backprojection: Backprojection, root: Tensor, place: int, entering: Tensor) -> Tensor:
+    """What arrives at the output of a step, as a map (N, H, W) where that is an image whose channels are summed."""
     target = cut_tensor(backprojection, place)
     if target is root:
         return entering
+    if place < 0 and backprojection.summed is not None:
+        return backprojection.reach_input(root, entering)
     with torch.inference_mode(False):
         (arrived,) = torch.autograd.grad(root, target, entering, retain_graph=True)
     return arrived
@@ -222,13 +227,11 @@ def fold_rows(clear: "Clear", images: Tensor, plan: FoldPlan, start: int, stop: 
         else:
             entering = F.one_hot(numbers, plan.rows).to(narrow.dtype).view(narrow.shape)
             arrived = send_between(backprojection, narrow, plan.step, entering)
-        rows.append(as_rows(plan, arrived)[: stop - first])
+        rows.append(as_rows(arrived)[: stop - first])
     return torch.cat(rows)
 
 
-def as_rows(plan: FoldPlan, arrived: Tensor) -> Tensor:
-    if plan.is_image_map:
-        arrived = arrived.sum(1)
+def as_rows(arrived: Tensor) -> Tensor:
     return (arrived.permute(0, 2, 3, 1) if arrived.dim() == 4 else arrived).flatten(1)
 
 

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from auditor.attention import multi_head_attention
 from auditor.calls import Call, mode_fault, tensors
+from auditor.entry import Entry, geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import (
     CONSTANTS,
@@ -57,9 +58,11 @@ class Tape(TorchFunctionMode):
     A function mode sees modules, functionals and methods, in place or not, reused or nested, and exported programs alike.
     """
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, image: Tensor | None = None, summed: Tensor | None = None) -> None:
+        """image: (N, ch, H, W), what the model takes. summed: (N, 1, H, W), a leaf for what comes back with channels summed."""
         super().__init__()
         self.name, self.rule = rule, RULES[rule]
+        self.image, self.summed = image, summed
         self.steps: list[Step] = []
         self.makers: dict[int, Step] = {}
         # What was worked out from the input but takes no gradient: masks, detached norms. Held, so that ids stay theirs.
@@ -193,6 +196,10 @@ class Tape(TorchFunctionMode):
             return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
         if kind == "normalisation" and treatment is Treatment.FIXED:
             return NORMALISATIONS[call.name](*call.arguments, **call.keywords)
+        if self.summed is not None and sources[0] is self.image and self.maker(self.image) is None:
+            geometry = geometry_of(call) if call.name == "conv2d" else None
+            if geometry is not None:
+                return Entry.apply(self.summed, call, self.image, geometry)  # type: ignore[no-untyped-call]
         if call.name == "view" and not isinstance(call.arguments[1], torch.dtype):
             # The model may have been written for contiguous maps; here they are channels_last.
             return call.arguments[0].reshape(*call.arguments[1:])
