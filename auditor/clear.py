@@ -82,8 +82,14 @@ class Clear:
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""
         backprojection = self.forward(images)
+        competing = self.competing(backprojection)
+        operator = backprojection.operator
+        if operator is not None and operator.plan.is_image_map and competing.dim() == 1 and images.device.type == "cpu":
+            winner, best = operator.dominance(backprojection.seeds, competing)
+            size = images.shape[2:]
+            return Maps(winner.view(-1, *size), best.view(-1, *size), backprojection.logits)
         dominance = Dominance()
-        for classes, responses in backprojection.stream(self.competing(backprojection)):
+        for classes, responses in backprojection.stream(competing):
             dominance.update(classes, responses)
         result = dominance.result()
         return Maps(result.dominant_class, result.dominant_response, backprojection.logits)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.backprojection import CHUNK_VALUES, Backprojection
+from auditor.statistics.dominance import replace_where_greater
 
 if TYPE_CHECKING:
     from auditor.clear import Clear
@@ -24,6 +25,10 @@ ROW_VALUES = 8_000_000
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
+TILE_PIXELS, TILE_CLASSES = 784, 16
+"""What of an operator is used at once where many classes compete: the responses to it, of 64 samples, fit in a core's cache."""
+NO_CLASS = 1 << 20
+"""More than any class."""
 
 
 class CannotFold(ValueError):
@@ -92,6 +97,26 @@ class Operator:
         parts = zip(torch.split(flat, size), torch.split(classes, size), strict=True)
         return torch.cat([torch.bmm(part, self.tensor[chosen].to(seeds.dtype))[:, 0] for part, chosen in parts])
 
+    def dominance(self, seeds: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 4 and 5 of many classes without their maps ever leaving the cache, on a CPU: Ĉ, int16, and D, float32, (N, P).
+
+        seeds: (N, C, h, w). classes: (K,) int64, ascending, the same for all samples. For `plan.is_image_map`.
+        """
+        every = len(classes) == len(self.tensor)
+        operator = self.tensor if every else self.tensor[classes]
+        chosen = (seeds if every else seeds[:, classes]).flatten(2).transpose(0, 1).contiguous()
+        values = self.tensor.shape[2]
+        best = seeds.new_zeros((len(seeds), values))
+        winner = torch.full((len(seeds), values), -1, dtype=torch.int16)
+        names = classes.to(torch.int32)[:, None, None]
+        for left in range(0, values, TILE_PIXELS):
+            tile = slice(left, left + TILE_PIXELS)
+            for start in range(0, len(classes), TILE_CLASSES):
+                block = slice(start, start + TILE_CLASSES)
+                responses = torch.bmm(chosen[block], operator[block, :, tile].to(seeds.dtype))
+                merge(responses, names[block], best[:, tile], winner[:, tile])
+        return winner, best
+
     def finish(self, backprojection: Backprojection, arrived: Tensor) -> Tensor:
         """From the cut to the input, (N, H, W) float32. arrived: (N, P)."""
         plan = self.plan
@@ -106,6 +131,24 @@ class Operator:
             return backprojection.reduce(arrived)
         cut = cut_tensor(backprojection, plan.step)
         return backprojection.reach_input(cut, arrived.to(cut.dtype))
+
+
+def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> None:
+    """Lets a block of classes compete with what is best so far, in place.
+
+    responses: (k, N, P). names: (k, 1, 1) int32, ascending. best, winner: (N, P).
+    """
+    strongest = responses.amax(0)
+    # Most blocks win nowhere in most samples: what finds the class is spent on the others alone.
+    rows = (strongest - best).amax(1).gt(0).nonzero()[:, 0]
+    if not len(rows):
+        return
+    strongest = strongest[rows]
+    # All bits where a class is behind the block's maximum, none where it has it: of several that do, the lowest counts.
+    behind = (responses[:, rows] - strongest).view(torch.int32) >> 31
+    lowest = (names | (behind & NO_CLASS)).amin(0)
+    winner[rows] = replace_where_greater(strongest, best[rows], lowest.to(torch.int16), winner[rows])
+    best[rows] = torch.maximum(best[rows], strongest)
 
 
 def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:

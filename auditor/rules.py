@@ -28,7 +28,11 @@ class Activation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        gradient = gradients[0].clamp(min=0) if ctx.positive else gradients[0]
+        (gradient,) = gradients
+        if ctx.positive:
+            # Ours from here on, to be written into: what arrives may be another branch's as well.
+            gradient = gradient.clamp(min=0)
+            return gradient if ctx.derivative is None else gradient.mul_(ctx.derivative), None, None, None
         return gradient if ctx.derivative is None else gradient * ctx.derivative, None, None, None
 
 

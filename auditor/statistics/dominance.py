@@ -34,15 +34,25 @@ class Dominance:
         for column in range(responses.shape[1]):
             response = responses[:, column]
             # Strictly greater: ties stay with the lower class, and zero never wins.
-            wins = response > self.best
+            self.winner = replace_where_greater(response, self.best, names[:, column], self.winner)
             self.second = torch.maximum(self.second, torch.minimum(self.best, response))
             self.best = torch.maximum(self.best, response)
-            self.winner = torch.where(wins, names[:, column], self.winner)
 
     def result(self) -> DominanceResult:
         if self.best is None:
             raise ValueError("no class was streamed: there is no dominant class")
         return DominanceResult(self.winner, self.best, self.second)
+
+
+def replace_where_greater(values: Tensor, limit: Tensor, names: Tensor, old: Tensor) -> Tensor:
+    """`torch.where(values > limit, names, old)`, for int16 names. values, limit: finite float32 of one shape.
+
+    On a CPU by the sign of the difference, in integers: comparing and choosing are ten times slower there.
+    """
+    if values.device.type != "cpu":
+        return torch.where(values > limit, names, old)
+    greater = ((limit - values).view(torch.int32) >> 31).to(torch.int16)
+    return old ^ ((old ^ names) & greater)
 
 
 class LabelAndRest:
