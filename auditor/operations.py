@@ -97,16 +97,16 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
         words("conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d linear addmm baddbmm", MATRIX_PRODUCTS),
     ),
     "average": (
-        "average and adaptive pooling, mean, sum, interpolation, sum or difference of two responses",
-        words("avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean sum interpolate upsample", SUMS),
+        "average and adaptive pooling, mean, sum, interpolation, folding, sum or difference of two responses",
+        words("avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean sum interpolate upsample fold col2im", SUMS),
     ),
     "arrangement": (
         "reshaping, permuting, slicing, concatenation, padding, dropout in evaluation mode",
         words(
-            "flatten view view_as reshape permute transpose swapaxes swapdims movedim moveaxis t T mT adjoint squeeze unsqueeze "
+            "flatten view view_as reshape reshape_as permute transpose swapaxes swapdims movedim moveaxis t T mT adjoint squeeze unsqueeze "
             "unflatten expand expand_as broadcast_to repeat tile contiguous clone alias getitem select narrow slice index_select "
             "chunk split split_with_sizes unsafe_split tensor_split unbind cat concat concatenate stack hstack vstack roll flip "
-            "unfold fold im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle pad constant_pad_nd "
+            "unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle pad constant_pad_nd "
             "to to_copy float double half bfloat16 type type_as identity",
             STOCHASTIC,
         ),

@@ -2,12 +2,17 @@
 
 READINGS = (
     "Eq. 3 has no rectifier on the way back: rule 'linear' is linear in the class responses once the max-pooling switches "
-    "are fixed. Rules 'deconv', 'gradient' and 'guided' are the same machine with another rectifier.",
+    "are fixed. Rules 'deconv', 'gradient' and 'guided' are the same machine with another rectifier; 'gradient_times_input', "
+    "'lrp_epsilon' and 'lrp_zplus' are other sources of R(x|c).",
     "Only positive class response is sent back: the seed of class c is max(z_c, 0), so that a class the network argues "
-    "against does not come back positive.",
+    "against does not come back positive. Rule 'gradient_times_input' sends back 1 where that is positive.",
     "z_L is the output of the last layer with one kernel a class, before the global average. A global average followed by a "
-    "linear layer is a 1 × 1 convolution followed by a global average; after flattening, z_L is 1 × 1.",
-    "R(x|c) is summed over the channels of the input.",
+    "linear layer is a 1 × 1 convolution followed by a global average; after flattening, z_L is 1 × 1; behind a mean over "
+    "tokens it has one position a token.",
+    "What depends on the input and is not a response (switches, gates, attention weights, divisors of norms) is fixed by the "
+    "forward pass, except under rules 'gradient', 'guided' and 'gradient_times_input', which take the derivative.",
+    "R(x|c) is summed over the channels of the input, unless the run names another reduction: 'l2' has no sign, 'max' keeps it.",
+    "With top_k, the k classes with most positive class response compete, sample by sample.",
     "A pixel where no class has positive response has no dominant class (−1). Ties go to the lower class.",
     "No class is normalised before the dominant one is taken.",
     "Max-pooling's adjoint sums where windows overlap.",

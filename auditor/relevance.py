@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.calls import Call, tensors
-from auditor.errors import UnsupportedModel
-from auditor.operations import SUMS
+from auditor.operations import MATRIX_PRODUCTS, SUMS
 
 EPSILON = 1e-6
 """ε of Bach et al. 2015, eq. 58: absolute, with the sign of the denominator."""
@@ -72,7 +71,7 @@ def negative_part(values: Tensor) -> Tensor:
 
 
 def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: dict[int, Tensor]) -> Tensor:
-    """Carries out a layer, an average or attention. held: operands that do not take part, detached. Raises UnsupportedModel."""
+    """Carries out a layer, an average or attention. held: operands that do not take part, detached."""
     if call.name in SUMS:
         return share_sum(call, positive, sources)
     with torch.no_grad():
@@ -83,42 +82,43 @@ def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: di
     return share_average(output, lambda values: call.run(held | {id(source): values}), [source], positive)
 
 
-def share_average(
-    output: Tensor, function: Callable[..., Tensor], inputs: list[Tensor], positive: bool, in_place: bool = False
-) -> Tensor:
+def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[Tensor], positive: bool) -> Tensor:
     """function: from the inputs to the output, with no weight below zero."""
     parts = [(positive_part if positive else as_is, function)]
-    return Share.apply(output, parts, positive, in_place, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+    return Share.apply(output, parts, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
-    if call.name not in {"add", "iadd", "radd", "sub", "isub", "subtract"} or "alpha" in call.keywords:
-        raise UnsupportedModel(
-            f"operation '{call.name}' of two responses, with a factor, is not shared: write it as a sum of two"
-        )
-    in_place = call.in_place or call.name in {"iadd", "isub"}
-    if "add" in call.name:
-        with torch.no_grad():
-            output = torch.add(*sources)
-        return share_average(output, torch.add, sources, positive, in_place)
+    factor = call.keywords.get("alpha", 1) * (-1 if "sub" in call.name else 1)
+    if len(sources) == 1:
+        # A response added to itself.
+        sources = sources * 2
     with torch.no_grad():
-        output = torch.sub(*sources)
-    parts: list[Part] = [(as_is, torch.sub)]
-    if positive:
+        output = torch.add(*sources, alpha=factor)
+    parts: list[Part] = [(positive_part if positive else as_is, lambda first, second: torch.add(first, second, alpha=factor))]
+    if positive and factor < 0:
         # Of what is subtracted, the negative contributes.
         parts = [
             (positive_part, lambda first, second: first + 0 * second),
-            (negative_part, lambda first, second: 0 * first - second),
+            (negative_part, lambda first, second: 0 * first + factor * second),
         ]
+    in_place = (call.in_place or call.name in {"iadd", "isub"}) and sources[0] is not sources[1]
     return Share.apply(output, parts, positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def bias_of(call: Call) -> Tensor | None:
+    if call.name in MATRIX_PRODUCTS:
+        return None
+    bias: Tensor | None = call.argument(0, "input") if call.name in {"addmm", "baddbmm"} else call.argument(2, "bias")
+    return bias
 
 
 def share_layer(call: Call, output: Tensor, positive: bool, scale: Tensor | None = None) -> Tensor:
     """scale: (K,), what batch norm multiplies the layer's K outputs by."""
     (values,) = call.carriers
-    bias = call.argument(0, "input") if call.name in {"addmm", "baddbmm"} else call.argument(2, "bias")
+    bias = bias_of(call)
     weight = next(tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not values and tensor is not bias)
-    no_bias = {id(bias): torch.zeros_like(bias)} if isinstance(bias, Tensor) else {}
+    no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
     scaled = weight if scale is None else weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
     def layer(kernels: Tensor) -> Callable[[Tensor], Tensor]:

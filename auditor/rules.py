@@ -16,39 +16,36 @@ class Activation(torch.autograd.Function):
     """A function of each value alone; back, what the treatment says."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, function: Callable[[Tensor], Tensor], treatment: Treatment, in_place: bool) -> Tensor:
-        """values: of any shape, which `function` keeps. in_place: `function` writes its result into `values`."""
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        function: Callable[[Tensor], Tensor],
+        treatment: Treatment,
+        in_place: bool,
+        slopes: Tensor | None,
+    ) -> Tensor:
+        """values: of any shape, which `function` keeps. in_place: `function` writes its result into `values`.
+
+        slopes: the function's derivative where it is not a function of what it is given alone; else it is worked out.
+        """
         ctx.positive = treatment in POSITIVE
         # Worked out now: a later in-place operation on the result cannot change it.
-        ctx.derivative = derivative(function, values) if treatment in DERIVATIVE else None
+        if treatment in DERIVATIVE and slopes is None:
+            slopes = derivative(function, values)
+        ctx.derivative = slopes if treatment in DERIVATIVE else None
         output = function(values)
         if in_place:
             ctx.mark_dirty(values)
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = gradients
         if ctx.positive:
             # Ours from here on, to be written into: what arrives may be another branch's as well.
             gradient = gradient.clamp(min=0)
-            return gradient if ctx.derivative is None else gradient.mul_(ctx.derivative), None, None, None
-        return gradient if ctx.derivative is None else gradient * ctx.derivative, None, None, None
-
-
-class PositivePart(torch.autograd.Function):
-    """The values as they are; back, the positive part of what arrives."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, in_place: bool) -> Tensor:
-        if in_place:
-            ctx.mark_dirty(values)
-            return values
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].clamp(min=0), None
+            return gradient if ctx.derivative is None else gradient.mul_(ctx.derivative), None, None, None, None
+        return gradient if ctx.derivative is None else gradient * ctx.derivative, None, None, None, None
 
 
 def derivative(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from auditor.operations import (
     name_of,
     rules_that_answer,
 )
-from auditor.relevance import LAYERS, share, share_average, share_merged
-from auditor.rules import NORMALISATIONS, Activation, PositivePart
+from auditor.relevance import LAYERS, share, share_merged
+from auditor.rules import NORMALISATIONS, Activation
 
 VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
 """Kinds whose way back under `linear` depends on the input."""
@@ -90,6 +90,9 @@ class Tape(TorchFunctionMode):
         treatment, fault = self.rule.answers[kind], self.fault(call, kind)
         # Read before the call: an in-place operation makes its input require a gradient as well.
         sources = [tensor for tensor in call.carriers if not (self.rule.fixes_gates and is_among(tensor, fixed))]
+        if kind == "activation" and len(call.carriers) > 1 and treatment is not Treatment.DERIVATIVE:
+            # Written out: it goes back to what all its factors are made of.
+            sources = [self.origin(tensor) for tensor in call.carriers if not is_among(tensor, fixed)]
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
         written = call.arguments[0] if call.name == "setitem" else output
         if not any(tensor.requires_grad for tensor in tensors(written)):
@@ -111,7 +114,7 @@ class Tape(TorchFunctionMode):
             return "attention", [tensor for tensor in carriers if tensor is not call.argument(2, "value")]
         if name in FACTORS | MATRIX_PRODUCTS | DIVISIONS:
             return self.classify_product(call)
-        if name in SUMS and len(carriers) == 1:
+        if name in SUMS and len(carriers) == 1 and (call.in_place or not self.is_repeated(call, carriers[0])):
             return "scaling", []
         kind = KIND_OF.get(name, "other")
         if kind == "activation" and (len(carriers) > 1 or carriers[0] is not call.argument(0, "input")):
@@ -131,7 +134,7 @@ class Tape(TorchFunctionMode):
         bounded = [self.made_by_gate(tensor) for tensor in carriers]
         if bounded[0] != bounded[1]:
             gate, gated = (first, second) if bounded[0] else (second, first)
-            if not is_matrix and self.is_gate_of(gate, gated):
+            if not is_matrix and self.is_gate_of(gate, gated) and (not call.in_place or self.origin(gated) is call.arguments[0]):
                 return "activation", [gate]
             return "attention" if is_matrix else "gate", [gate]
         if first.numel() != second.numel() and not is_matrix:
@@ -142,7 +145,7 @@ class Tape(TorchFunctionMode):
         """A response times, or over, what carries none: constants, or a gate that the model itself detached."""
         operands, is_matrix = tensors((call.arguments, call.keywords)), call.name in MATRIX_PRODUCTS
         divides = call.name in DIVISIONS and response is not call.argument(0, "input")
-        if divides or sum(tensor is response for tensor in operands) > 1:
+        if divides or self.is_repeated(call, response):
             return "product"
         factors = [tensor.numel() for tensor in operands if id(tensor) in self.derived]
         if not factors:
@@ -152,6 +155,9 @@ class Tape(TorchFunctionMode):
         # One factor a value may be any activation written out, as x * (x > 0): not for us to hold fixed.
         return "gate" if max(factors) < response.numel() else "product"
 
+    def is_repeated(self, call: Call, response: Tensor) -> bool:
+        return sum(tensor is response for tensor in tensors((call.arguments, call.keywords))) > 1
+
     def made_by_gate(self, tensor: Tensor) -> bool:
         maker = self.maker(self.origin(tensor))
         return maker is not None and maker.name in GATES
@@ -159,9 +165,10 @@ class Tape(TorchFunctionMode):
     def is_gate_of(self, gate: Tensor, gated: Tensor) -> bool:
         """Whether a gate is a bounded function of what it scales: together they are an activation."""
         maker = self.maker(self.origin(gate))
-        if maker is None or maker.name not in SELF_GATES or gate.shape != gated.shape:
+        if maker is None or maker.name not in SELF_GATES:
             return False
-        return self.origin(maker.sources[0]) is self.origin(gated)
+        values = self.origin(gated)
+        return self.origin(maker.sources[0]) is values and values.shape == gate.shape == gated.shape
 
     def maker(self, tensor: Tensor) -> Step | None:
         return self.makers.get(id(tensor))
@@ -176,6 +183,8 @@ class Tape(TorchFunctionMode):
 
     def fault(self, call: Call, kind: str) -> str | None:
         mode = mode_fault(call)
+        if self.rule.answers[kind] is Treatment.ZPLUS and call.keywords.get("mode") == "bicubic":
+            return f"operation '{call.name}' has weights below zero, for which rule '{self.name}' has no answer; use lrp_epsilon"
         if mode is not None or self.rule.answers[kind] is not Treatment.NONE:
             return mode
         what = {
@@ -187,7 +196,7 @@ class Tape(TorchFunctionMode):
     def carry_out(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Any:
         held = {id(tensor): tensor.detach() for tensor in call.carriers if not is_among(tensor, sources)}
         if kind == "activation":
-            return self.activate(call, treatment, sources, held)
+            return self.activate(call, treatment, sources[0])
         if self.rule.shares and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
             return share_merged(call, before, self.rule.answers["layer"] is Treatment.ZPLUS)
         if treatment is Treatment.EVERYTHING:
@@ -205,14 +214,23 @@ class Tape(TorchFunctionMode):
             return call.arguments[0].reshape(*call.arguments[1:])
         return call.run(held) if held else call.run()
 
-    def activate(self, call: Call, treatment: Treatment, sources: list[Tensor], held: dict[int, Tensor]) -> Tensor:
+    def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:
         if len(call.carriers) == 1:
-            return activation(sources[0], call.of(sources[0]), treatment, call.in_place)
+            return activation(values, call.of(values), treatment, call.in_place)
+        detached = {id(tensor): tensor.detach() for tensor in call.carriers}
+        slopes = self.slopes(call.carriers, values) if treatment is Treatment.POSITIVE_DERIVATIVE else None
         if treatment is Treatment.DERIVATIVE:
             return call.run()  # type: ignore[no-any-return]
-        if treatment is Treatment.POSITIVE_DERIVATIVE:
-            return PositivePart.apply(call.run(), call.in_place)  # type: ignore[no-untyped-call, no-any-return]
-        return activation(sources[0], lambda values: call.run(held | {id(sources[0]): values}), treatment, call.in_place)
+        return activation(values, lambda given: call.run(detached | {id(values): given}), treatment, call.in_place, slopes)
+
+    def slopes(self, factors: list[Tensor], values: Tensor) -> Tensor:
+        """The derivative of the product of two factors, each a function of `values` alone."""
+        first, second = factors
+        with torch.enable_grad():
+            (of_first, of_second) = (
+                torch.autograd.grad(factor, values, torch.ones_like(factor), retain_graph=True)[0] for factor in (first, second)
+            )
+        return first.detach() * of_second + of_first * second.detach()
 
     def layer_before(self, norm: Call) -> Call | None:
         """The convolution or linear layer whose output a batch norm takes."""
@@ -239,21 +257,27 @@ class Tape(TorchFunctionMode):
 
 
 def pass_on(call: Call, source: Tensor, held: dict[int, Tensor]) -> Tensor:
-    """A relevance goes through constant factors, gates and norms as it is; where they broadcast it, by its shares."""
+    """A relevance goes through constant factors, gates and norms as it is, and adds up where they broadcast it."""
 
     def function(values: Tensor) -> Tensor:
         output: Tensor = call.run(held | {id(source): values})
         return output
 
+    if call.in_place:
+        return activation(source, function, Treatment.EVERYTHING, True)
     with torch.no_grad():
-        output = None if call.in_place else function(source)
-    if output is None or output.shape == source.shape:
-        return activation(source, function, Treatment.EVERYTHING, call.in_place)
-    return share_average(output, lambda values: values.expand_as(output), [source], False)
+        shape = function(source).shape
+    return activation(source.expand(shape), function, Treatment.EVERYTHING, False)
 
 
-def activation(values: Tensor, function: Callable[[Tensor], Tensor], treatment: Treatment, in_place: bool) -> Tensor:
-    return Activation.apply(values, function, treatment, in_place)  # type: ignore[no-untyped-call, no-any-return]
+def activation(
+    values: Tensor,
+    function: Callable[[Tensor], Tensor],
+    treatment: Treatment,
+    in_place: bool,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    return Activation.apply(values, function, treatment, in_place, slopes)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def is_among(tensor: Tensor, others: list[Tensor]) -> bool:

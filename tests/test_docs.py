@@ -5,18 +5,22 @@ import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_tables_page_is_made_from_the_schemas() -> None:
-    spec = spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+@pytest.mark.parametrize(
+    ("maker", "function", "page"), [("make_tables", "tables_page", "tables"), ("make_rules", "rules_page", "rules")]
+)
+def test_page_is_made_from_the_code(maker: str, function: str, page: str) -> None:
+    spec = spec_from_file_location(maker, ROOT / "docs" / f"{maker}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == module.tables_page()
+    assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == getattr(module, function)()
 
 
 def test_links_between_pages_lead_somewhere() -> None:

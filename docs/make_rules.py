@@ -1,0 +1,57 @@
+"""Writes docs/rules.md from the table of the code: python docs/make_rules.py"""
+
+from pathlib import Path
+
+from auditor.operations import KINDS, RULES, SELF_GATES
+
+HEAD = """# Rules and operations
+
+What each rule does to each kind of operation on the way from the class responses to the image. This is the table that decides
+(`auditor/operations.py`), printed by `python docs/make_rules.py`. What has no answer is an error that names the operation and the
+rules that would work; nothing falls back in silence.
+"""
+
+SELF_GATES_LISTED = ", ".join(sorted(SELF_GATES))
+
+NOTES = f"""
+- *Adjoint*: the transpose of what the operation does, as autograd computes it: transposed kernels for convolutions,
+  the forward pass's switches for max-pooling, the scale of batch norm without its shift. Where windows overlap, it
+  sums.
+- An *activation* is a function of each value alone. Where its derivative is asked for, it is that of the function
+  itself: 0 and 1 for ReLU, 0.01 and 1 for LeakyReLU, any number for GELU.
+- `guided` takes the positive part of what arrives, then multiplies by the derivative; for ReLU that is Springenberg's
+  rule.
+- Of two responses that are multiplied, the *gate* is the one that a bounded function made (`softmax` or one of the
+  functions below), constant factors and terms aside; else the one with fewer values. A quotient's divisor is a gate where
+  it has fewer values than what it divides: a norm written out.
+- A response times a bounded function ({SELF_GATES_LISTED}) *of itself* is an activation: SiLU, GELU and
+  hard-swish written out. The constant factor of x · ReLU6(x + 3) / 6 stays a constant factor: `linear` sends back a
+  sixth there, and everything through `F.hardswish`.
+- *Held fixed* means as max-pooling's switches are: gates, attention weights and the divisors of norms are constants
+  of this image. The mean that a norm subtracts is linear and goes back.
+- LRP conserves: norms, gates and constant factors pass a relevance on as it is (Arras et al. 2017; Ali et al. 2022),
+  and batch norm behind a convolution or linear layer is one layer with it. ε is 1e-6, absolute, with the sign of what
+  it is added to; the bias counts in the denominator. z⁺ takes (x_i w_ij)⁺, which for inputs that are nowhere negative
+  is Montavon's rule.
+- `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
+  the class response is positive, its derivative. In a network of ReLUs without biases both give the same.
+- Dropout that is active and batch norm by the batch's statistics are errors under every rule: the model is not in
+  evaluation mode.
+"""
+
+
+def rules_page() -> str:
+    lines = [HEAD, "| rule | source | seed |", "|---|---|---|"]
+    for name, rule in RULES.items():
+        seed = "1 where z_c > 0" if rule.seed_one else "max(z_c, 0)"
+        lines.append(f"| `{name}` | {rule.source} | {seed}{', times the input at the end' if rule.times_input else ''} |")
+    lines += ["", "| operation | " + " | ".join(f"`{name}`" for name in RULES) + " |", "|---" * (len(RULES) + 1) + "|"]
+    for kind, (about, _) in KINDS.items():
+        lines.append(f"| **{kind}**: {about} | " + " | ".join(str(rule.answers[kind]) for rule in RULES.values()) + " |")
+    lines += ["", "Operations by the names they are seen under, in place or not, as function, method or exported program:", ""]
+    lines += [f"- {kind}: {', '.join(f'`{name}`' for name in sorted(names))}" for kind, (_, names) in KINDS.items() if names]
+    return "\n".join(lines) + "\n" + NOTES
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("rules.md").write_text(rules_page(), encoding="utf-8")
