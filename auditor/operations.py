@@ -83,6 +83,8 @@ DIVISIONS = frozenset({"div", "truediv", "itruediv", "divide", "true_divide"})
 MATRIX_PRODUCTS = frozenset({"matmul", "rmatmul", "bmm", "mm", "einsum"})
 SUMS = frozenset({"add", "iadd", "radd", "sub", "isub", "rsub", "subtract"})
 STOCHASTIC = frozenset({"dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+LIKE_ANOTHER = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
+"""Operations that take a shape or a type from their second operand, and no value."""
 CONSTANTS = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "empty_like"})
 """Operations whose result depends on a tensor's shape alone."""
 
@@ -103,11 +105,11 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
     "arrangement": (
         "reshaping, permuting, slicing, concatenation, padding, dropout in evaluation mode",
         words(
-            "flatten view view_as reshape reshape_as permute transpose swapaxes swapdims movedim moveaxis t T mT adjoint squeeze unsqueeze "
-            "unflatten expand expand_as broadcast_to repeat tile contiguous clone alias getitem select narrow slice index_select "
-            "chunk split split_with_sizes unsafe_split tensor_split unbind cat concat concatenate stack hstack vstack roll flip "
-            "unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle pad constant_pad_nd "
-            "to to_copy float double half bfloat16 type type_as identity",
+            "flatten view view_as reshape reshape_as permute transpose swapaxes swapdims movedim moveaxis t T mT adjoint "
+            "squeeze unsqueeze unflatten expand expand_as broadcast_to repeat tile contiguous clone alias getitem select "
+            "narrow slice index_select chunk split split_with_sizes unsafe_split tensor_split unbind cat concat "
+            "concatenate stack hstack vstack roll flip unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle "
+            "native_channel_shuffle pad constant_pad_nd to to_copy float double half bfloat16 type type_as identity",
             STOCHASTIC,
         ),
     ),
@@ -132,7 +134,10 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "gate": ("a response scaled by another, as squeeze-excite does", frozenset()),
     "attention": ("softmax(QKᵀ) V", words("scaled_dot_product_attention")),
-    "product": ("product of two responses of which neither is a gate, quotient of two", frozenset()),
+    "product": (
+        "product of two responses of which neither is a gate, quotient of two; softmax, powers and roots outside of a gate",
+        words("softmax square pow sqrt rsqrt reciprocal exp var std norm vector_norm linalg_vector_norm linalg_norm"),
+    ),
     "other": ("any other operation that depends on the input", frozenset()),
 }
 KIND_OF = {name: kind for kind, (_, names) in KINDS.items() for name in names}

@@ -18,6 +18,7 @@ from auditor.operations import (
     FACTORS,
     GATES,
     KIND_OF,
+    LIKE_ANOTHER,
     MATRIX_PRODUCTS,
     RULES,
     SELF_GATES,
@@ -70,9 +71,10 @@ class Tape(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operands = tensors((args, kwargs))
+        name = name_of(func)
+        operands = tensors((args[:1] if name in LIKE_ANOTHER else args, kwargs))
         carriers = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
-        call = Call(func, name_of(func), args, kwargs, carriers, any(id(tensor) in self.derived for tensor in operands))
+        call = Call(func, name, args, kwargs, carriers, any(id(tensor) in self.derived for tensor in operands))
         if call.name == "multi_head_attention_forward" and carriers:
             with self:
                 return multi_head_attention(*args, **kwargs)
@@ -188,7 +190,7 @@ class Tape(TorchFunctionMode):
         if mode is not None or self.rule.answers[kind] is not Treatment.NONE:
             return mode
         what = {
-            "product": f"operation '{call.name}' combines two responses of which neither is a gate, for which",
+            "product": f"operation '{call.name}' combines responses outside of a gate, for which",
             "other": f"operation '{call.name}' is not known:",
         }[kind]
         return f"{what} rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer(kind))}"
