@@ -145,7 +145,7 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
         return
     strongest = strongest[rows]
     # All bits where a class is behind the block's maximum, none where it has it: of several that do, the lowest counts.
-    behind = (responses[:, rows] - strongest).view(torch.int32) >> 31
+    behind = (responses[:, rows] - strongest).add_(0.0).view(torch.int32) >> 31
     lowest = (names | (behind & NO_CLASS)).amin(0)
     winner[rows] = replace_where_greater(strongest, best[rows], lowest.to(torch.int16), winner[rows])
     best[rows] = torch.maximum(best[rows], strongest)

@@ -100,13 +100,16 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "average": (
         "average and adaptive pooling, mean, sum, interpolation, folding, sum or difference of two responses",
-        words("avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean sum interpolate upsample fold col2im", SUMS),
+        words(
+            "avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean sum interpolate upsample upsample_nearest2d upsample_bilinear2d fold col2im",
+            SUMS,
+        ),
     ),
     "arrangement": (
         "reshaping, permuting, slicing, concatenation, padding, dropout in evaluation mode",
         words(
             "flatten view view_as reshape reshape_as permute transpose swapaxes swapdims movedim moveaxis t T mT adjoint "
-            "squeeze unsqueeze unflatten expand expand_as broadcast_to repeat tile contiguous clone alias getitem select "
+            "squeeze unsqueeze unflatten expand expand_as broadcast_to repeat tile contiguous clone alias ravel getitem index select "
             "narrow slice index_select chunk split split_with_sizes unsafe_split tensor_split unbind cat concat "
             "concatenate stack hstack vstack roll flip unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle "
             "native_channel_shuffle pad constant_pad_nd to to_copy float double half bfloat16 type type_as identity",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -206,7 +207,7 @@ class Tape(TorchFunctionMode):
         if treatment in (Treatment.EPSILON, Treatment.ZPLUS):
             return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
         if kind == "normalisation" and treatment is Treatment.FIXED:
-            return NORMALISATIONS[call.name](*call.arguments, **call.keywords)
+            return normalise_call(call)
         if self.summed is not None and sources[0] is self.image and self.maker(self.image) is None:
             geometry = geometry_of(call) if call.name == "conv2d" else None
             if geometry is not None:
@@ -270,6 +271,16 @@ def pass_on(call: Call, source: Tensor, held: dict[int, Tensor]) -> Tensor:
     with torch.no_grad():
         shape = function(source).shape
     return activation(source.expand(shape), function, Treatment.EVERYTHING, False)
+
+
+def normalise_call(call: Call) -> Tensor:
+    """A norm with its statistics held fixed."""
+    arguments = call.arguments
+    if call.name == "instance_norm" and call.function is not F.instance_norm:
+        # torch.instance_norm, and an exported program's, take weight and bias before the running statistics.
+        values, weight, bias, mean, variance, *rest = arguments
+        arguments = (values, mean, variance, weight, bias, *rest)
+    return NORMALISATIONS[call.name](*arguments, **call.keywords)
 
 
 def activation(

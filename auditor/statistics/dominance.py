@@ -51,7 +51,8 @@ def replace_where_greater(values: Tensor, limit: Tensor, names: Tensor, old: Ten
     """
     if values.device.type != "cpu":
         return torch.where(values > limit, names, old)
-    greater = ((limit - values).view(torch.int32) >> 31).to(torch.int16)
+    # −0.0 − 0.0 is −0.0, which is not less than nothing: adding 0.0 takes its sign away.
+    greater = ((limit - values).add_(0.0).view(torch.int32) >> 31).to(torch.int16)
     return old ^ ((old ^ names) & greater)
 
 
