@@ -83,6 +83,8 @@ DIVISIONS = frozenset({"div", "truediv", "itruediv", "divide", "true_divide"})
 MATRIX_PRODUCTS = frozenset({"matmul", "rmatmul", "bmm", "mm", "einsum"})
 SUMS = frozenset({"add", "iadd", "radd", "sub", "isub", "rsub", "subtract"})
 STOCHASTIC = frozenset({"dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+UNMOVED = frozenset({"clone", "contiguous", "alias", "to", "to_copy", "float", "identity", *STOCHASTIC})
+"""Arrangements that leave every value where it is."""
 LIKE_ANOTHER = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
 """Operations that take a shape or a type from their second operand, and no value."""
 CONSTANTS = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "empty_like"})
@@ -101,7 +103,8 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
     "average": (
         "average and adaptive pooling, mean, sum, interpolation, folding, sum or difference of two responses",
         words(
-            "avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean sum interpolate upsample upsample_nearest2d upsample_bilinear2d fold col2im",
+            "avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d mean sum interpolate upsample upsample_nearest2d "
+            "upsample_bilinear2d fold col2im",
             SUMS,
         ),
     ),
@@ -109,8 +112,8 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
         "reshaping, permuting, slicing, concatenation, padding, dropout in evaluation mode",
         words(
             "flatten view view_as reshape reshape_as permute transpose swapaxes swapdims movedim moveaxis t T mT adjoint "
-            "squeeze unsqueeze unflatten expand expand_as broadcast_to repeat tile contiguous clone alias ravel getitem index select "
-            "narrow slice index_select chunk split split_with_sizes unsafe_split tensor_split unbind cat concat "
+            "squeeze unsqueeze unflatten expand expand_as broadcast_to repeat tile contiguous clone alias ravel getitem index "
+            "select narrow slice index_select chunk split split_with_sizes unsafe_split tensor_split unbind cat concat "
             "concatenate stack hstack vstack roll flip unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle "
             "native_channel_shuffle pad constant_pad_nd to to_copy float double half bfloat16 type type_as identity",
             STOCHASTIC,

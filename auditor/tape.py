@@ -24,6 +24,7 @@ from auditor.operations import (
     RULES,
     SELF_GATES,
     SUMS,
+    UNMOVED,
     Treatment,
     name_of,
     rules_that_answer,
@@ -33,7 +34,6 @@ from auditor.rules import NORMALISATIONS, Activation
 
 VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
 """Kinds whose way back under `linear` depends on the input."""
-SEEN_THROUGH = {"arrangement", "scaling"}
 
 
 @dataclass(eq=False)
@@ -95,7 +95,8 @@ class Tape(TorchFunctionMode):
         sources = [tensor for tensor in call.carriers if not (self.rule.fixes_gates and is_among(tensor, fixed))]
         if kind == "activation" and len(call.carriers) > 1 and treatment is not Treatment.DERIVATIVE:
             # Written out: it goes back to what all its factors are made of.
-            sources = [self.origin(tensor) for tensor in call.carriers if not is_among(tensor, fixed)]
+            (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
+            sources = [gated if call.in_place else self.origin(gated, moved=False)]
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
         written = call.arguments[0] if call.name == "setitem" else output
         if not any(tensor.requires_grad for tensor in tensors(written)):
@@ -137,7 +138,8 @@ class Tape(TorchFunctionMode):
         bounded = [self.made_by_gate(tensor) for tensor in carriers]
         if bounded[0] != bounded[1]:
             gate, gated = (first, second) if bounded[0] else (second, first)
-            if not is_matrix and self.is_gate_of(gate, gated) and (not call.in_place or self.origin(gated) is call.arguments[0]):
+            written = not call.in_place or gated is call.arguments[0]
+            if not is_matrix and written and self.is_gate_of(gate, gated):
                 return "activation", [gate]
             return "attention" if is_matrix else "gate", [gate]
         if first.numel() != second.numel() and not is_matrix:
@@ -166,20 +168,21 @@ class Tape(TorchFunctionMode):
         return maker is not None and maker.name in GATES
 
     def is_gate_of(self, gate: Tensor, gated: Tensor) -> bool:
-        """Whether a gate is a bounded function of what it scales: together they are an activation."""
-        maker = self.maker(self.origin(gate))
+        """Whether a gate is a bounded function of what it scales, value by value: together they are an activation."""
+        maker = self.maker(self.origin(gate, moved=False))
         if maker is None or maker.name not in SELF_GATES:
             return False
-        values = self.origin(gated)
-        return self.origin(maker.sources[0]) is values and values.shape == gate.shape == gated.shape
+        values = self.origin(gated, moved=False)
+        return self.origin(maker.sources[0], moved=False) is values and values.shape == gate.shape == gated.shape
 
     def maker(self, tensor: Tensor) -> Step | None:
         return self.makers.get(id(tensor))
 
-    def origin(self, tensor: Tensor) -> Tensor:
-        """Looks back through arrangement, constant factors and constant terms."""
-        while (step := self.maker(tensor)) is not None and step.kind in SEEN_THROUGH and step.name != "batch_norm":
-            if len(step.sources) != 1 or step.sources[0] is tensor:
+    def origin(self, tensor: Tensor, moved: bool = True) -> Tensor:
+        """Looks back through constant factors, constant terms and arrangement; moved: also where that moves values."""
+        while (step := self.maker(tensor)) is not None and len(step.sources) == 1 and step.sources[0] is not tensor:
+            arranged = step.kind == "arrangement" and (moved or step.name in UNMOVED)
+            if not arranged and (step.kind != "scaling" or step.name == "batch_norm"):
                 break
             tensor = step.sources[0]
         return tensor
@@ -228,12 +231,16 @@ class Tape(TorchFunctionMode):
 
     def slopes(self, factors: list[Tensor], values: Tensor) -> Tensor:
         """The derivative of the product of two factors, each a function of `values` alone."""
+
+        def slope(factor: Tensor) -> Tensor:
+            ones = torch.ones_like(factor)
+            up, down = (torch.autograd.grad(factor, values, sign * ones, retain_graph=True)[0] for sign in (1, -1))
+            # What the activation in a gate clamps of the one sign it lets through of the other.
+            return up if self.origin(factor, moved=False) is self.origin(values, moved=False) else up - down
+
         first, second = factors
         with torch.enable_grad():
-            (of_first, of_second) = (
-                torch.autograd.grad(factor, values, torch.ones_like(factor), retain_graph=True)[0] for factor in (first, second)
-            )
-        return first.detach() * of_second + of_first * second.detach()
+            return first.detach() * slope(second) + slope(first) * second.detach()
 
     def layer_before(self, norm: Call) -> Call | None:
         """The convolution or linear layer whose output a batch norm takes."""
