@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test check bench train clean
+.PHONY: help venv demo test check bench bench-engine train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ test: venv check  ## Run every test, after lint and types
 
 bench: venv  ## Measure speed and memory (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
+
+bench-engine: venv  ## Measure the engine against its peers: make bench-engine IMAGENET=folder-with-labels.csv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python tests/bench/bench_engine.py $(if $(IMAGENET),--imagenet $(IMAGENET)) $(OPTIONS)
 
 train: venv  ## Train the demo's model again: make train MNIST=folder-of-the-training-files
 	$(BIN)/python -m flows.demo.train $(MNIST)

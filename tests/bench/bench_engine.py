@@ -1,0 +1,394 @@
+"""The explanation engine against its peers, which take turns with it on the same images and threads.
+
+make bench-engine                    # about ten minutes; exits 1 where a wanted ratio is missed
+make bench-engine IMAGENET=FOLDER    # EfficientNet-Lite0 on the images that FOLDER/labels.csv names (path, label)
+"""
+
+import argparse
+import copy
+import csv
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from captum.attr import Deconvolution, GuidedBackprop
+from networks import efficientnet_lite0, resnet18, resnet20
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from auditor import CannotFold, Clear, UnsupportedModel
+from flows.demo.train import HERE as DEMO
+from flows.demo.train import read_digits
+from storage.models import ModelSpec, load_model
+
+DECONVOLUTION = "captum Deconvolution"
+GUIDED = "captum GuidedBackprop"
+LOOP = "autograd, class by class"
+BATCHED = "autograd, is_grads_batched"
+FORWARD = "forward pass alone"
+PRODUCT = "torch.mm float32"
+PRODUCT_BFLOAT16 = "torch.mm bfloat16"
+SIDE = 2048
+COLUMNS = ["work", "ours", "peer", "peer's", "ratio", "wanted"]
+
+Run = Callable[[Tensor], object]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to do the work: `run` takes `images`, one batch, through `share` of the classes."""
+
+    run: Run
+    images: Tensor
+    share: float = 1.0
+
+    def turn(self, at_least: float) -> float:
+        """Seconds an image takes with all classes, of as many batches as fill `at_least` seconds."""
+        done, started = 0, clock()
+        while not done or clock() - started < at_least:
+            self.run(self.images)
+            done += len(self.images)
+        return (clock() - started) / done / self.share
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured pair. ratio: how many times better ours is; with `at_most`, ours over theirs, or a part of it."""
+
+    work: str
+    ours: str
+    peer: str
+    theirs: str
+    ratio: float
+    wanted: float | None = None
+    at_most: bool = False
+
+    @property
+    def missed(self) -> bool:
+        if self.wanted is None:
+            return False
+        return not (self.ratio <= self.wanted if self.at_most else self.ratio >= self.wanted)
+
+    def cells(self) -> list[str]:
+        wanted = "" if self.wanted is None else f"{'≤' if self.at_most else '≥'} {self.wanted:g}"
+        ratio = "" if math.isnan(self.ratio) else f"{self.ratio:,.{2 if self.ratio < 100 else 0}f}"
+        return [self.work, self.ours, self.peer, self.theirs, ratio, wanted]
+
+
+def clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def contest(ways: dict[str, Way], options: argparse.Namespace) -> dict[str, float]:
+    """Seconds an image, each way's median over the rounds. In turns: a machine that slows down slows all of them."""
+    for way in ways.values():
+        way.run(way.images)
+    rounds = [{name: way.turn(options.seconds) for name, way in ways.items()} for _ in range(options.rounds)]
+    return {name: median(secs[name] for secs in rounds) for name in ways}
+
+
+def at_best_batch(run: Run, images: Tensor, sizes: tuple[int, ...], share: float = 1.0) -> Way:
+    """Peers choose their batch size, by the best of three turns, of which the first warms up."""
+    ways = [Way(run, images[:size].clone(), share) for size in sizes]
+    return min(ways, key=lambda way: min(way.turn(0) for _ in range(3)))
+
+
+def captum_loop(method: Deconvolution | GuidedBackprop, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    """As captum documents it: a target, a call."""
+    return dominant(method.attribute(images, target=target).sum(1) for target in range(classes))
+
+
+def autograd_loop(model: nn.Module, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain gradients: one forward pass, and one backward a class."""
+    images = images.detach().requires_grad_()
+    logits = model(images)
+    return dominant(
+        torch.autograd.grad(logits[:, target].sum(), images, retain_graph=True)[0].sum(1) for target in range(classes)
+    )
+
+
+def batched_gradients(model: nn.Module, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    images = images.detach().requires_grad_()
+    logits = model(images)
+    seeds = torch.eye(logits.shape[1], device=logits.device)[:classes, None].expand(-1, *logits.shape)
+    (responses,) = torch.autograd.grad(logits, images, seeds, is_grads_batched=True)
+    return dominant(responses.sum(2))
+
+
+def dominant(responses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Eq. 4 and 5 over classes in order, as `Clear` reduces its own."""
+    best = winner = None
+    for number, response in enumerate(responses):
+        if best is None or winner is None:
+            best, winner = torch.zeros_like(response), torch.full_like(response, -1, dtype=torch.int16)
+        winner = torch.where(response > best, number, winner)
+        best = torch.maximum(best, response)
+    if best is None or winner is None:
+        raise ValueError("no class, no map")
+    return winner, best
+
+
+def peers(model: nn.Module, images: Tensor, sizes: tuple[int, ...], classes: int = 10, of: int = 10) -> dict[str, Way]:
+    """The peers of every network, with the model as loaded. classes: how many of all, `of`, are timed."""
+    runs = {
+        DECONVOLUTION: partial(captum_loop, Deconvolution(model), classes),
+        LOOP: partial(autograd_loop, model, classes),
+        BATCHED: partial(batched_gradients, model, classes),
+    }
+    return {name: at_best_batch(run, images, sizes, classes / of) for name, run in runs.items()}
+
+
+def forward(model: nn.Module, images: Tensor) -> Way:
+    """The forward pass in the faster memory format."""
+    faster = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Way(torch.inference_mode()(lambda batch: faster(batch)), images.contiguous(memory_format=torch.channels_last))
+
+
+def products(device: str) -> dict[str, Way]:
+    """Of big squares; an image is a row here."""
+    square = torch.randn(SIDE, SIDE, device=device)
+    return {PRODUCT: Way(lambda rows: rows @ rows, square), PRODUCT_BFLOAT16: Way(lambda rows: rows @ rows, square.bfloat16())}
+
+
+def required_flops(model: nn.Module, image: Tensor, classes: int) -> int:
+    """Of convolutions and linear layers in one forward and `classes` data-gradient passes over one image.
+
+    A multiplication with its addition counts two, as for the matrix product; what else is done counts nothing.
+    """
+    image = image.detach().requires_grad_()
+    with FlopCounterMode(display=False) as ahead:
+        logits = model(image)
+    with FlopCounterMode(display=False) as back:
+        torch.autograd.grad(logits[:, 0].sum(), image)
+    return int(ahead.get_total_flops() + classes * back.get_total_flops())
+
+
+def against(work: str, way: str, secs: dict[str, float], wanted: Mapping[str, float | None]) -> list[Row]:
+    """A row a peer: the peer's seconds over ours, and what is wanted of them."""
+    return [Row(work, shown(secs[way]), peer, shown(secs[peer]), secs[peer] / secs[way], least) for peer, least in wanted.items()]
+
+
+def shown(secs: float) -> str:
+    return f"{secs * 1e3:,.2f} ms" if secs < 0.1 else f"{secs * 1e3:,.0f} ms"
+
+
+def fraction(work: str, flops: int, secs: float, row_secs: float) -> Row:
+    """The part of the machine's matrix-product rate that a plain path reaches."""
+    rate, product = flops / secs, 2 * SIDE**2 / row_secs
+    return Row(work + ", required FLOPs", f"{rate / 1e9:,.0f} GFLOP/s", PRODUCT, f"{product / 1e9:,.0f} GFLOP/s", rate / product)
+
+
+def allcnn(options: argparse.Namespace) -> list[Row]:
+    """The demo's network and digits; ours on batches of 64."""
+    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors"))).to(options.device)
+    digits, _ = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
+    images, sizes = digits[:256].to(options.device), (16, 64, 128)
+    variants = [
+        ("linear", "float32"),
+        ("deconv", "float32"),
+        ("guided", "float32"),
+        ("linear", "bfloat16"),
+        ("deconv", "bfloat16"),
+    ]
+    ours = {f"{rule} {precision}": Way(Clear(model, rule, precision=precision), images[:64]) for rule, precision in variants}
+    guided = at_best_batch(partial(captum_loop, GuidedBackprop(model), 10), images, sizes)
+    halved = f"{DECONVOLUTION} bfloat16"
+    narrow = partial(captum_loop, Deconvolution(copy.deepcopy(model).bfloat16()), 10)
+    others = {GUIDED: guided, halved: at_best_batch(narrow, images.bfloat16(), sizes)}
+    secs = contest(ours | peers(model, images, sizes) | others | products(options.device), options)
+
+    flops = required_flops(model, images[:1], 10)
+    product, product_bfloat16 = (f"{2 * SIDE**2 / secs[name] / 1e9:,.0f} GFLOP/s" for name in (PRODUCT, PRODUCT_BFLOAT16))
+    # What bfloat16 can gain at all: without instructions for it, it loses.
+    gain = secs[PRODUCT] / secs[PRODUCT_BFLOAT16]
+    rows = [Row("this machine", product_bfloat16 + " bfloat16", PRODUCT, product, gain)]
+    for way in ours:
+        rule, precision = way.split()
+        peer, least = (GUIDED, 3.0) if rule == "guided" else (DECONVOLUTION, 3.0 if precision == "float32" else 6.0)
+        work = f"MNIST ALL-CNN, 10 classes, {way}"
+        rows += against(work, way, secs, {peer: least, LOOP: 1.0, BATCHED: 1.0})
+        if precision == "float32":
+            rows.append(fraction(work, flops, secs[way], secs[PRODUCT]))
+        else:
+            rows += against(work, way, secs, {halved: None})
+    return rows
+
+
+def small(options: argparse.Namespace) -> list[Row]:
+    images = torch.randn(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return resnet("ResNet-20", resnet20(), images, (16, 64, 256), 20, 1.3, options)
+
+
+def large(options: argparse.Namespace) -> list[Row]:
+    images = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    return resnet("ResNet-18", resnet18(), images, (1, 4, 8), 6, None, options)
+
+
+def resnet(
+    title: str,
+    model: nn.Module,
+    images: Tensor,
+    sizes: tuple[int, ...],
+    least: float,
+    most: float | None,
+    options: argparse.Namespace,
+) -> list[Row]:
+    """A residual network with ten classes, folded, and its plain path beside it.
+
+    least: wanted of captum's time over ours. most: wanted of our time over the forward pass's.
+    """
+    model, images = model.to(options.device), images.to(options.device)
+    folded, plain = Clear(model), Clear(model)
+    folded.fold(images[:8], memory=options.memory)
+    ways = {"folded": Way(folded, images), "plain": Way(plain, images[:64]), FORWARD: forward(model, images)}
+    secs = contest(ways | peers(model, images, sizes) | products(options.device), options)
+    rows = against(f"{title}, 10 classes, folded", "folded", secs, {DECONVOLUTION: least, LOOP: 1.0, BATCHED: 1.0})
+    cost = secs["folded"] / secs[FORWARD]
+    rows.append(
+        Row(f"{title}, of the forward pass", shown(secs["folded"]), FORWARD, shown(secs[FORWARD]), cost, most, at_most=True)
+    )
+    rows += against(f"{title}, 10 classes, plain", "plain", secs, {DECONVOLUTION: None})
+    return [*rows, fraction(f"{title}, plain", required_flops(model, images[:1], 10), secs["plain"], secs[PRODUCT])]
+
+
+def efficientnet(options: argparse.Namespace) -> list[Row]:
+    """All 1000 classes of EfficientNet-Lite0. Peers do 20, scaled: a forward pass that all classes share counts 50 times."""
+    model = efficientnet_lite0().to(options.device)
+    images, labels = pictures(options.imagenet) if options.imagenet else (torch.rand(64, 3, 224, 224) * 2 - 1, None)
+    images, batch = images.to(options.device), images[:64].to(options.device)
+    rows = []
+    if labels is not None:
+        with torch.inference_mode():
+            right = torch.cat([model(part).argmax(1) for part in images.split(50)]).cpu() == labels
+        accuracy = right.double().mean().item()
+        rows.append(Row(f"EfficientNet-Lite0, top-1 of {len(right)} images", f"{accuracy:.1%}", "", "", accuracy, 0.65))
+    clear = Clear(model, precision=options.efficientnet_precision)
+    started = clock()
+    deviation = clear.fold(batch[:8], memory=options.memory)
+    size = 0 if clear.operator is None else clear.operator.tensor.nbytes
+    built = f"{clock() - started:,.0f} s, {size / 1e9:.1f} GB, {deviation:.0e} off"
+    rows.append(Row("EfficientNet-Lite0, the operator's build", built, "", "", math.nan))
+    ways = {"folded": Way(clear, batch), FORWARD: forward(model, batch)}
+    secs = contest(ways | peers(model, batch, (1, 4), 20, 1000), options)
+    wanted = {DECONVOLUTION: 1000.0, LOOP: 1.0, BATCHED: 1.0}
+    rows += against(f"EfficientNet-Lite0, 1000 classes, folded {options.efficientnet_precision}", "folded", secs, wanted)
+    cost = secs["folded"] / secs[FORWARD]
+    return [*rows, Row("EfficientNet-Lite0, of the forward pass", shown(secs["folded"]), FORWARD, shown(secs[FORWARD]), cost)]
+
+
+def pictures(folder: Path) -> tuple[Tensor, Tensor]:
+    """The images that labels.csv names and their labels, as EfficientNet-Lite takes them: 224² of 256, (x − 127) / 128."""
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    images = []
+    for line in lines:
+        with Image.open(folder / line["path"]) as opened:
+            image = ImageOps.fit(opened.convert("RGB"), (256, 256), Image.Resampling.BICUBIC).crop((16, 16, 240, 240))
+        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    return (torch.stack(images) - 127.0) / 128, torch.tensor([int(line["label"]) for line in lines])
+
+
+def memory(options: argparse.Namespace) -> list[Row]:
+    """Peak memory of the plain path of ResNet-20 on a batch of 32: 1000 classes against 10, each a process of its own."""
+    peaks = []
+    for classes in (1000, 10):
+        command = [sys.executable, __file__, "--peak-memory", str(classes), "--device", options.device]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    many, few = (f"{peak / 1e6:,.0f} MB" for peak in peaks)
+    return [Row("ResNet-20, plain, peak memory: 1000 classes", many, "10 classes", few, peaks[0] / peaks[1], 1.3, at_most=True)]
+
+
+def peak_memory(classes: int, device: str) -> int:
+    """Bytes that this process had at its peak, having explained one batch."""
+    images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    Clear(resnet20(classes).to(device))(images)
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    # Not getrusage: its peak begins with the parent's, before exec.
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "allcnn": allcnn,
+    "resnet20": small,
+    "resnet18": large,
+    "efficientnet": efficientnet,
+    "memory": memory,
+}
+
+
+def hardware(options: argparse.Namespace) -> str:
+    if options.device != "cpu":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    named = {key: re.search(rf"^{key}\s*: (.*)$", described, re.MULTILINE) for key in ("model name", "model")}
+    name = " model ".join(found[1] for found in named.values() if found) or platform.processor()
+    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if re.search(rf"\b{kind}\b", described)]
+    instructions = ", ".join([torch.backends.cpu.get_cpu_capability(), *kinds])
+    return f"{name} ({instructions}), {options.threads} threads on {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def as_markdown(title: str, rows: list[Row]) -> str:
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in rows)]
+    return title + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="parts to measure")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each way; its median counts")
+    parser.add_argument("--seconds", type=float, default=0.5, help="least length of a turn")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; ratios are wanted of the CPU only")
+    parser.add_argument("--imagenet", type=Path, help="a folder of images with labels.csv (path, label); random images without")
+    parser.add_argument("--efficientnet-precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--memory", type=lambda gigabytes: int(float(gigabytes) * 1e9), default="12", help="GB for an operator")
+    parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    # captum says at every call that it sets hooks.
+    warnings.filterwarnings("ignore", module="captum")
+    if options.peak_memory:
+        print(peak_memory(options.peak_memory, options.device))
+        return
+
+    rows = []
+    for name in options.only:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        try:
+            rows += PARTS[name](options)
+        except (CannotFold, UnsupportedModel) as error:
+            rows.append(Row(f"{name}: {error}", "", "", "", math.nan, math.inf))
+    title = hardware(options)
+    table = Table(*COLUMNS, title=title)
+    for row in rows:
+        table.add_row(*row.cells(), style="bold red" if row.missed else None)
+    Console(width=150).print(table)
+    if options.markdown:
+        options.markdown.write_text(as_markdown(title, rows), encoding="utf-8")
+    if options.device == "cpu" and any(row.missed for row in rows):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
