@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.calls import Call, tensors
+from auditor.errors import UnsupportedModel
 from auditor.operations import MATRIX_PRODUCTS, SUMS
 
 EPSILON = 1e-6
@@ -89,6 +90,7 @@ def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[
 
 
 def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
+    """A sum or difference of two responses. Raises UnsupportedModel where it is written into a view."""
     factor = call.keywords.get("alpha", 1) * (-1 if "sub" in call.name else 1)
     if len(sources) == 1:
         # A response added to itself.
@@ -103,6 +105,8 @@ def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
             (negative_part, lambda first, second: 0 * first + factor * second),
         ]
     in_place = (call.in_place or call.name in {"iadd", "isub"}) and sources[0] is not sources[1]
+    if in_place and sources[0]._is_view():
+        raise UnsupportedModel(f"operation '{call.name}' writes a sum of two responses into a view, not shared: write a new sum")
     return Share.apply(output, parts, positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
 
 

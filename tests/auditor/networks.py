@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tests.auditor import matrix_form as form
 from tests.auditor.matrix_form import Node
+from tests.auditor.matrix_functions import relu
 
 CLASSES = 5
 
@@ -27,8 +28,8 @@ class PointwiseHead(nn.Module):
         return F.adaptive_avg_pool2d(scores, 1).flatten(1)
 
     def trace(self, image: Node) -> Node:
-        pooled = form.max_pool(form.relu(form.conv(image, self.first)), 2, 2)
-        return form.conv(form.relu(form.conv(pooled, self.second)), self.last)
+        pooled = form.max_pool(relu(form.conv(image, self.first)), 2, 2)
+        return form.conv(relu(form.conv(pooled, self.second)), self.last)
 
 
 class OverlappingPool(nn.Module):
@@ -49,8 +50,8 @@ class OverlappingPool(nn.Module):
         return self.last(self.rectifier(self.second(pooled)).mean((2, 3)))
 
     def trace(self, image: Node) -> Node:
-        pooled = form.max_pool(form.relu(form.conv(image, self.first)), 3, 2, 1)
-        return form.pointwise(form.relu(form.conv(pooled, self.second)), self.last)
+        pooled = form.max_pool(relu(form.conv(image, self.first)), 3, 2, 1)
+        return form.pointwise(relu(form.conv(pooled, self.second)), self.last)
 
 
 class AveragePool(nn.Module):
@@ -77,9 +78,9 @@ class AveragePool(nn.Module):
         return self.last(torch.flatten(F.adaptive_avg_pool2d(maps, (1, 1)), 1))
 
     def trace(self, image: Node) -> Node:
-        started = form.relu(form.batch_norm(form.relu(image), self.before))
-        pooled = form.avg_pool(form.relu(form.batch_norm(form.conv(started, self.first), self.norms[0])), 3, 2, 1)
-        maps = form.relu(form.batch_norm(form.conv(pooled, self.second), self.norms[1]))
+        started = relu(form.batch_norm(relu(image), self.before))
+        pooled = form.avg_pool(relu(form.batch_norm(form.conv(started, self.first), self.norms[0])), 3, 2, 1)
+        maps = relu(form.batch_norm(form.conv(pooled, self.second), self.norms[1]))
         return form.pointwise(maps, self.last)
 
 
@@ -99,7 +100,7 @@ class FlattenHead(nn.Module):
         return self.last(self.dropout(F.relu(self.hidden(maps.flatten(1)), True)))
 
     def trace(self, image: Node) -> Node:
-        return form.linear(form.relu(form.linear(form.relu(form.conv(image, self.first)), self.hidden)), self.last)
+        return form.linear(relu(form.linear(relu(form.conv(image, self.first)), self.hidden)), self.last)
 
 
 class Residual(nn.Module):
@@ -125,7 +126,7 @@ class Residual(nn.Module):
         return self.last(left.mean([2, 3]))
 
     def trace(self, image: Node) -> Node:
-        relu, conv = form.relu, form.conv
+        conv = form.conv
         entered = relu(conv(image, self.stem))
         middle = relu(form.add(conv(relu(conv(entered, self.first)), self.second), entered))
         left = relu(form.add(conv(relu(conv(middle, self.third)), self.fourth), conv(middle, self.shortcut)))
@@ -150,8 +151,8 @@ class Concat(nn.Module):
 
     def trace(self, image: Node) -> Node:
         branches = [form.conv(image, self.narrow), form.conv(image, self.wide), form.max_pool(image, 3, 1, 1)]
-        maps = form.relu(form.conv(form.relu(form.cat(*branches)), self.features[1]))
-        return form.relu(form.conv(maps, self.last))
+        maps = relu(form.conv(relu(form.cat(*branches)), self.features[1]))
+        return relu(form.conv(maps, self.last))
 
 
 NETWORKS = (PointwiseHead, OverlappingPool, AveragePool, FlattenHead, Residual, Concat)

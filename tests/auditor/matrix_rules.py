@@ -1,0 +1,101 @@
+"""The ways back written out: R(x|c) = G1 U1 G2 U2 … G_L^c z_L, and other papers', over the matrices of `matrix_form`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.auditor.matrix_form import Matrix, Node, Vector
+
+EPSILON = 1e-6
+"""Absolute, with the sign of the denominator: Bach et al. 2015, eq. 58."""
+RULES = ("linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus")
+SEEDED_BY_ONE = {"gradient_times_input"}
+
+
+def send_back(node: Node, signal: Vector, rule: str) -> list[tuple[Node, Vector]]:
+    """What each of the node's sources receives of what arrives at it."""
+    if rule in {"lrp_epsilon", "lrp_zplus"}:
+        return share(node, signal, rule)
+    if node.kind == "activation":
+        ((source, _),) = node.sources
+        if rule in {"deconv", "guided"}:
+            signal = np.maximum(signal, 0)
+        return [(source, signal if rule in {"linear", "deconv"} else signal * node.slopes)]
+    fixed = rule in {"linear", "deconv"} or node.derivatives is None
+    pairs = node.sources if fixed else node.derivatives
+    assert pairs, f"{node.kind} has no way back under {rule}"
+    return [(source, matrix.T @ signal) for source, matrix in pairs]
+
+
+def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]:
+    """Layer-wise relevance propagation: R_i = Σ_j (what i contributed to j / what j received) R_j."""
+    if node.merges and node.kind == "scaling":
+        # Batch norm and the layer before it are one layer.
+        ((layer, factors),) = node.sources
+        if layer.merges and layer.kind == "layer":
+            ((source, matrix),) = layer.sources
+            return shares([(source, factors @ matrix)], node.values, relevance, rule)
+    if node.kind in {"layer", "average", "attention"}:
+        return shares(node.sources, node.values, relevance, rule)
+    if node.kind in {"arrangement", "switch"}:
+        return [(source, matrix.T @ relevance) for source, matrix in node.sources]
+    # Activations, norms, gates, constant factors and terms: unchanged. What was broadcast gathers from its copies.
+    assert node.kind in {"activation", "normalisation", "gate", "scaling"}, f"{node.kind} has no way back under {rule}"
+    ((source, matrix),) = node.sources
+    copies = np.eye(len(relevance)) if len(relevance) == len(source.values) else (matrix != 0) * 1.0
+    return [(source, copies.T @ relevance)]
+
+
+def shares(sources: list[tuple[Node, Matrix]], output: Vector, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]:
+    contributions = [(source, matrix * source.values) for source, matrix in sources]
+    if rule == "lrp_epsilon":
+        received = output + EPSILON * np.where(output < 0, -1, 1)
+        portions = relevance / received
+    else:
+        contributions = [(source, np.maximum(contribution, 0)) for source, contribution in contributions]
+        received = sum(contribution.sum(1) for _, contribution in contributions)
+        portions = np.array([part / whole if whole > 0 else 0 for part, whole in zip(relevance, received, strict=True)])
+    return [(source, contribution.T @ portions) for source, contribution in contributions]
+
+
+def all_sources(node: Node) -> list[Node]:
+    pairs = [*node.sources, *(node.derivatives or [])]
+    return list({id(source): source for source, _ in pairs}.values())
+
+
+def in_order(node: Node) -> list[Node]:
+    """All nodes that `node` is made of, sources first, itself last."""
+    found: dict[int, Node] = {}
+
+    def visit(current: Node) -> None:
+        for source in all_sources(current):
+            if id(source) not in found:
+                visit(source)
+        found[id(current)] = current
+
+    visit(node)
+    return list(found.values())
+
+
+def reach_image(root: Node, signal: Vector, rule: str) -> NDArray[np.float64]:
+    """What arrives at the image when `root` sends `signal` back."""
+    nodes = in_order(root)
+    arriving = {id(node): np.zeros(len(node.values)) for node in nodes}
+    arriving[id(root)] = signal.flatten()
+    for node in reversed(nodes):
+        if node.kind not in {"image", "constant"} and arriving[id(node)].any():
+            for source, received in send_back(node, arriving[id(node)], rule):
+                arriving[id(source)] += received
+    (image,) = [node for node in nodes if node.kind == "image"]
+    arrived = arriving[id(image)] * (image.values if rule == "gradient_times_input" else 1)
+    return arrived.reshape(image.shape)
+
+
+def responses(class_responses: Node, rule: str) -> NDArray[np.float64]:
+    """R(x|c) of every class before the channels are reduced, (C, ch, H, W). class_responses: z_L, (C, h, w)."""
+    found = []
+    for label in range(class_responses.shape[0]):
+        positive = np.maximum(class_responses.array[label], 0)
+        seed = np.zeros(class_responses.shape)
+        seed[label] = (positive > 0) if rule in SEEDED_BY_ONE else positive
+        found.append(reach_image(class_responses, seed, rule))
+    return np.stack(found)
