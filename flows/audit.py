@@ -21,30 +21,17 @@ from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
 from flows.gallery import draw_gallery, write_gallery
 from flows.listener import Listener
-from flows.shard import Work
+from flows.planning import Planned, plan_run
+from flows.worker import Work
 from reports.charts import start_engine
 from reports.gallery import choose_samples
 from reports.report import write_report
 from storage.aggregates import gather
 from storage.datasets import Dataset, open_dataset
-from storage.errors import InputError
-from storage.maps import MapShape, shard_samples
-from storage.models import model_hash
-from storage.runs import (
-    Manifest,
-    Plan,
-    Run,
-    create_run,
-    files_below,
-    find_unfinished,
-    hash_file,
-    new_run_id,
-    publish,
-    read_commits,
-    read_plan,
-)
+from storage.maps import MapShape
+from storage.runs import Manifest, Plan, Run, files_below, hash_file, publish, read_commits
 from storage.sql import connect
-from storage.tables import SCHEMA_VERSION, SCHEMAS
+from storage.tables import SCHEMAS
 
 ARTIFACT_SECS = 5
 """Least time between two updates of the progress that Prefect shows: each costs a round trip."""
@@ -76,6 +63,8 @@ class Session:
             dataset=config.dataset_spec,
             input=config.input_spec,
             rule=config.method.rule,
+            reduction=config.method.reduction,
+            head=config.method.head,
             precision=config.method.precision,
             top_k=config.method.top_k,
             kept_classes=config.method.kept_classes,
@@ -107,13 +96,14 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
 
 
 def run_stages(session: Session) -> Outcome:
-    run, plan, facts = make_plan(session)
+    planned = make_plan(session)
+    run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
     resumed = bool(read_commits(run))
-    compute_secs = compute(session, run, plan)
+    compute_secs = compute(session, planned)
     charts = Thread(target=start_engine, daemon=True)
     charts.start()
-    manifest = finalise(session, run, plan, facts)
+    manifest = finalise(session, planned)
     session.cluster.release()
     session.listener.stage("reporting")
     charts.join()
@@ -130,41 +120,15 @@ def run_stages(session: Session) -> Outcome:
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def make_plan(session: Session) -> tuple[Run, Plan, dict[str, Any]]:
-    """Freezes what is to be done, or finds the unfinished run that planned the same. Writes nothing before all is checked."""
-    config, dataset = session.config, session.dataset
-    now = datetime.now(UTC)
-    plan = Plan(
-        run_id=new_run_id(config.name, now),
-        created_at=now,
-        schema_version=SCHEMA_VERSION,
-        tool_version=importlib.metadata.version("clear-audit"),
-        name=config.name,
-        config=config.model_dump(mode="json", exclude={"folder"}),
-        config_hash=config.config_hash,
-        model_hash=model_hash(config.model_spec),
-        dataset_hash=dataset.content_hash(),
-        class_names=list(dataset.classes),
-        sample_count=len(dataset),
-        height=config.input.height,
-        width=config.input.width,
-        shard_samples=config.compute.shard_samples or shard_samples(config.input.height, config.input.width),
-    )
-    _, facts = session.cluster.wait()
-    if facts["class_count"] != len(dataset.classes):
-        raise InputError(
-            f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and model '{config.model.factory}' has "
-            f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
-        )
-    unfinished = find_unfinished(session.store, plan)
-    if unfinished is not None:
-        return unfinished, read_plan(unfinished), facts
-    return create_run(session.store, plan), plan, facts
+def make_plan(session: Session) -> Planned:
+    """Freezes what is to be done and how, or finds the unfinished run that planned the same."""
+    return plan_run(session.config, session.store, session.dataset, session.cluster, session.listener)
 
 
 @task(name="compute", cache_policy=NO_CACHE)
-def compute(session: Session, run: Run, plan: Plan) -> float:
+def compute(session: Session, planned: Planned) -> float:
     """Drives the shards that are not committed yet through the cluster; returns the seconds it took."""
+    run, plan = planned.run, planned.plan
     commits = read_commits(run)
     done = sum(commit.processed_count + commit.failed_count for commit in commits.values())
     failed = sum(commit.failed_count for commit in commits.values())
@@ -185,24 +149,19 @@ def compute(session: Session, run: Run, plan: Plan) -> float:
     client, _ = session.cluster.wait()
     shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
     remaining = [shard for shard in plan.shards() if shard.index not in commits]
-    drive_shards(client, session.work, run, shape, remaining, progress)
+    drive_shards(client, session.work, run, shape, planned.fold, remaining, progress)
     return time.perf_counter() - started
 
 
 @task(name="finalise", cache_policy=NO_CACHE)
-def finalise(session: Session, run: Run, plan: Plan, facts: dict[str, Any]) -> Manifest:
+def finalise(session: Session, planned: Planned) -> Manifest:
     """Joins the shards, aggregates, draws the gallery, and publishes the run by its manifest."""
     session.listener.stage("finalising")
-    config, now = session.config, datetime.now(UTC)
-    known = {
-        "model_factory": config.model.factory,
-        "dataset_path": config.dataset.path,
-        "rule": config.method.rule,
-        "precision": config.method.precision,
-    }
+    run, plan, now = planned.run, planned.plan, datetime.now(UTC)
+    known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
     artefacts = gather(run, plan, attributes, known, now)
-    draw(session, run, plan)
+    draw(session, planned)
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
         artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
     commits = read_commits(run).values()
@@ -216,22 +175,49 @@ def finalise(session: Session, run: Run, plan: Plan, facts: dict[str, Any]) -> M
         processed_count=sum(commit.processed_count for commit in commits),
         failed_count=sum(commit.failed_count for commit in commits),
         readings=list(READINGS),
-        environment={"python": platform.python_version(), "platform": platform.platform(), **versions, "device": facts["device"]},
+        examination=plan.examination,
+        environment={
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **versions,
+            "device": planned.facts["device"],
+        },
         artefacts=artefacts,
     )
     publish(run, manifest)
     return manifest
 
 
-def draw(session: Session, run: Run, plan: Plan) -> None:
+def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
+    """How the maps were made: columns of the run's row, and attributes of its arrays."""
+    found = plan.examination
+    return {
+        "model_factory": config.model.factory,
+        "model_program": config.model.program,
+        "dataset_path": config.dataset.path,
+        "rule": config.method.rule,
+        "reduction": config.method.reduction,
+        "head": config.method.head,
+        "precision": config.method.precision,
+        "competing_count": config.method.top_k,
+        "precision_agreement_frac": None if found is None else found.precision_agreement_frac,
+        "is_folded": None if found is None else found.fold is not None,
+        "fold_reason": None if found is None else found.fold_reason,
+        "fold_deviation": None if found is None else found.fold_deviation,
+    }
+
+
+def draw(session: Session, planned: Planned) -> None:
     """Draws, where the model is, the samples that a reviewer should see first."""
+    run, plan = planned.run, planned.plan
     choices = choose_samples(
         connect(run.store, [run.run_id]), run.run_id, session.config.report.gallery_samples, session.config.report.seed
     )
     client, _ = session.cluster.wait()
     indices = sorted({choice.sample_index for choice in choices})
     workers = len(client.nthreads())
-    futures = [client.submit(draw_gallery, session.work.key, run, indices[i::workers], pure=False) for i in range(workers)]
+    parts = [indices[start::workers] for start in range(workers)]
+    futures = [client.submit(draw_gallery, session.work.key, run, planned.fold, part, pure=False) for part in parts if part]
     peaks = {index: peak for drawn in client.gather(futures) for index, peak in drawn.items()}
     samples = [
         {"sample_index": choice.sample_index, "reason": choice.reason, "peak": peaks[choice.sample_index]} for choice in choices

@@ -128,7 +128,7 @@ def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
         facts = {name: value for name, value in row.items() if name != "class_names"}
         facts |= {"classes": ", ".join(row["class_names"]), "maps": found.maps, "report": found.report}
         for name, value in facts.items():
-            typer.echo(f"{name:<22} {value}")
+            typer.echo(f"{name:<25} {value}")
 
 
 @app.command()

@@ -6,10 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster
 
 from flows.config import ComputeSection
-from flows.shard import AuditWorker, Work, audit_shard, warm_up
+from flows.driving import drive
+from flows.folding import Fold
+from flows.shard import audit_shard
+from flows.worker import AuditWorker, Work, warm_up
 from storage.errors import InputError
 from storage.maps import MapShape
 from storage.runs import Run, Shard
@@ -17,9 +20,6 @@ from storage.runs import Run, Shard
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 26}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
 and takes them again all the time: the same shard takes 1.8 times as long (docs/decisions/0006-workers-keep-their-memory.md)."""
-
-WINDOW = 2
-"""Shards in flight for each worker: one at work, one waiting."""
 
 
 def cores() -> int:
@@ -75,22 +75,20 @@ def load_workers(client: Client, work: Work) -> dict[str, Any]:
 
 
 def drive_shards(
-    client: Client, work: Work, run: Run, shape: MapShape, shards: list[Shard], progress: Callable[[dict[str, int]], None]
+    client: Client,
+    work: Work,
+    run: Run,
+    shape: MapShape,
+    fold: Fold | None,
+    shards: list[Shard],
+    progress: Callable[[dict[str, int]], None],
 ) -> None:
-    """Computes shards with a bounded number in flight, releasing each when it is done."""
-    waiting = iter(shards)
+    """Computes shards over the cluster. fold: the operator that the run was planned with."""
 
     def submit(shard: Shard) -> Any:
-        return client.submit(audit_shard, work.key, run, shape, shard, key=f"{run.run_id}-{shard.index:05d}", pure=False)
+        return client.submit(audit_shard, work.key, run, shape, fold, shard, key=f"{run.run_id}-{shard.index:05d}", pure=False)
 
-    window = WINDOW * max(1, sum(client.nthreads().values()))
-    running = as_completed([submit(shard) for _, shard in zip(range(window), waiting, strict=False)], loop=client.loop)
-    for future in running:
-        progress(future.result())
-        future.release()
-        following = next(waiting, None)
-        if following is not None:
-            running.add(submit(following))
+    drive(client, submit, shards, progress)
 
 
 class Cluster:

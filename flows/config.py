@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
@@ -39,13 +39,33 @@ class InputSection(Section):
 
 
 class ModelSection(Section):
-    factory: str
+    """A factory, or a program: exactly one of the two."""
+
+    factory: str | None = None
     weights: str | None = None
     arguments: dict[str, Any] = {}
+    program: str | None = None
+
+    @model_validator(mode="after")
+    def check_source(self) -> "ModelSection":
+        if self.factory is None and self.program is None:
+            raise ValueError(
+                "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
+                "('clear-audit init' writes a config with every key explained)"
+            )
+        beside = {"factory": self.factory, "weights": self.weights, "arguments": self.arguments or None}
+        given = [name for name, value in beside.items() if value is not None]
+        if self.program is not None and given:
+            raise ValueError(
+                f"key 'model.{given[0]}' stands beside 'model.program', which is a whole model: remove one of the two"
+            )
+        return self
 
 
 class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided"] = "linear"
+    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"] = "linear"
+    reduction: Literal["sum", "l2", "max"] = "sum"
+    head: str | None = Field(default=None, min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     top_k: int | None = Field(default=None, gt=0)
     kept_classes: int = Field(default=20, ge=2)
@@ -57,6 +77,7 @@ class ComputeSection(Section):
     threads: int | None = Field(default=None, gt=0)
     batch_samples: int = Field(default=64, gt=0)
     shard_samples: int | None = Field(default=None, gt=0, multiple_of=16)
+    operator_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class LimitsSection(Section):
@@ -95,7 +116,10 @@ class AuditConfig(Section):
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 of what decides the result: not where it is computed, nor what the report shows."""
+        """SHA-256 of what decides the result, to the last bit: not where it is computed, nor what the report shows.
+
+        Whether a run folds changes how its sums are rounded, so `compute.operator_gb`, which decides that, belongs to it.
+        """
         facts = self.model_dump(
             mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers", "threads"}}
         )
@@ -174,7 +198,7 @@ def parse_value(text: str, kind: Any) -> Any:
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Makes paths absolute: a worker may have another working directory."""
-    for section, key in (("dataset", "path"), ("dataset", "labels"), ("model", "weights")):
+    for section, key in (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("model", "program")):
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str) and "://" not in part[key]:
             part[key] = str(folder / os.path.expanduser(part[key]))  # noqa: PTH111  Path's raises where there is no such user
@@ -187,4 +211,6 @@ def explain(item: Any) -> str:
         return f"unknown key '{where}': did you mean '{nearest(where, known_keys())}'?"
     if item["type"] == "missing":
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
     return f"key '{where}' is {json.dumps(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -10,14 +10,19 @@ from PIL import Image
 
 from auditor.rendering import binary_heatmap, clear_map, palette
 from auditor.statistics.dominance import Dominance, LabelAndRest
-from flows.shard import AuditWorker, this_worker
+from flows.folding import Fold, adopt_planned
+from flows.worker import AuditWorker, this_worker
 from storage.datasets.preparation import prepare
 from storage.runs import Run
 
 
-def draw_gallery(key: str, run: Run, indices: list[int]) -> dict[int, float]:
-    """Writes three pictures for each sample, `<index>-{input,heatmap,clear}.png`; returns the samples' peaks."""
+def draw_gallery(key: str, run: Run, fold: Fold | None, indices: list[int]) -> dict[int, float]:
+    """Writes three pictures for each sample, `<index>-{input,heatmap,clear}.png`; returns the samples' peaks.
+
+    fold: the operator that the run was planned with.
+    """
     worker = this_worker(key)
+    adopt_planned(worker, fold)
     run.gallery.mkdir(exist_ok=True)
     return {index: draw_sample(worker, run.gallery, index) for index in indices}
 

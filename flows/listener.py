@@ -4,6 +4,7 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Listener:
@@ -15,8 +16,11 @@ class Listener:
     def stage(self, name: str) -> None:
         """A stage begins."""
 
-    def advance(self, done: int, failed: int, total: int) -> None:
-        """Of `total` samples, `done` are done, `failed` of them as failures."""
+    def advance(self, done: int, failed: int, total: int, what: str = "images") -> None:
+        """Of `total` images, or what else is being done, `done` are done, `failed` of them as failures."""
+
+    def say(self, sentence: str) -> None:
+        """Something that a person should know of the run."""
 
 
 class ProgressBar(Listener):
@@ -46,5 +50,8 @@ class ProgressBar(Listener):
         self.progress.start()
         self.progress.update(self.bar, description=name)
 
-    def advance(self, done: int, failed: int, total: int) -> None:
-        self.progress.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else "images")
+    def advance(self, done: int, failed: int, total: int, what: str = "images") -> None:
+        self.progress.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else what)
+
+    def say(self, sentence: str) -> None:
+        self.progress.console.print(Text(sentence), soft_wrap=True)

@@ -35,6 +35,7 @@ def sample_rows(samples: Samples, start: int, chosen: np.ndarray, measured: Meas
         "positive_area_frac": measured.positive_area_frac,
         "dominance_margin": measured.dominance_margin,
         "class_cosine": measured.class_cosine,
+        "left_out_frac": measured.left_out_frac,
     }
     columns |= {name: getattr(measured.dominant, name)[:, 0] for name in SCORES}
     table = as_table(columns, SCHEMAS["samples"])

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 UNDEFINED = "–"
 NO_CLASS = "(none)"
 NO_LABEL = "(no label)"
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(value: float | None) -> str:
@@ -34,6 +35,20 @@ def decimal(value: float | None, digits: int = 2) -> str:
 def significant(value: float) -> str:
     """Three significant digits."""
     return f"{float(f'{value:.3g}'):,g}".replace("-", "−")
+
+
+def power(value: float) -> str:
+    """One significant digit and the power of ten: 4 × 10⁻⁷."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return digit if not value else f"{digit} × 10{str(int(exponent)).translate(RAISED)}"
+
+
+def file_size(size: int) -> str:
+    """Bytes in decimal units, three significant digits."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{significant(size / unit)} {name}"
+    return f"{size} bytes"
 
 
 def moment(value: datetime) -> str:

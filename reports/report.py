@@ -49,6 +49,7 @@ def render(run: Run) -> str:
             gallery=make_gallery(connection, run, plan, labels),
             failures=sections.failures_block(scope, verdict.answer.rows[0]["failed_count"]),
             sensitivity=sections.sensitivity_block(scope),
+            method=summary.method_table(facts.rows[0], manifest.examination),
             provenance=summary.provenance_tables(plan, manifest),
             config=summary.config_text(plan),
             class_cosine=decimal(facts.rows[0]["class_cosine_mean"]),

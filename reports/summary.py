@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.blocks import Block, Column, Table, tabulate
-from reports.formats import count, decimal, duration, moment, percent, plural
+from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.queries import Answer, Row
-from storage.runs import Manifest, Plan
+from storage.runs import Examination, Manifest, Plan
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"
@@ -92,7 +92,7 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
     facts = [
         ("Audit", run["name"]),
         ("Run", plan.run_id),
-        ("Model", run["model_factory"]),
+        ("Model", run["model_factory"] or run["model_program"]),
         ("Dataset", run["dataset_path"]),
         ("Images", f"{count(run['sample_count'])}, of {plan.height} × {plan.width} pixels"),
         ("Classes", count(run["class_count"])),
@@ -105,6 +105,52 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
         ("Mean class cosine", decimal(run["class_cosine_mean"])),
     ]
     return Block(answer, table=facts_table("What was audited, and how.", facts))
+
+
+REDUCTIONS = {
+    "sum": "their responses are added",
+    "l2": "root of the sum of their squared responses",
+    "max": "the greatest response",
+}
+
+
+def method_table(run: Row, examination: Examination | None) -> Table:
+    """How the maps were made. run: its row in table `runs`. examination: what was found when the run was planned."""
+    precision = run["precision"]
+    if run["precision_agreement_frac"] is not None and examination is not None:
+        pixels = f"the pixels of the first {plural(examination.sample_count, 'image')}"
+        precision += f": {percent(run['precision_agreement_frac'])} of {pixels} have the same dominant class as in float32"
+    competing = f"all {count(run['class_count'])}"
+    if run["competing_count"] is not None and run["competing_count"] < run["class_count"]:
+        competing = (
+            f"in each image the {count(run['competing_count'])} with most positive response, of {count(run['class_count'])}; the "
+            f"others have {percent(run['left_out_frac_mean'])} of it on average, {percent(run['left_out_frac_max'])} at worst"
+        )
+    facts = [
+        ("Rule", run["rule"]),
+        ("Channels of the input", REDUCTIONS.get(run["reduction"], UNDEFINED)),
+        ("Precision", precision),
+        ("Classes that compete", competing),
+        ("Where classes are decided", "found from the operations" if run["head"] is None else f"named: {run['head']}"),
+        ("Fixed operator", say_operator(run, examination)),
+    ]
+    return facts_table("Method of this run.", facts)
+
+
+def say_operator(run: Row, examination: Examination | None) -> str:
+    """Whether what is the same for every image was worked out once, and how exactly."""
+    if run["is_folded"] is None or examination is None:
+        return UNDEFINED
+    if not run["is_folded"]:
+        return f"none, each class was sent back for each image: {run['fold_reason']}"
+    fold = examination.fold or {}
+    where = "the image" if fold["where"] == "image" else f"the output of “{fold['where']}”"
+    return (
+        f"one for all images, from the classes back to {where}: {file_size(fold['memory'])}, built by "
+        f"{count(fold['rows'])} passes through the network; on the first "
+        f"{plural(examination.sample_count, 'image')} its responses deviate from the network's by at most "
+        f"{power(run['fold_deviation'])} of the greatest"
+    )
 
 
 def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:

@@ -94,7 +94,9 @@ SELECT
     avg((dominant_class IS NOT DISTINCT FROM prediction)::INT) AS agreement_frac,
     avg(sparseness) AS sparseness_mean,
     avg(dominance_margin) AS dominance_margin_mean,
-    avg(class_cosine) AS class_cosine_mean
+    avg(class_cosine) AS class_cosine_mean,
+    avg(left_out_frac) AS left_out_frac_mean,
+    max(left_out_frac)::DOUBLE AS left_out_frac_max
 FROM samples
 """
 

@@ -6,6 +6,8 @@ runs/<run_id>/commits/00012.json   created exclusively: the commit point of shar
 runs/<run_id>/maps.zarr            published from the attempts
 runs/<run_id>/gallery/             pictures for the report
 runs/<run_id>/manifest.json        written last: a run without it is not read by anyone
+
+Records may get fields, with a default for what an older version wrote; none is dropped or renamed.
 """
 
 import hashlib
@@ -35,8 +37,27 @@ class Record(BaseModel):
 RecordT = TypeVar("RecordT", bound=Record)
 
 
+class Examination(Record):
+    """What one worker found of the model on the dataset's first samples, and what follows for the whole run.
+
+    sample_count: how many samples it saw. precision_agreement_frac: share of their pixels whose dominant class is that of
+    float32; None where the run is in float32. fold: the fixed operator that makes the maps, field by field, None where each
+    class is sent back for each sample; then fold_reason says why. fold_deviation: the largest deviation of the operator's
+    responses from the network's, relative to the peak.
+    """
+
+    sample_count: int
+    precision_agreement_frac: float | None = None
+    fold: dict[str, Any] | None = None
+    fold_deviation: float | None = None
+    fold_reason: str | None = None
+
+
 class Plan(Record):
-    """What a run will do, frozen: a run is resumed only where all of it still holds."""
+    """What a run will do, frozen: a run is resumed only where all of it still holds.
+
+    examination: None where an older version planned.
+    """
 
     run_id: str
     created_at: datetime
@@ -52,6 +73,7 @@ class Plan(Record):
     height: int
     width: int
     shard_samples: int
+    examination: Examination | None = None
 
     @property
     def identity(self) -> tuple[int, str, str, str, str]:
@@ -84,7 +106,10 @@ class Commit(Record):
 
 
 class Manifest(Record):
-    """What a finished run holds and how it was made. artefacts: SHA-256 by path in the store."""
+    """What a finished run holds and how it was made.
+
+    examination: the plan's; None where an older version planned. artefacts: SHA-256 by path in the store.
+    """
 
     run_id: str
     plan_hash: str
@@ -94,6 +119,7 @@ class Manifest(Record):
     processed_count: int
     failed_count: int
     readings: list[str]
+    examination: Examination | None = None
     environment: dict[str, str]
     artefacts: dict[str, str]
 

@@ -28,7 +28,8 @@ def connect(store: Path, runs: Iterable[str], threads: int | None = None) -> "du
     """A connection that knows the tables by their names and can do nothing but read them.
 
     runs: ids of the runs whose rows are seen. Their files are listed one by one, so that what an unfinished run has
-    written is never seen. threads: all cores by default; with one, sums of floats come out the same every time.
+    written is never seen. Columns that an older version did not write are NULL. threads: all cores by default; with one,
+    sums of floats come out the same every time.
     The connection cannot write, reach files outside the store's tables, load extensions, or be configured otherwise.
     """
     import duckdb
@@ -38,15 +39,17 @@ def connect(store: Path, runs: Iterable[str], threads: int | None = None) -> "du
     runs = list(runs)
     for table, schema in SCHEMAS.items():
         files = [str(path) for run in runs for path in sorted((folder / table / f"run_id={run}").glob("*.parquet"))]
-        if files:
-            listed = ", ".join(quote(file) for file in files)
-            connection.execute(
-                f"CREATE VIEW {table} AS SELECT * FROM read_parquet([{listed}], "
-                "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
-            )
-        else:
+        if not files:
             empty = pa.schema([*schema, pa.field("run_id", pa.string())]).empty_table()
             connection.from_arrow(empty).create(table)
+            continue
+        known = connection.from_arrow(schema.empty_table())
+        columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
+        listed = ", ".join(quote(file) for file in files)
+        connection.execute(
+            f"CREATE VIEW {table} AS SELECT {columns} WHERE false UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], "
+            "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
+        )
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")

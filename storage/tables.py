@@ -3,6 +3,9 @@
 Conventions: snake_case; `_id _at _secs _count _frac` suffixes; a `_frac` is in [0, 1]; undefined is NULL. Each field's
 metadata says what it is (`about`) and, for a score, which `direction` speaks for the model's evidence: `higher`,
 `lower`, or `none` where neither does. `run_id` is the tables' Hive partition and is not stored in the files.
+
+Version 2 added columns to `runs`, and `samples.left_out_frac`. Columns are added, never changed or dropped: what an older
+version did not have is NULL.
 """
 
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def column(name: str, kind: pa.DataType, about: str, direction: str | None = None) -> pa.Field:
@@ -57,6 +60,11 @@ SAMPLES = [
     *SCORES_OF_A_MAP,
     score("dominance_margin", "lead of the strongest response over the second, as a share of the strongest, in [0, 1]", "higher"),
     score("class_cosine", "mean cosine between the response maps of two classes, in [−1, 1]", "lower"),
+    score(
+        "left_out_frac",
+        "share of positive class response that method.top_k left out; 0 without it; NULL = no positive class response",
+        "lower",
+    ),
 ]
 
 RESPONSES = [
@@ -128,12 +136,12 @@ RUNS = [
     column("finished_at", UTC, "when its tables were written"),
     column("duration_secs", pa.float64(), "time between the two"),
     column("tool_version", pa.string(), "version of clear-audit"),
-    column("model_factory", pa.string(), "function that builds the model"),
-    column("model_hash", pa.string(), "SHA-256 of factory and weights"),
+    column("model_factory", pa.string(), "function that builds the model; NULL = it is a program"),
+    column("model_hash", pa.string(), "SHA-256 of factory and weights, or of the program"),
     column("dataset_path", pa.string(), "where the dataset was read"),
     column("dataset_hash", pa.string(), "SHA-256 of names, labels and content"),
     column("config_hash", pa.string(), "SHA-256 of the resolved config"),
-    column("rule", pa.string(), "what a rectifier sends back"),
+    column("rule", pa.string(), "how responses are sent back"),
     column("precision", pa.string(), "arithmetic of the network"),
     column("class_count", pa.int32(), "outputs of the model"),
     column("class_names", pa.list_(pa.string()), "names of the classes, in order"),
@@ -145,6 +153,20 @@ RUNS = [
     mean("sparseness_mean", "mean sparseness of the dominant response map", "higher"),
     mean("dominance_margin_mean", "mean dominance margin", "higher"),
     mean("class_cosine_mean", "mean class cosine", "lower"),
+    column("model_program", pa.string(), "file of the exported program; NULL = the model is built by a function"),
+    column("reduction", pa.string(), "of the responses of the input's channels"),
+    column("head", pa.string(), "module that was named as the one that decides the classes; NULL = it was found"),
+    column("competing_count", pa.int32(), "classes that compete in a sample, of method.top_k; NULL = all"),
+    mean(
+        "precision_agreement_frac",
+        "share of the first images' pixels whose dominant class is that of float32; NULL = float32 was used",
+        "higher",
+    ),
+    column("is_folded", pa.bool_(), "a fixed operator made the maps, worked out once for all images"),
+    column("fold_reason", pa.string(), "why none did; NULL = one did"),
+    mean("fold_deviation", "largest deviation of the operator's responses from the network's, of their peak", "lower"),
+    mean("left_out_frac_mean", "mean share of positive class response that top_k left out", "lower"),
+    mean("left_out_frac_max", "the greatest share that it left out of a sample", "lower"),
 ]
 
 SCHEMAS: dict[str, pa.Schema] = {

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import Client
 
 from flows.server import PrefectServer
+from flows.worker import Work
+from storage.datasets import DatasetSpec
+from storage.datasets.preparation import InputSpec
+from storage.models import ModelSpec
 
 DEMO = Path(__file__).parents[2] / "flows" / "demo"
 SAMPLES = 300
@@ -72,6 +77,34 @@ gallery_samples = 2
 
 
 @pytest.fixture(scope="session")
+def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """What a worker needs to audit the first digits with the demo's network."""
+    folder = tmp_path_factory.mktemp("work")
+    write_idx(folder, digits)
+    return Work(
+        key="digits",
+        model=ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")),
+        dataset=DatasetSpec("idx", str(folder / "images.idx"), str(folder / "labels.idx")),
+        input=InputSpec(1, 28, 28),
+        rule="linear",
+        reduction="sum",
+        head=None,
+        precision="float32",
+        top_k=None,
+        kept_classes=20,
+        batch_samples=64,
+        threads=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """A cluster of two workers in this process."""
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0", set_as_default=False) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def digits_config(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config that audits the first digits in five shards."""
     folder = tmp_path_factory.mktemp("digits")
@@ -113,6 +146,7 @@ def finished(digits_config: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     done = clear_audit("run", digits_config, "--store", store)
     assert done.returncode == 0, done.stderr
     (store / "stdout.txt").write_text(done.stdout)
+    (store / "stderr.txt").write_text(done.stderr)
     return store
 
 

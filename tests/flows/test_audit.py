@@ -20,7 +20,7 @@ from auditor import Clear
 from flows.demo.allcnn import build
 from storage.maps import open_maps
 from storage.models import ModelSpec, load_model
-from storage.runs import Run, list_runs, published_runs, read_manifest
+from storage.runs import Run, list_runs, published_runs, read_manifest, read_plan
 from storage.sql import connect, select
 from storage.tables import SCHEMAS
 from tests.flows.conftest import DEMO, MODEL, SAMPLES, Digits, clear_audit
@@ -140,6 +140,24 @@ def test_gallery_shows_input_heatmap_and_clear_map(finished: Path, digits: Digit
             assert np.asarray(Image.open(run.gallery / f"{index:06d}-{kind}.png")).shape == (28, 28, 3)
 
 
+def test_what_was_found_of_the_model_is_said_wherever_one_looks(finished: Path) -> None:
+    """300 digits and ten classes are worth the 490 passes of an operator."""
+    run = only_run(finished)
+    found = read_plan(run).examination
+    assert found is not None
+    assert found.fold is not None
+    assert (found.sample_count, found.precision_agreement_frac, found.fold_reason) == (64, None, None)
+    assert read_manifest(run).examination == found
+    (row,) = rows(finished, "SELECT * FROM runs")
+    assert (row["is_folded"], row["fold_deviation"], row["fold_reason"]) == (True, found.fold_deviation, None)
+    assert (row["reduction"], row["head"], row["competing_count"], row["model_program"]) == ("sum", None, None, None)
+    assert (row["left_out_frac_mean"], row["left_out_frac_max"]) == (0, 0)
+    assert open_maps(run.maps).attrs["is_folded"] is True
+    assert [path.suffix for path in (finished / "operators").iterdir()] == [".safetensors"]
+    assert "maps: a fixed operator, from the classes back to " in (finished / "stderr.txt").read_text()
+    assert "built by 490 passes through the network" in run.report.read_text(encoding="utf-8")
+
+
 def test_killed_run_is_resumed_and_equals_one_that_was_not(
     digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +205,63 @@ def test_interrupted_run_ends_with_code_130_and_is_resumed(digits_config: Path, 
     done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
     assert done.returncode == 0, done.stderr
     assert len(list_runs(store)) == 1
+
+
+def as_program(digits_config: Path, folder: Path) -> Path:
+    """A config beside the digits' own, whose model is the same network as an exported program."""
+    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (torch.zeros(2, 1, 28, 28),), dynamic_shapes=shapes)  # type: ignore[arg-type]
+    torch.export.save(program, folder / "network.pt2")
+    text = digits_config.read_text().replace(f'weights = "{(DEMO / "allcnn.safetensors").as_posix()}"', "")
+    text = text.replace('factory = "flows.demo.allcnn:build"', 'program = "network.pt2"')
+    for name in ("images.idx", "labels.idx"):
+        text = text.replace(name, (digits_config.parent / name).as_posix())
+    path = folder / "program.toml"
+    path.write_text(text)
+    return path
+
+
+def test_exported_program_gives_the_tables_of_its_module(
+    digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "audits"
+    config = as_program(digits_config, tmp_path)
+    done = clear_audit("run", config, "--store", store, api=prefect_api)
+    assert done.returncode == 0, done.stderr
+    for table in ("samples", "responses", "class_stats", "confusion", "localization"):
+        own, other = (rows(place, f"SELECT * EXCLUDE run_id FROM {table} ORDER BY ALL") for place in (store, finished))
+        assert len(own) == len(other)
+        for mine, theirs in zip(own, other, strict=True):
+            # A pixel whose two strongest classes are equal but for rounding may go to the other.
+            assert mine == {
+                name: pytest.approx(value, rel=2e-3, abs=2e-3) if isinstance(value, float) else value
+                for name, value in theirs.items()
+            }
+    (run,) = rows(store, "SELECT * FROM runs")
+    assert (run["model_factory"], run["model_program"]) == (None, str(tmp_path / "network.pt2"))
+    assert run["model_hash"] != rows(finished, "SELECT * FROM runs")[0]["model_hash"]
+
+
+def test_half_precision_few_classes_and_another_rule(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
+    store = tmp_path / "audits"
+    settings = {"method.precision": "bfloat16", "method.top_k": 3, "method.rule": "lrp_epsilon", "method.head": "15"}
+    flags = [text for key, value in settings.items() for text in ("--set", f"{key}={value}")]
+    done = clear_audit("run", digits_config, "--store", store, *flags, api=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert "maps: each class is sent back for each image, without a fixed operator: rule 'lrp_epsilon'" in done.stderr
+    assert "precision: bfloat16 has the dominant class of float32 at " in done.stderr
+    (run,) = rows(store, "SELECT * FROM runs")
+    found = read_manifest(only_run(store)).examination
+    assert found is not None
+    assert (run["is_folded"], run["fold_reason"]) == (False, found.fold_reason)
+    assert run["precision_agreement_frac"] == found.precision_agreement_frac
+    assert (run["competing_count"], run["head"], run["rule"]) == (3, "15", "lrp_epsilon")
+    assert not (store / "operators").exists()
+    # Of three of ten classes something is left out, and the logits of all are in no table: from the seeds themselves.
+    (left,) = rows(store, "SELECT avg(left_out_frac) AS mean, max(left_out_frac) AS max, count(*) AS n FROM samples")
+    assert 0 < left["mean"] < left["max"] < 1
+    assert (run["left_out_frac_mean"], run["left_out_frac_max"]) == pytest.approx((left["mean"], left["max"]))
 
 
 FLOW_ALONE = """

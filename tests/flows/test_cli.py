@@ -69,6 +69,9 @@ def test_ls_and_show_tell_of_the_run(finished: Path) -> None:
     shown = runner.invoke(app, ["show", run.run_id[:12], "--store", str(finished)])
     assert shown.exit_code == 0
     assert str(run.report) in shown.stdout
+    facts = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines())
+    assert (facts["is_folded"], facts["reduction"], facts["precision_agreement_frac"]) == ("True", "sum", "None")
+    assert 0 < float(facts["fold_deviation"]) < 1e-5
     missing = runner.invoke(app, ["show", "nonesuch", "--store", str(finished)])
     assert missing.exit_code == 2
     assert "nonesuch" in missing.stderr

@@ -1,6 +1,7 @@
 """The config: what it may say, what stands above it, and that every fault is named."""
 
 import json
+import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auditor.backprojection import REDUCTIONS
+from auditor.operations import RULES
 from flows.config import AuditConfig, known_keys, load_config
 from storage.errors import InputError
+from storage.models import ModelSpec
 
 FLOWS = Path(__file__).parents[2] / "flows"
 
@@ -71,9 +75,23 @@ def test_defaults(tmp_path: Path) -> None:
         "name": "audit",
         "dataset": {"format": "idx", "path": str(tmp_path / "images.idx"), "labels": None, "classes": None},
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
-        "model": {"factory": "nets:build", "weights": None, "arguments": {}},
-        "method": {"rule": "linear", "precision": "float32", "top_k": None, "kept_classes": 20},
-        "compute": {"cluster": "local", "workers": None, "threads": None, "batch_samples": 64, "shard_samples": None},
+        "model": {"factory": "nets:build", "weights": None, "arguments": {}, "program": None},
+        "method": {
+            "rule": "linear",
+            "reduction": "sum",
+            "head": None,
+            "precision": "float32",
+            "top_k": None,
+            "kept_classes": 20,
+        },
+        "compute": {
+            "cluster": "local",
+            "workers": None,
+            "threads": None,
+            "batch_samples": 64,
+            "shard_samples": None,
+            "operator_gb": None,
+        },
         "limits": {"failed_frac_max": 0.01},
         "report": {"gallery_samples": 8, "seed": 0},
         "folder": str(tmp_path),
@@ -101,6 +119,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     arguments = { depth = 3, names = ["x"], deep = { on = true } }
     [method]
     rule = "guided"
+    reduction = "max"
+    head = "features.9"
     precision = "bfloat16"
     top_k = 5
     kept_classes = 7
@@ -110,6 +130,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     threads = 2
     batch_samples = 8
     shard_samples = 48
+    operator_gb = 0.5
     [limits]
     failed_frac_max = 0
     [report]
@@ -132,16 +153,48 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "factory": "a.b:c",
             "weights": str(tmp_path / "w.pt"),
             "arguments": {"depth": 3, "names": ["x"], "deep": {"on": True}},
+            "program": None,
         },
-        "method": {"rule": "guided", "precision": "bfloat16", "top_k": 5, "kept_classes": 7},
-        "compute": {"cluster": "tcp://host:8786", "workers": 3, "threads": 2, "batch_samples": 8, "shard_samples": 48},
+        "method": {
+            "rule": "guided",
+            "reduction": "max",
+            "head": "features.9",
+            "precision": "bfloat16",
+            "top_k": 5,
+            "kept_classes": 7,
+        },
+        "compute": {
+            "cluster": "tcp://host:8786",
+            "workers": 3,
+            "threads": 2,
+            "batch_samples": 8,
+            "shard_samples": 48,
+            "operator_gb": 0.5,
+        },
         "limits": {"failed_frac_max": 0.0},
         "report": {"gallery_samples": 0, "seed": -4},
     }
     assert config.dataset_spec.classes == ("a", "b")
     assert config.input_spec.std == (1.0, 1.0, 0.25)
     assert (config.model_spec.factory, config.model_spec.search_path) == ("a.b:c", str(tmp_path))
-    assert sorted(keys_in(tomllib.loads(text))) == sorted(schema_keys()), "every key is in this test"
+    keys = [*keys_in(tomllib.loads(text)), "model.program"]
+    assert sorted(keys) == sorted(schema_keys()), "every key is in this test"
+
+
+def test_a_program_stands_in_place_of_a_factory(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL.replace('factory = "nets:build"', 'program = "m.pt2"'))
+    assert config.model.factory is None
+    assert config.model_spec == ModelSpec(program=str(tmp_path / "m.pt2"), search_path=str(tmp_path))
+
+
+def test_rules_and_reductions_are_those_of_the_engine(tmp_path: Path) -> None:
+    for rule in RULES:
+        assert load(tmp_path, MINIMAL, f"method.rule={rule}").method.rule == rule
+    for reduction in REDUCTIONS:
+        assert load(tmp_path, MINIMAL, f"method.reduction={reduction}").method.reduction == reduction
+    for key, known in (("rule", RULES), ("reduction", REDUCTIONS)):
+        message = fault(tmp_path, MINIMAL, f"method.{key}=none")
+        assert message.endswith("input should be " + ", ".join(map(repr, known))[::-1].replace(" ,", " ro ", 1)[::-1])
 
 
 def test_known_keys_are_those_of_the_schema() -> None:
@@ -158,7 +211,28 @@ def test_known_keys_are_those_of_the_schema() -> None:
         (MINIMAL + '[method]\nrulle = "linear"', ["unknown key 'method.rulle': did you mean 'method.rule'?"]),
         (MINIMAL + "[reports]\nseed = 1", ["unknown key 'reports': did you mean 'report."]),
         ("nam = 'x'\n" + MINIMAL, ["unknown key 'nam': did you mean 'name'?"]),
-        (MINIMAL.replace('factory = "nets:build"', ""), ["key 'model.factory' is missing"]),
+        (
+            MINIMAL.replace('factory = "nets:build"', ""),
+            ["neither key 'model.factory' nor key 'model.program' is there: add", "clear-audit init"],
+        ),
+        (
+            MINIMAL + 'program = "m.pt2"',
+            ["key 'model.factory' stands beside 'model.program', which is a whole model: remove one of the two"],
+        ),
+        (
+            MINIMAL.replace('factory = "nets:build"', 'program = "m.pt2"\nweights = "w.pt"'),
+            ["key 'model.weights' stands beside 'model.program'"],
+        ),
+        (
+            MINIMAL.replace('factory = "nets:build"', 'program = "m.pt2"\narguments = { a = 1 }'),
+            ["key 'model.arguments' stands beside 'model.program'"],
+        ),
+        (
+            MINIMAL + "[compute]\noperator_gb = -1",
+            ["key 'compute.operator_gb' is -1: input should be greater than or equal to 0"],
+        ),
+        (MINIMAL + "[compute]\noperator_gb = inf", ["key 'compute.operator_gb' is Infinity"]),
+        (MINIMAL + '[method]\nhead = ""', ["key 'method.head' is \"\""]),
         ("", ["key 'dataset' is missing", "key 'input' is missing", "key 'model' is missing"]),
         (MINIMAL.replace("28", '"28"'), ["key 'input.height' is \"28\": input should be a valid integer"]),
         (MINIMAL.replace("28", "28.0"), ["key 'input.height' is 28.0: input should be a valid integer"]),
@@ -167,7 +241,7 @@ def test_known_keys_are_those_of_the_schema() -> None:
         (MINIMAL.replace("channels = 1", "channels = 2"), ["key 'input.channels' is 2: input should be 1 or 3"]),
         (MINIMAL.replace('"idx"', '"tar"'), ["key 'dataset.format' is \"tar\"", "'idx', 'folder' or 'manifest'"]),
         (MINIMAL.replace('"images.idx"', "3"), ["key 'dataset.path' is 3: input should be a valid string"]),
-        (MINIMAL + '[method]\nrule = "lrp"', ["key 'method.rule' is \"lrp\"", "'linear', 'deconv', 'gradient' or 'guided'"]),
+        (MINIMAL + '[method]\nrule = "lrp"', ["key 'method.rule' is \"lrp\"", "'linear', 'deconv', 'gradient'"]),
         (MINIMAL + "[compute]\nshard_samples = 40", ["key 'compute.shard_samples' is 40", "multiple of 16"]),
         (MINIMAL + '[compute]\ncluster = "slurm"', ["key 'compute.cluster' is \"slurm\""]),
         (
@@ -249,7 +323,10 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "model.factory": '"a:b"',
         "model.weights": '"/w"',
         "model.arguments": "{ a = 1 }",
+        "model.program": '"/p.pt2"',
         "method.rule": '"guided"',
+        "method.reduction": '"l2"',
+        "method.head": '"last"',
         "method.precision": '"bfloat16"',
         "method.top_k": "9",
         "method.kept_classes": "9",
@@ -258,13 +335,15 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "compute.threads": "9",
         "compute.batch_samples": "9",
         "compute.shard_samples": "32",
+        "compute.operator_gb": "0.5",
         "limits.failed_frac_max": "0.5",
         "report.gallery_samples": "9",
         "report.seed": "9",
     }
     expected = tomllib.loads(f"value = {values[key]}")["value"]
     variable = "CLEAR_AUDIT_" + key.upper().replace(".", "_")
-    for config in (load(tmp_path, MINIMAL, f"{key}={values[key]}"), load(tmp_path, environment={variable: values[key]})):
+    text = MINIMAL.replace('factory = "nets:build"', "") if key == "model.program" else MINIMAL
+    for config in (load(tmp_path, text, f"{key}={values[key]}"), load(tmp_path, text, environment={variable: values[key]})):
         found: Any = config
         for part in key.split("."):
             found = getattr(found, part)
@@ -354,6 +433,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     text = MINIMAL.replace("images.idx", written).replace("[input]", f'labels = "{written}"\n[input]') + f'weights = "{written}"'
     for config in (from_flags, load(tmp_path, text)):
         assert (config.dataset.path, config.dataset.labels, config.model.weights) == (expected, expected, expected)
+    of_program = MINIMAL.replace("factory =", "program =").replace("nets:build", written)
+    assert load(tmp_path, of_program).model.program == expected
 
 
 def test_paths_do_not_depend_on_where_the_config_is_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,6 +472,11 @@ def test_the_hash_is_of_all_that_decides_the_result(tmp_path: Path) -> None:
         "method.precision=bfloat16",
         "method.top_k=3",
         "method.kept_classes=3",
+        "method.reduction=l2",
+        "method.head=last",
+        "compute.operator_gb=0",
+        "compute.operator_gb=2",
+        "compute.batch_samples=2",
         "model.factory=nets:other",
         "model.arguments.width=4",
         "model.weights=/w.pt",
@@ -425,8 +511,10 @@ def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) ->
     lines = text.split("\n")
     uncommented = "\n".join(line.removeprefix("# ") if line.startswith("# ") and " = " in line else line for line in lines)
     assert sorted(keys_in(tomllib.loads(uncommented))) == sorted(schema_keys())
-    config = load(tmp_path, uncommented)
-    assert config.compute.workers == 2
+    of_factory = re.sub("(?m)^program = .*", "", uncommented)
+    of_program = re.sub("(?m)^(factory|weights|arguments) = .*", "", uncommented)
+    assert load(tmp_path, of_factory).compute.workers == 2
+    assert load(tmp_path, of_program).model.program == str(tmp_path / "model.pt2")
 
 
 def test_init_shows_the_defaults(tmp_path: Path) -> None:

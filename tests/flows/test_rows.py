@@ -51,6 +51,7 @@ def measurement() -> Measurement:
         positive_area_frac=torch.tensor([1.0, 0.875, 0.5, 0.0]),
         dominance_margin=torch.tensor([0.5, 0.25, 0.125, NAN]),
         class_cosine=torch.tensor([-0.5, 0.0, 0.5, NAN]),
+        left_out_frac=torch.tensor([0.0, 0.375, 1.0, NAN]),
         dominant=described(10, [[0.0], [0.25], [0.5], [NAN]]),
         kept=torch.tensor([[0, 1], [0, 2], [1, 2], [0, 1]]),
         responses=described(50, [[0.0, 0.125], [0.25, 0.375], [0.5, NAN], [NAN, 0.75]]),
@@ -75,6 +76,7 @@ def test_rows_of_samples() -> None:
     }
     expected |= {name: [10.0 + number, 10.25 + number, 10.5 + number, None] for number, name in enumerate(SCORES)}
     expected |= {"dominance_margin": [0.5, 0.25, 0.125, None], "class_cosine": [-0.5, 0.0, 0.5, None]}
+    expected |= {"left_out_frac": [0.0, 0.375, 1.0, None]}
     expected |= {"meta_site": ["s0", None, "s3", "s4"], "meta_age": [50, 51, None, 54]}
     assert table.to_pydict() == expected
     assert table.schema.equals(pa.schema([*SCHEMAS["samples"], *META], metadata=SCHEMAS["samples"].metadata), check_metadata=True)

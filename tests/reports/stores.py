@@ -11,9 +11,9 @@ import pyarrow as pa
 from PIL import Image
 
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
-from storage.runs import Commit, Manifest, Plan, Run, create_run, publish
+from storage.runs import Commit, Examination, Manifest, Plan, Run, create_run, publish
 from storage.sql import connect, select
-from storage.tables import SCHEMAS
+from storage.tables import SCHEMA_VERSION, SCHEMAS
 
 RUN_ID = "20261121T030000Z-digits-4f2a"
 PLANNED = datetime(2026, 11, 21, 3, 0, 0, tzinfo=UTC)
@@ -26,7 +26,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Content:
-    """What a store is to hold. drawn: pairs of sample and reason in the gallery."""
+    """What a store is to hold.
+
+    drawn: pairs of sample and reason in the gallery. facts: columns of the run's row besides those that every run has here.
+    """
 
     classes: Sequence[str]
     samples: Sequence[Row]
@@ -34,6 +37,8 @@ class Content:
     failures: Sequence[Row] = ()
     drawn: Sequence[tuple[int, str]] = ()
     report: Row = field(default_factory=lambda: {"gallery_samples": 2, "seed": 7})
+    facts: Row = field(default_factory=dict)
+    examination: Examination | None = None
     run_id: str = RUN_ID
 
 
@@ -70,6 +75,7 @@ def sample(
         "half_energy_area_frac": 0.125 if has_map else None,
         "dominance_margin": 0.75 if has_map else None,
         "class_cosine": 0.25,
+        "left_out_frac": None if index == 9 else index / 64,
     }
 
 
@@ -134,6 +140,7 @@ def make_store(store: Path, content: Content) -> Run:
     counts = {"processed_count": len(content.samples), "failed_count": len(content.failures)}
     commits = [Commit(shard=0, attempt="00000-0", duration_secs=1.5, files={}, **counts)]
     facts = {"model_factory": "digits:net", "dataset_path": "data/<digits>", "rule": "linear", "precision": "float32"}
+    facts |= content.facts
     finished = PLANNED + timedelta(seconds=75)
     names = {"class_names": plan.class_names}
     with connect(store, [run.run_id]) as connection:
@@ -148,6 +155,7 @@ def make_store(store: Path, content: Content) -> Run:
         started_at=PLANNED,
         finished_at=finished,
         expected_count=plan.sample_count,
+        examination=content.examination,
         readings=["Only positive response is sent back: max(z, 0) & no more."],
         environment={"python": "3.11.2", "device": "cpu"},
         artefacts={f"runs/{run.run_id}/maps.zarr/{index}": f"{index:064x}" for index in range(3)},
@@ -161,7 +169,7 @@ def make_plan(content: Content) -> Plan:
     return Plan(
         run_id=content.run_id,
         created_at=PLANNED,
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         tool_version="0.1.0",
         name="digits <audit>",
         config={"name": "digits", "dataset": {"path": "</pre><script>alert(2)</script>"}, "report": content.report},

@@ -49,3 +49,18 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_class_labels_tell_equal_names_apart() -> None:
     assert formats.class_labels(["crane", "cat", "crane", " "]) == ["crane [0]", "cat", "crane [2]", "[3]"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(4.1e-7, "4 × 10⁻⁷"), (9.6e-5, "1 × 10⁻⁴"), (0.25, "2 × 10⁻¹"), (0.0, "0"), (3.0, "3 × 10⁰")]
+)
+def test_power(value: float, text: str) -> None:
+    assert formats.power(value) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(999, "999 bytes"), (1000, "1 kB"), (6_146_560, "6.15 MB"), (4_917_248_000, "4.92 GB"), (1_234_567_890_123, "1,230 GB")],
+)
+def test_file_size(size: int, text: str) -> None:
+    assert formats.file_size(size) == text

@@ -82,7 +82,7 @@ def test_pictures_and_charts_have_words(small_page: Page) -> None:
 
 
 def test_tables_have_captions_and_headed_rows_and_columns(small_page: Page) -> None:
-    assert len(small_page.all("table")) == len(small_page.all("caption")) == len(small_page.tables()) == 10
+    assert len(small_page.all("table")) == len(small_page.all("caption")) == len(small_page.tables()) == 11
     assert {cell.attributes.get("scope") for cell in small_page.all("th")} == {"row", "col"}
     rows = small_page.all("tr")
     heads = [cell for cell in small_page.all("th") if cell.attributes["scope"] == "row"]

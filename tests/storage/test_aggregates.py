@@ -28,9 +28,25 @@ CLASSES = ["ant", "bee", "cat", "dog"]
 """No sample has the label of the last one, and the third is never predicted nor dominant."""
 
 STARTED, FINISHED = datetime(2026, 11, 21, 3, tzinfo=UTC), datetime(2026, 11, 21, 3, 2, 30, tzinfo=UTC)
-FACTS = {"model_factory": "m:build", "dataset_path": "/data", "rule": "linear", "precision": "float32"}
+FACTS = {
+    "model_factory": "m:build",
+    "model_program": None,
+    "dataset_path": "/data",
+    "rule": "linear",
+    "reduction": "l2",
+    "head": None,
+    "precision": "bfloat16",
+    "competing_count": 3,
+    "precision_agreement_frac": 0.75,
+    "is_folded": False,
+    "fold_reason": "it has gates",
+    "fold_deviation": None,
+}
 FAILED = {5, 17, 18}
-UNCERTAIN = ("sparseness", "complexity", "dominance_margin", "class_cosine", "centroid_y", "centroid_x", "spread")
+UNCERTAIN = (
+    *("sparseness", "complexity", "dominance_margin", "class_cosine", "centroid_y", "centroid_x", "spread"),
+    "left_out_frac",
+)
 META = pa.field("meta_site", pa.string())
 
 
@@ -234,7 +250,7 @@ def test_the_row_of_the_run(work: Work) -> None:
         "dataset_hash": "d0",
         "config_hash": "c0",
         "rule": "linear",
-        "precision": "float32",
+        "precision": "bfloat16",
         "class_count": 4,
         "class_names": CLASSES,
         "sample_count": 40,
@@ -245,6 +261,16 @@ def test_the_row_of_the_run(work: Work) -> None:
         "sparseness_mean": mean(work.samples, "sparseness"),
         "dominance_margin_mean": mean(work.samples, "dominance_margin"),
         "class_cosine_mean": mean(work.samples, "class_cosine"),
+        "model_program": None,
+        "reduction": "l2",
+        "head": None,
+        "competing_count": 3,
+        "precision_agreement_frac": 0.75,
+        "is_folded": False,
+        "fold_reason": "it has gates",
+        "fold_deviation": None,
+        "left_out_frac_mean": mean(work.samples, "left_out_frac"),
+        "left_out_frac_max": max(row["left_out_frac"] for row in work.samples if row["left_out_frac"] is not None),
     }
     check(rows_of(work, "runs"), [expected])
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from storage.errors import InputError
 from storage.runs import (
+    Examination,
     Manifest,
     Plan,
     Run,
@@ -51,6 +52,32 @@ def test_shards_cover_the_samples_once_and_in_order(make_plan: MakePlan, samples
 
 def test_shards_of_forty_samples(make_plan: MakePlan) -> None:
     assert make_plan().shards() == [Shard(0, 0, 16), Shard(1, 16, 32), Shard(2, 32, 40)]
+
+
+def test_records_of_an_older_version_are_read() -> None:
+    (old,) = published_runs(Path(__file__).parent / "old_stores" / "v1")
+    plan, manifest = read_plan(old), read_manifest(old)
+    assert (plan.schema_version, plan.sample_count, plan.examination) == (1, 12, None)
+    assert (manifest.processed_count, manifest.failed_count, manifest.examination) == (11, 1, None)
+
+
+def test_what_was_found_of_the_model_is_kept_in_plan_and_manifest(
+    tmp_path: Path, make_plan: MakePlan, make_manifest: MakeManifest
+) -> None:
+    fold = {"where": "image", "shape": (4, 5), "rows": 40}
+    found = Examination(sample_count=8, precision_agreement_frac=0.5, fold=fold, fold_deviation=1e-7)
+    run = create_run(tmp_path, make_plan(examination=found))
+    read = read_plan(run).examination
+    publish(run, make_manifest(run).model_copy(update={"examination": read}))
+    for kept in (read, read_manifest(run).examination):
+        assert kept is not None
+        assert kept.model_dump() == found.model_dump() | {"fold": fold | {"shape": [4, 5]}}
+    assert find_unfinished(tmp_path, make_plan(examination=None)) is None
+
+
+def test_an_unfinished_run_is_found_whatever_was_found_of_its_model(tmp_path: Path, make_plan: MakePlan) -> None:
+    run = create_run(tmp_path, make_plan(examination=Examination(sample_count=8, fold_reason="it has gates")))
+    assert find_unfinished(tmp_path, make_plan(run_id="another")) == run
 
 
 # Names.

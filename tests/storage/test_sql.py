@@ -1,5 +1,6 @@
 """The gate in front of the tables: what a query sees, and all that it cannot do."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 from storage.errors import InputError
 from storage.sql import connect, select
 from storage.tables import SCHEMAS
+
+OLD_STORE = Path(__file__).parent / "old_stores" / "v1"
+"""A run of twelve digits as schema version 1 left it, without its arrays."""
 
 PutRows = Callable[..., Path]
 FilesOf = Callable[[Path], dict[str, str]]
@@ -70,6 +74,28 @@ def test_runs_with_different_meta_columns_stand_side_by_side(tmp_path: Path, put
         {"run_id": "a", "sample_index": 0, "meta_site": "Lyon", "meta_age": None},
         {"run_id": "b", "sample_index": 1, "meta_site": None, "meta_age": 63},
     ]
+
+
+def test_runs_of_an_older_version_stand_beside_those_of_this_one(tmp_path: Path, put_rows: PutRows) -> None:
+    """What was written by version 1, as it was written, and a run of this version."""
+    shutil.copytree(OLD_STORE / "tables", tmp_path / "tables")
+    put_rows("new", "samples", [{"sample_index": 0, "left_out_frac": 0.25, "label": 3}])
+    (old,) = (path.name.removeprefix("run_id=") for path in (tmp_path / "tables" / "samples").glob("*digits*"))
+    sql = "SELECT run_id, count(*) AS n, max(left_out_frac) AS left_out, max(label) AS label FROM samples GROUP BY ALL ORDER BY n"
+    of_new = {"run_id": "new", "n": 1, "left_out": 0.25, "label": 3}
+    of_old = {"run_id": old, "n": 11, "left_out": None, "label": 9}
+    assert ask(tmp_path, sql, (old, "new")) == [of_new, of_old]
+    assert ask(tmp_path, sql, (old,)) == [of_old]
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_a_table_of_an_older_version_has_the_columns_of_this_one(table: str) -> None:
+    runs = [path.parent.name for path in OLD_STORE.glob("runs/*/manifest.json")]
+    rows = select(connect(OLD_STORE, runs), f"SELECT * FROM {table}")
+    assert rows.column_names == [*SCHEMAS[table].names, *(["meta_site"] if table == "samples" else []), "run_id"]
+    plain = [field for field in SCHEMAS[table] if not pa.types.is_nested(field.type) and not pa.types.is_timestamp(field.type)]
+    assert [rows.schema.field(field.name).type for field in plain] == [field.type for field in plain]
+    assert rows.num_rows
 
 
 def test_a_store_may_lie_in_a_folder_with_a_quote_in_its_name(tmp_path: Path, put_rows: PutRows) -> None:

@@ -1,0 +1,137 @@
+"""The plan of a run: what is to be done, what was found of the model, and how its maps are made."""
+
+import importlib.metadata
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from auditor import CannotFold
+from flows.cluster import Cluster
+from flows.config import AuditConfig
+from flows.examination import Finding, examine, in_bytes, why_not
+from flows.folding import Fold, ensure_operator, make_fold, restore_plan
+from flows.listener import Listener
+from storage.datasets import Dataset
+from storage.errors import InputError
+from storage.maps import shard_samples
+from storage.models import model_hash
+from storage.runs import Examination, Plan, Run, create_run, find_unfinished, new_run_id, read_plan
+from storage.tables import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that can begin, or go on. fold: the operator that makes its maps. facts: of the workers, see `warm_up`."""
+
+    run: Run
+    plan: Plan
+    fold: Fold | None
+    facts: dict[str, Any]
+
+
+def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
+    """All of a plan that is known before the model is loaded. Raises InputError."""
+    now = datetime.now(UTC)
+    return Plan(
+        run_id=new_run_id(config.name, now),
+        created_at=now,
+        schema_version=SCHEMA_VERSION,
+        tool_version=importlib.metadata.version("clear-audit"),
+        name=config.name,
+        config=config.model_dump(mode="json", exclude={"folder"}),
+        config_hash=config.config_hash,
+        model_hash=model_hash(config.model_spec),
+        dataset_hash=dataset.content_hash(),
+        class_names=list(dataset.classes),
+        sample_count=len(dataset),
+        height=config.input.height,
+        width=config.input.width,
+        shard_samples=config.compute.shard_samples or shard_samples(config.input.height, config.input.width),
+    )
+
+
+def plan_run(config: AuditConfig, store: Path, dataset: Dataset, cluster: Cluster, listener: Listener) -> Planned:
+    """Plans a run, or finds the unfinished one that planned the same and does as it did. Raises InputError.
+
+    Nothing of a run is written before all is checked.
+    """
+    draft = draft_plan(config, dataset)
+    _, facts = cluster.wait()
+    if facts["class_count"] != len(dataset.classes):
+        raise InputError(
+            f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and {config.model_spec.title} has "
+            f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
+        )
+    unfinished = find_unfinished(store, draft)
+    if unfinished is None:
+        examination, fold = examine_model(config, store, draft, cluster, listener)
+        plan = draft.model_copy(update={"examination": examination})
+        return Planned(create_run(store, plan), plan, fold, facts)
+    plan = read_plan(unfinished)
+    fold = None
+    if plan.examination is not None and plan.examination.fold is not None:
+        fold = make_fold(store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
+        build(fold, cluster, listener)
+    return Planned(unfinished, plan, fold, facts)
+
+
+def examine_model(
+    config: AuditConfig, store: Path, draft: Plan, cluster: Cluster, listener: Listener
+) -> tuple[Examination, Fold | None]:
+    """Has a worker examine the model on the first samples, and decides from that, for the whole run, how maps are made."""
+    client, facts = cluster.wait()
+    listener.stage("examining")
+    found: Finding = client.submit(examine, cluster.work.key, config.compute.operator_gb, pure=False).result()
+    fold, deviation, reason = None, None, found.reason
+    if found.fold is not None:
+        competing = min(config.method.top_k or len(draft.class_names), len(draft.class_names))
+        reason = why_not(found.fold, draft.sample_count, competing, found.memory)
+    if found.fold is not None and reason is None:
+        began = time.perf_counter()
+        fold = make_fold(store, found.fold, cluster.work, draft.model_hash, facts["torch"])
+        try:
+            deviation = build(fold, cluster, listener)
+        except CannotFold as error:
+            fold, reason = None, str(error)
+        else:
+            listener.say(folded_line(fold, deviation, time.perf_counter() - began))
+    if reason is not None:
+        listener.say(f"maps: each class is sent back for each image, without a fixed operator: {reason}")
+    if found.agreement is not None:
+        listener.say(
+            f"precision: {config.method.precision} has the dominant class of float32 at {100 * found.agreement:.2f} % of the "
+            f"pixels of the first {found.sample_count:,} images"
+        )
+    examination = Examination(
+        sample_count=found.sample_count,
+        precision_agreement_frac=found.agreement,
+        fold=None if fold is None else asdict(fold.plan),
+        fold_deviation=deviation,
+        fold_reason=reason,
+    )
+    return examination, fold
+
+
+def build(fold: Fold, cluster: Cluster, listener: Listener) -> float:
+    """The operator lies in the store and a worker has verified it; returns its deviation. Raises CannotFold."""
+    client, _ = cluster.wait()
+    listener.stage("folding")
+
+    def progress(done: int, total: int) -> None:
+        listener.advance(done, 0, total, "rows")
+
+    return ensure_operator(client, cluster.work.key, fold, listener.say, progress)
+
+
+def reach(where: str) -> str:
+    return "the image" if where == "image" else f"the output of '{where}'"
+
+
+def folded_line(fold: Fold, deviation: float, secs: float) -> str:
+    built = f"{in_bytes(fold.plan.memory)}, {fold.plan.rows:,} passes to build, ready in {secs:.1f} s"
+    return (
+        f"maps: a fixed operator, from the classes back to {reach(fold.plan.where)}, makes them ({built}); it deviates from the "
+        f"network by at most {deviation:.1e} of the peak"
+    )

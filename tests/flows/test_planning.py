@@ -1,0 +1,173 @@
+"""A run is planned once: what was decided for it holds when it is gone on with."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import Client
+
+import flows.folding
+import flows.planning
+from auditor import CannotFold
+from flows.config import AuditConfig, load_config
+from flows.listener import Listener
+from flows.planning import Planned, plan_run
+from flows.worker import AuditWorker, Work
+from storage.datasets import open_dataset
+from storage.errors import InputError
+from storage.runs import list_runs, read_plan
+
+
+class Heard(Listener):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: list[str] = []
+        self.said: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A cluster that has started. facts: of its workers."""
+
+    client: Client
+    work: Work
+    facts: dict[str, Any] = field(default_factory=lambda: {"class_count": 10, "torch": torch.__version__, "device": "cpu"})
+
+    def wait(self) -> tuple[Client, dict[str, Any]]:
+        return self.client, self.facts
+
+
+def plan(client: Client, config: AuditConfig, work: Work, store: Path, heard: Heard | None = None, **facts: Any) -> Planned:
+    """With workers that know of no operator yet."""
+    work = replace(work, precision=config.method.precision, rule=config.method.rule, top_k=config.method.top_k)
+    client.register_plugin(AuditWorker(work))
+    ready = Ready(client, work)
+    ready.facts.update(facts)
+    try:
+        return plan_run(config, store, open_dataset(config.dataset_spec), ready, heard or Heard())  # type: ignore[arg-type]
+    finally:
+        client.unregister_worker_plugin(work.key)
+
+
+@pytest.fixture
+def config(digits_config: Path) -> AuditConfig:
+    return load_config(digits_config, (), {})
+
+
+def with_settings(digits_config: Path, *settings: str) -> AuditConfig:
+    return load_config(digits_config, settings, {})
+
+
+def test_a_run_that_is_worth_it_is_planned_with_an_operator(
+    client: Client, config: AuditConfig, digits_work: Work, tmp_path: Path
+) -> None:
+    heard = Heard()
+    planned = plan(client, config, digits_work, tmp_path, heard)
+    found = read_plan(planned.run).examination
+    assert found is not None
+    assert found.fold is not None
+    assert found.fold["rows"] == 490
+    assert found.fold_deviation is not None
+    assert 0 < found.fold_deviation < 1e-5
+    assert (found.sample_count, found.precision_agreement_frac, found.fold_reason) == (64, None, None)
+    assert planned.fold is not None
+    assert planned.fold.path.is_file()
+    assert heard.stages == ["examining", "folding"]
+    (said,) = heard.said
+    assert said.startswith("maps: a fixed operator, from the classes back to the output of 'dropout', makes them (6.15 MB, 490 ")
+    assert f"deviates from the network by at most {found.fold_deviation:.1e} of the peak" in said
+
+
+def test_a_run_in_less_than_float32_says_how_far_it_agrees(
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path
+) -> None:
+    heard = Heard()
+    config = with_settings(digits_config, "method.precision=bfloat16", "compute.operator_gb=0")
+    found = plan(client, config, digits_work, tmp_path, heard).plan.examination
+    assert found is not None
+    assert found.precision_agreement_frac is not None
+    assert 0.9 < found.precision_agreement_frac < 1
+    assert (found.fold, found.fold_reason) == (None, "compute.operator_gb is 0")
+    assert heard.said == [
+        "maps: each class is sent back for each image, without a fixed operator: compute.operator_gb is 0",
+        f"precision: bfloat16 has the dominant class of float32 at {100 * found.precision_agreement_frac:.2f} % of the pixels of "
+        "the first 64 images",
+    ]
+
+
+@pytest.mark.parametrize("setting", ["method.top_k=3", "compute.operator_gb=0.006", "method.rule=guided"])
+def test_a_run_for_which_it_is_not_worth_it_says_why(
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path, setting: str
+) -> None:
+    heard = Heard()
+    planned = plan(client, with_settings(digits_config, setting), digits_work, tmp_path, heard)
+    found = planned.plan.examination
+    assert planned.fold is None
+    assert found is not None
+    assert found.fold is None
+    assert found.fold_reason is not None
+    reasons = {"method.top_k=3": "× 3 of", "compute.operator_gb=0.006": "6 MB are allowed", "method.rule=guided": "rule 'guided'"}
+    assert reasons[setting] in found.fold_reason
+    assert found.fold_reason in heard.said[0]
+    assert not (tmp_path / "operators").exists()
+
+
+def test_an_operator_that_deviates_is_a_reason_not_to_use_it(
+    client: Client, config: AuditConfig, digits_work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deviate(*_: object) -> None:
+        raise CannotFold("folded responses deviate from plain ones by 1.0e-02 of the peak")
+
+    monkeypatch.setattr(flows.folding, "assemble", deviate)
+    planned = plan(client, config, digits_work, tmp_path)
+    assert planned.fold is None
+    assert planned.plan.examination is not None
+    assert planned.plan.examination.fold is None
+    assert planned.plan.examination.fold_reason == "folded responses deviate from plain ones by 1.0e-02 of the peak"
+
+
+@pytest.mark.parametrize("settings", [(), ("compute.operator_gb=0",)], ids=["folded", "not"])
+def test_a_run_that_is_gone_on_with_does_as_it_was_planned(
+    client: Client,
+    digits_config: Path,
+    digits_work: Work,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: tuple[str, ...],
+) -> None:
+    """Nothing is examined again, though now all would be decided otherwise; an operator that is gone is built again."""
+    config = with_settings(digits_config, *settings)
+    first = plan(client, config, digits_work, tmp_path)
+    if first.fold is not None:
+        first.fold.path.unlink()
+    monkeypatch.setattr(flows.planning, "examine", None)
+    monkeypatch.setattr(flows.planning, "why_not", lambda *_: "now it is not worth it")
+    second = plan(client, config, digits_work, tmp_path)
+    assert second.run == first.run
+    assert second.fold == first.fold
+    assert json.loads(second.plan.model_dump_json()) == json.loads(first.plan.model_dump_json())
+    assert second.fold is None or second.fold.path.is_file()
+    assert len(list_runs(tmp_path)) == 1
+
+
+def test_another_limit_of_memory_is_another_run(client: Client, digits_config: Path, digits_work: Work, tmp_path: Path) -> None:
+    one = plan(client, with_settings(digits_config, "compute.operator_gb=0"), digits_work, tmp_path)
+    two = plan(client, with_settings(digits_config, "compute.operator_gb=1"), digits_work, tmp_path)
+    assert one.run != two.run
+
+
+def test_classes_that_are_not_the_models_are_named_with_the_model(
+    client: Client, config: AuditConfig, digits_work: Work, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"has 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs"):
+        plan(client, config, digits_work, tmp_path, class_count=11)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,72 @@
+"""A worker and its model: a module and a program, and what is said where one does not take the dataset's images."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import Client
+from torch import nn
+
+from auditor import UnsupportedModel
+from flows.worker import AuditWorker, Work, warm_up
+from storage.errors import InputError
+from storage.models import ModelSpec, load_model
+
+BATCH = ({0: torch.export.Dim("batch")},)
+
+
+def save_program(path: Path, work: Work, shapes: Any = BATCH, strict: bool = False) -> ModelSpec:
+    """The work's module as a program."""
+    model = load_model(work.model)
+    assert isinstance(model, nn.Module)
+    program = torch.export.export(model, (torch.zeros(2, 1, 28, 28),), dynamic_shapes=shapes, strict=strict)
+    torch.export.save(program, path)
+    return ModelSpec(program=str(path))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("rule", ["linear", "guided"])
+def test_a_programs_maps_are_those_of_its_module(digits_work: Work, tmp_path: Path, strict: bool, rule: str) -> None:
+    spec = save_program(tmp_path / "m.pt2", digits_work, strict=strict)
+    work = replace(digits_work, rule=rule, batch_samples=16)
+    module, program = (AuditWorker(replace(work, model=model)) for model in (digits_work.model, spec))
+    first, second = (worker.on_first_images(worker.clear) for worker in (module, program))
+    torch.testing.assert_close(second.logits, first.logits)
+    assert (first.dominant_class != second.dominant_class).float().mean() < 1e-4
+    assert (first.dominant_response - second.dominant_response).abs().max() < 1e-5 * first.dominant_response.max()
+
+
+def test_the_head_and_the_reduction_reach_the_engine(digits_work: Work) -> None:
+    named = AuditWorker(replace(digits_work, head="15", reduction="l2"))
+    assert named.clear.method.reduction == "l2"
+    assert named.on_first_images(named.clear).logits.shape == (64, 10)
+    with pytest.raises((UnsupportedModel, ValueError), match="nonesuch"):
+        AuditWorker(replace(digits_work, head="nonesuch")).clear(torch.zeros(1, 1, 28, 28))
+
+
+def test_a_program_of_another_batch_says_how_to_export_it(digits_work: Work, tmp_path: Path) -> None:
+    spec = save_program(tmp_path / "m.pt2", digits_work, shapes=None)
+    with pytest.raises(InputError) as caught:
+        _ = AuditWorker(replace(digits_work, model=spec)).clear
+    assert str(caught.value) == (
+        f"model.program '{tmp_path / 'm.pt2'}' takes batches of exactly 2 images, and the audit gives it 1 to 64 "
+        "(compute.batch_samples): export it with a dynamic batch dimension, dynamic_shapes=({0: torch.export.Dim('batch')},)"
+    )
+
+
+def test_a_program_of_other_images_names_the_keys(digits_work: Work, tmp_path: Path) -> None:
+    spec = save_program(tmp_path / "m.pt2", digits_work)
+    with pytest.raises(
+        InputError, match=r"takes images of 1 × 28 × 28, and the config says 3 × 28 × 30: correct input\.channels"
+    ):
+        _ = AuditWorker(replace(digits_work, model=spec, input=replace(digits_work.input, channels=3, width=30))).clear
+
+
+def test_a_module_that_cannot_take_the_images_is_named(client: Client, digits_work: Work) -> None:
+    work = replace(digits_work, key="other-channels", input=replace(digits_work.input, channels=3))
+    client.register_plugin(AuditWorker(work))
+    with pytest.raises(InputError, match=r"model\.factory 'flows\.demo\.allcnn:build' cannot take an image of 3 × 28 × 28"):
+        client.submit(warm_up, work.key, pure=False).result()
+    client.unregister_worker_plugin(work.key)
