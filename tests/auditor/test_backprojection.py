@@ -1,13 +1,19 @@
-"""R(x|c) against eq. 3 in matrix form, answers worked out by hand, and Captum."""
+"""R(x|c) against eq. 3 in matrix form, answers worked out by hand, captum and zennit."""
+
+import copy
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from captum.attr import Deconvolution, GuidedBackprop, Saliency
+import torch.nn.functional as F
+from captum.attr import LRP, Deconvolution, GuidedBackprop, InputXGradient, Saliency
+from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import Tensor, nn
 
 from auditor import Clear
 from auditor.backprojection import Backprojection, chunks
+from auditor.relevance import EPSILON
 from tests.auditor import matrix_form, matrix_rules
 from tests.auditor.networks import CLASSES, NETWORKS, OverlappingPool, PointwiseHead, Residual, random_network
 
@@ -122,28 +128,98 @@ def test_class_positive_for_one_sample_only_is_sent_for_that_one() -> None:
     assert together[1, :, 0].tolist() == [[0, 0, 0, 0], [5, -10, -15, 0]]
 
 
-def captum_network() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(3)
-    model = nn.Sequential(
-        *(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(24, CLASSES)),
-    )
-    return model.eval(), torch.randn(3, 2, 8, 8)
+class Peer(nn.Module):
+    """Modules alone, each used once, as captum and zennit need it; classes behind flatten → linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(
+            *(
+                nn.Conv2d(2, 4, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(4, 6, 3, padding=1),
+                nn.ReLU(),
+                nn.AvgPool2d(2, 1),
+            )
+        )
+        self.last = nn.Linear(54, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.body(images).flatten(1))
+
+
+PEER_IMAGES = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.filterwarnings("ignore:Setting (forward, )?backward hooks:UserWarning")
-@pytest.mark.parametrize(("rule", "method"), [("deconv", Deconvolution), ("guided", GuidedBackprop), ("gradient", Saliency)])
+@pytest.mark.parametrize(
+    ("rule", "method"),
+    [
+        ("deconv", Deconvolution),
+        ("guided", GuidedBackprop),
+        ("gradient", Saliency),
+        ("gradient_times_input", InputXGradient),
+    ],
+)
 def test_agrees_with_captum_where_definitions_coincide(rule: str, method: type) -> None:
-    """Behind flatten → linear the seed is one number, max(z, 0), where Captum's is 1: R = max(z, 0) · attribution."""
-    model, images = captum_network()
-    actual = all_responses(Clear(model, rule=rule), images)
-    logits = model(images).detach()
+    """Behind flatten → linear the seed is one number, max(z, 0), or 1 for gradient × input; captum's is 1."""
+    model = Peer().eval()
+    actual = all_responses(Clear(model, rule=rule), PEER_IMAGES)
+    logits = model(PEER_IMAGES).detach()
     keywords = {"abs": False} if method is Saliency else {}
+    seeds = (logits > 0).float() if rule == "gradient_times_input" else logits.clamp(min=0)
     for label in range(CLASSES):
-        attribution = method(model).attribute(images.clone().requires_grad_(), target=label, **keywords).detach().sum(1)
-        expected = logits[:, label].clamp(min=0)[:, None, None] * attribution
+        attribution = method(model).attribute(PEER_IMAGES.clone().requires_grad_(), target=label, **keywords).detach().sum(1)
+        expected = seeds[:, label, None, None] * attribution
         torch.testing.assert_close(actual[:, label], expected, rtol=1e-5, atol=1e-6)
     assert (logits > 0).any(1).all()
+
+
+@pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus"])
+def test_agrees_with_captums_relevance(rule: str) -> None:
+    """Captum's relevance begins with the logit, as ours does where it is positive; its z⁺ wants images without negatives."""
+    model, images = Peer().eval().double(), PEER_IMAGES.double().abs()
+    actual = all_responses(Clear(model, rule=rule, precision="float64"), images)
+    logits = model(images).detach()
+    assert (logits > 0).any(1).all()
+    for label in range(CLASSES):
+        peer = copy.deepcopy(model)
+        for module in peer.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and rule == "lrp_zplus":
+                module.rule = Alpha1_Beta0_Rule(set_bias_to_zero=True)
+            elif not isinstance(module, nn.ReLU | nn.MaxPool2d):
+                module.rule = EpsilonRule(EPSILON)
+        relevance = LRP(peer).attribute(images.clone().requires_grad_(), target=label).detach().sum(1).float()
+        expected = torch.where(logits[:, label, None, None] > 0, relevance, 0)
+        torch.testing.assert_close(actual[:, label], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "guided", "lrp_epsilon", "lrp_zplus"])
+def test_agrees_with_zennit(rule: str) -> None:
+    zennit = pytest.importorskip("zennit", reason="zennit imports with torchvision only", exc_type=ImportError)
+    rules, layers = zennit.rules, (nn.Conv2d, nn.Linear, nn.AvgPool2d)
+    answers = {
+        "gradient": [],
+        "guided": [(nn.ReLU, rules.ReLUGuidedBackprop())],
+        "lrp_epsilon": [(nn.ReLU, rules.Pass()), (layers, rules.Epsilon(EPSILON))],
+        "lrp_zplus": [(nn.ReLU, rules.Pass()), (nn.AvgPool2d, rules.Norm()), (layers, rules.ZPlus(zero_params="bias"))],
+    }
+    model, images = Peer().eval().double(), PEER_IMAGES.double().abs()
+    actual = all_responses(Clear(model, rule=rule, precision="float64"), images)
+    composite = zennit.core.Composite(module_map=lambda ctx, name, module: hook_for(module, answers[rule]))
+    logits = model(images).detach()
+    for label in range(CLASSES):
+        given = images.clone().requires_grad_()
+        with composite.context(model) as changed:
+            output = changed(given)
+            (relevance,) = torch.autograd.grad(output, given, F.one_hot(torch.tensor([label] * 3), CLASSES) * logits.clamp(min=0))
+        torch.testing.assert_close(actual[:, label], relevance.sum(1).float(), rtol=1e-4, atol=1e-7)
+
+
+def hook_for(module: nn.Module, answers: list[tuple[Any, Any]]) -> Any:
+    return next((hook for kinds, hook in answers if isinstance(module, kinds)), None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
