@@ -1,5 +1,6 @@
 """Where classes are decided: the class responses z_L of eq. 3, and the tensor at which they enter the way back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -227,17 +228,22 @@ def watch(model: nn.Module, name: str) -> list[Tensor]:
     Raises UnsupportedModel where there is none.
     """
     watched: list[Tensor] = []
-    modules, nodes = dict(model.named_modules()), {}
     if isinstance(model, fx.GraphModule):
         nodes = {node.name: node for node in model.graph.nodes if node.op == "call_function"}
-    if name in nodes:
-        watch_node(model, nodes[name], watched)
-    elif name in modules and not nodes:
-        modules[name].register_forward_hook(lambda module, inputs, output: watched.append(output))
+        watch_node(model, nodes[known(name, "operation", nodes)], watched)
     else:
-        close = get_close_matches(name, [*nodes, *modules] if nodes else modules, n=1) or [*nodes, *modules][-1:]
-        raise UnsupportedModel(f"the model has no module '{name}' to be the head: did you mean '{close[0]}'?")
+        modules = {path: module for path, module in model.named_modules() if path}
+        hooked = modules[known(name, "module", modules)]
+        hooked.register_forward_hook(lambda module, inputs, output: watched.append(output))
     return watched
+
+
+def known(name: str, what: str, names: Iterable[str]) -> str:
+    if name in names:
+        return name
+    close = get_close_matches(name, names, n=1) or list(names)[-1:]
+    suggestion = f": did you mean '{close[0]}'?" if close else ""
+    raise UnsupportedModel(f"the model has no {what} '{name}' to be the head{suggestion}")
 
 
 def watch_node(model: Any, node: fx.Node, watched: list[Tensor]) -> None:

@@ -234,6 +234,23 @@ def test_chunks_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, size: int) 
     assert torch.equal(torch.cat([responses for _, responses in streamed], 1), whole)
 
 
+@pytest.mark.parametrize("rule", ["deconv", "guided", "lrp_zplus"])
+def test_chunks_of_each_samples_own_classes_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    model, images = random_network(Residual, samples=3)
+    clear = Clear(model, rule=rule, top_k=3)
+    whole = all_responses(clear, images)
+    assert whole.any()
+    monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", images[:, 0].numel())
+    assert torch.equal(all_responses(clear, images), whole)
+
+
+def test_batch_of_none() -> None:
+    model, images = random_network(Residual)
+    maps = Clear(model)(images[:0])
+    assert maps.dominant_class.shape == (0, 8, 8)
+    assert maps.logits.shape == (0, CLASSES)
+
+
 def test_chunks_cover_every_class_once() -> None:
     assert list(chunks(7, 30, 100)) == [(0, 3), (3, 6), (6, 7)]
     assert list(chunks(2, 101, 100)) == [(0, 1), (1, 2)], "a class larger than the limit goes alone"

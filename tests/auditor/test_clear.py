@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auditor import Clear, UnsupportedModel, measure
+from auditor import Clear, UnsupportedModel, agreement, measure
 from auditor.statistics.description import SCORES
 from tests.auditor.networks import (
     CLASSES,
@@ -142,6 +142,15 @@ def test_precision_is_of_the_networks_arithmetic_only(precision: str, tolerance:
     assert difference < tolerance * peak
     if precision == "bfloat16":
         assert difference > 1e-4 * peak, "the network must really have run in bfloat16"
+
+
+def test_agreement_is_the_share_of_pixels_with_the_same_dominant_class() -> None:
+    model, images = random_network(PointwiseHead, samples=16)
+    assert agreement(Clear(model), images) == 1
+    narrow = Clear(model, precision="bfloat16")
+    found, expected = narrow(images).dominant_class.numpy(), Clear(model)(images).dominant_class.numpy()
+    assert agreement(narrow, images) == pytest.approx(np.mean(found == expected), abs=1e-7)
+    assert 0.8 < agreement(narrow, images) < 1, "of these images a few pixels are as good as tied"
 
 
 def state(model: nn.Module) -> dict[str, object]:
@@ -278,3 +287,14 @@ def test_cuda_gives_the_maps_of_the_cpu(rule: str) -> None:
     for name in SCORES:
         expected, found = getattr(on_cpu.responses, name), getattr(on_cuda.responses, name).cpu()
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2, equal_nan=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rule", ["gradient_times_input", "lrp_epsilon", "lrp_zplus"])
+def test_cuda_gives_the_responses_of_the_cpu(rule: str) -> None:
+    model, images = random_network(Residual, samples=4)
+    on_cpu = torch.cat([part for _, part in Clear(model, rule, precision="float64").responses(images)], 1)
+    clear = Clear(model.cuda(), rule, precision="float64")
+    on_cuda = torch.cat([part for _, part in clear.responses(images.cuda())], 1)
+    torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-5, atol=1e-6)

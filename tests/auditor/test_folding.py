@@ -67,6 +67,99 @@ def test_basis_behind_a_widening_is_the_narrow_one() -> None:
     torch.testing.assert_close(all_responses(folded, images), all_responses(plain, images), rtol=1e-4, atol=1e-6)
 
 
+class Mixer(nn.Module):
+    """Patches as tokens, mixed across and along; nothing on the way depends on the image but rectifiers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.patches = nn.Conv2d(1, 6, 2, stride=2)
+        self.tokens, self.channels, self.last = nn.Linear(16, 16), nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2)
+        mixed = (tokens + nn.functional.gelu(self.tokens(tokens))).transpose(1, 2)
+        return self.last((mixed + nn.functional.silu(self.channels(mixed))).mean(1))  # type: ignore[no-any-return]
+
+
+class StemPool(nn.Module):
+    """As ResNet begins: convolution, batch norm, rectifier, overlapping max-pooling; then a block and a wide layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.pool = nn.MaxPool2d(3, 2, padding=1)
+        self.inner = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.last = nn.Linear(4, 6)
+        for norm in (self.stem[1], self.inner[1]):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = self.pool(self.stem(images))
+        return self.last(torch.relu(self.inner(pooled) + pooled).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Gated(nn.Module):
+    """A squeeze-excite gate in the middle, fixed layers before and behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.first, self.squeeze, self.excite = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 2), nn.Linear(2, 4)
+        self.second, self.last = nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = torch.relu(self.first(images))
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(maps.mean((2, 3))))))
+        maps = maps * gate[:, :, None, None]
+        return self.last(torch.relu(self.second(maps)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "where"), [(Mixer, "image"), (StemPool, "max_pool2d"), (Gated, "mul")])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_networks_of_today_are_folded(kind: type[nn.Module], where: str, precision: str) -> None:
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    model = kind().eval()
+    plain, folded = Clear(model, precision=precision), Clear(model, precision=precision)
+    assert folded.fold(images, ROOM) < 1e-5
+    assert folded.operator is not None
+    assert folded.operator.plan.where == where
+    others = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    expected = all_responses(plain, others)
+    assert (all_responses(folded, others) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_attention_at_the_end_leaves_nothing_to_fold() -> None:
+    class Transformer(Mixer):
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.patches(images).flatten(2).transpose(1, 2)
+            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, self.channels(tokens))
+            return self.last(nn.functional.layer_norm(mixed, (6,)).mean(1))  # type: ignore[no-any-return]
+
+    with pytest.raises(CannotFold, match="operation 'layer_norm' depends on the input, and nothing lies between"):
+        Clear(Transformer()).fold(torch.randn(2, 1, 8, 8), ROOM)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_chunks_do_not_change_a_bit_once_folded(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    model, images = random_network(OverlappingPool, samples=3)
+    clear = Clear(model)
+    clear.fold(images, ROOM)
+    whole = all_responses(clear, images)
+    monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
+    assert torch.equal(all_responses(clear, images), whole)
+
+
+def test_bfloat16_operator_is_verified_to_its_own_tolerance() -> None:
+    model, images = random_network(Residual, samples=4)
+    clear = Clear(model, precision="bfloat16")
+    assert 1e-5 < clear.fold(images, ROOM) <= 5e-2
+    assert clear.operator is not None
+    assert clear.operator.tensor.dtype == torch.bfloat16
+
+
 def test_rows_in_ranges_are_the_rows_at_once() -> None:
     model, images = random_network(AveragePool)
     clear = Clear(model)
@@ -140,3 +233,15 @@ def test_branch_that_python_takes_is_found_out() -> None:
     operator = assemble(clear, images, plan, [fold_rows(clear, images, plan, 0, plan.rows)])
     with pytest.raises(CannotFold, match="deviate"):
         clear.use(operator, -images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", [Mixer, StemPool, Gated])
+def test_folded_on_cuda_is_plain_on_the_cpu(kind: type[nn.Module]) -> None:
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    model = kind().eval()
+    expected = all_responses(Clear(model, precision="float64"), images)
+    folded = Clear(model.cuda(), precision="float64")
+    assert folded.fold(images.cuda(), ROOM) < 1e-6
+    torch.testing.assert_close(all_responses(folded, images.cuda()).cpu(), expected, rtol=1e-5, atol=1e-6)

@@ -183,6 +183,132 @@ def test_output_that_is_not_scores(head: Callable[[Headed, Tensor], Tensor], mes
         Clear(Headed(head))(IMAGES)
 
 
+class Tokens(nn.Module):
+    """A class token and patches of 3 × 3; a layer that mixes tokens and one that mixes channels; linear."""
+
+    def __init__(self, pooled: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(2, 5, 3, stride=3)
+        self.class_token = nn.Parameter(torch.randn(1, 1, 5))
+        self.tokens, self.channels, self.last = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, CLASSES)
+        self.pooled = pooled
+
+    def before_pooling(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], 1)
+        mixed = F.gelu(self.tokens(tokens.transpose(1, 2)).transpose(1, 2))
+        return F.relu(self.channels(mixed)) + tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.pooled(self.before_pooling(images)))
+
+
+@pytest.mark.parametrize(
+    "pooled",
+    [lambda tokens: tokens[:, 0], lambda tokens: tokens.select(1, 0), lambda tokens: tokens[:, :1].squeeze(1)],
+)
+def test_class_token_has_one_response_a_class(pooled: Callable[[Tensor], Tensor]) -> None:
+    model = Tokens(pooled)
+    backprojection = Clear(model).forward(IMAGES)
+    torch.testing.assert_close(backprojection.class_responses, model(IMAGES).detach()[:, :, None, None])
+    assert backprojection.head.root.shape == (3, 5), "it enters at the token, before the linear layer"
+
+
+@pytest.mark.parametrize("pooled", [lambda tokens: tokens.mean(1), lambda tokens: torch.mean(tokens, dim=-2)])
+def test_mean_of_tokens_has_a_response_a_token(pooled: Callable[[Tensor], Tensor]) -> None:
+    model = Tokens(pooled)
+    backprojection = Clear(model).forward(IMAGES)
+    with torch.no_grad():
+        tokens = model.before_pooling(IMAGES)
+    expected = class_responses_by_loops(tokens.transpose(1, 2)[..., None], model.last.weight, model.last.bias)
+    torch.testing.assert_close(backprojection.class_responses, expected)
+    torch.testing.assert_close(backprojection.logits, model(IMAGES).detach())
+
+
+@pytest.mark.parametrize("pooled", [lambda tokens: tokens[:, 0], lambda tokens: tokens.mean(1)])
+def test_tokens_go_back_as_autograd_sends_their_seeds(pooled: Callable[[Tensor], Tensor]) -> None:
+    """Under `gradient` there is nothing to differ: one positive number a class token or token, differentiated by torch."""
+    model = Tokens(pooled)
+    backprojection = Clear(model, "gradient").forward(IMAGES)
+    images = IMAGES.clone().requires_grad_()
+    tokens = model.before_pooling(images)
+    scores = model.last(tokens[:, :1] if backprojection.class_responses.shape[2] == 1 else tokens)
+    for label in range(CLASSES):
+        seed = scores[..., label].detach().clamp(min=0)
+        (expected,) = torch.autograd.grad(scores[..., label], images, seed, retain_graph=True)
+        actual = backprojection.send_back(torch.full((3,), label))
+        torch.testing.assert_close(actual, expected.sum(1), rtol=1e-4, atol=1e-6)
+
+
+class Unfound(nn.Module):
+    """A head that is not found by itself: temperature, then scores turned over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU())
+        self.scores = nn.Conv2d(5, CLASSES, 1)
+        self.unused = nn.Linear(5, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = self.scores(self.body(images))
+        return torch.logsumexp(scores.flatten(2), 2)
+
+
+class Found(Unfound):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scores(self.body(images)).mean((2, 3))
+
+
+@pytest.mark.parametrize("rule", ["linear", "guided", "lrp_epsilon"])
+def test_named_head_is_the_one_that_would_be_found(rule: str) -> None:
+    with pytest.raises(UnsupportedModel, match="looked for"):
+        Clear(Unfound(), rule)(IMAGES)
+    named, found = Clear(Unfound(), rule, head="scores"), Clear(Found(), rule)
+    for _ in range(2):
+        torch.testing.assert_close(named(IMAGES).dominant_response, found(IMAGES).dominant_response, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_named_head_is_a_node_of_an_exported_program(strict: bool) -> None:
+    program = torch.export.export(Unfound().eval(), (IMAGES,), strict=strict)
+    node = [node.name for node in program.graph.nodes if node.op == "call_function" and "conv2d" in node.name][-1]
+    torch.testing.assert_close(Clear(program, head=node)(IMAGES).dominant_response, Clear(Found())(IMAGES).dominant_response)
+
+
+@pytest.mark.parametrize("module", ["tokens", "vectors"])
+def test_named_head_of_tokens_and_vectors(module: str) -> None:
+    pooled: Callable[[Tensor], Tensor] = (lambda tokens: tokens.mean(1)) if module == "tokens" else (lambda tokens: tokens[:, 0])
+
+    class Ended(Tokens):
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.before_pooling(images)
+            return 2 * (self.last(tokens).mean(1) if module == "tokens" else self.last(tokens[:, 0]))
+
+    named, found = Clear(Ended(pooled), head="last"), Clear(Tokens(pooled))
+    torch.testing.assert_close(named(IMAGES).dominant_response, found(IMAGES).dominant_response)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("score", "no module 'score' to be the head: did you mean 'scores'"),
+        ("unused", "head 'unused' was not called in the forward pass"),
+        ("body", r"head 'body' has an output of shape \(3, 5, 6, 6\), and the model 4 classes"),
+    ],
+)
+def test_head_that_cannot_be_the_named_one(head: str, message: str) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        Clear(Unfound(), head=head)(IMAGES)
+
+
+def test_no_node_of_that_name() -> None:
+    program = torch.export.export(Unfound().eval(), (IMAGES,))
+    with pytest.raises(UnsupportedModel, match="has no operation 'conv2d_2' to be the head: did you mean 'conv2d_1'"):
+        Clear(program, head="conv2d_2")
+
+
 def test_enter_by_hand() -> None:
     """Two samples send back classes 2 and 0 over 1 × 2 positions."""
     seeds, classes = torch.tensor([[[1.0, 2]], [[3, 0]]]), torch.tensor([2, 0])

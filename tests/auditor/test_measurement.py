@@ -144,3 +144,29 @@ def test_sample_that_no_class_speaks_for(model: nn.Module, images: Tensor, label
         assert description.energy.count_nonzero() == description.peak.count_nonzero() == 0
         assert description.sparseness.isnan().all()
         assert description.centroid_y.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("top_k", "classes", "expected"),
+    [
+        (None, None, 0),
+        (3, None, 0),
+        (2, None, 2 / 8),
+        (1, None, 4 / 8),
+        (1, [0, 2, 3], 2 / 6),
+        (2, [1, 2], 0),
+        (1, [1, 3], 2 / 4),
+    ],
+)
+def test_share_of_positive_response_that_is_left_out_by_hand(
+    top_k: int | None, classes: list[int] | None, expected: float
+) -> None:
+    """The model's scores are its image. Positive sums of the first sample: 4, 2, 0 and 2 of 8; of the second, none."""
+    pointwise = nn.Conv2d(4, 4, 1, bias=False)
+    with torch.no_grad():
+        pointwise.weight.copy_(torch.eye(4)[:, :, None, None])
+    images = torch.tensor([[[[1.0, 3]], [[-1, 2]], [[0, -5]], [[2, 0]]], [[[-1, -3]], [[-1, 0]], [[0, -5]], [[-2, -1]]]])
+    clear = Clear(nn.Sequential(pointwise, nn.AdaptiveAvgPool2d(1), nn.Flatten()), classes=classes, top_k=top_k)
+    found = measure(clear, images, torch.tensor([-1, -1])).left_out_frac
+    assert found[0].item() == pytest.approx(expected, abs=1e-6)
+    assert found[1].isnan()
