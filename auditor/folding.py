@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.backprojection import CHUNK_VALUES, Backprojection
-from auditor.statistics.dominance import replace_where_greater
 
 if TYPE_CHECKING:
     from auditor.clear import Clear
@@ -25,7 +24,7 @@ ROW_VALUES = 8_000_000
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
-TILE_PIXELS, TILE_CLASSES = 784, 16
+TILE_PIXELS, TILE_CLASSES = 784, 32
 """What of an operator is used at once where many classes compete: the responses to it, of 64 samples, fit in a core's cache."""
 NO_CLASS = 1 << 20
 """More than any class."""
@@ -105,16 +104,21 @@ class Operator:
         every = len(classes) == len(self.tensor)
         operator = self.tensor if every else self.tensor[classes]
         chosen = (seeds if every else seeds[:, classes]).flatten(2).transpose(0, 1).contiguous()
-        values = self.tensor.shape[2]
-        best = seeds.new_zeros((len(seeds), values))
-        winner = torch.full((len(seeds), values), -1, dtype=torch.int16)
-        names = classes.to(torch.int32)[:, None, None]
+        samples, values = len(seeds), self.tensor.shape[2]
+        best = seeds.new_zeros((samples, values))
+        winner = torch.full((samples, values), -1, dtype=torch.int16)
+        names = classes.to(torch.int32)[:, None]
         for left in range(0, values, TILE_PIXELS):
-            tile = slice(left, left + TILE_PIXELS)
+            tile = slice(left, min(left + TILE_PIXELS, values))
+            pixels = samples * (tile.stop - left)
+            tile_best, tile_winner = seeds.new_zeros(pixels), torch.full((pixels,), -1, dtype=torch.int16)
+            buffer = seeds.new_empty((TILE_CLASSES, samples, tile.stop - left))
             for start in range(0, len(classes), TILE_CLASSES):
                 block = slice(start, start + TILE_CLASSES)
-                responses = torch.bmm(chosen[block], operator[block, :, tile].to(seeds.dtype))
-                merge(responses, names[block], best[:, tile], winner[:, tile])
+                part = operator[block, :, tile].to(seeds.dtype)
+                responses = torch.bmm(chosen[block], part, out=buffer[: len(part)])
+                merge(responses.view(len(part), -1), names[block], tile_best, tile_winner)
+            best[:, tile], winner[:, tile] = tile_best.view(samples, -1), tile_winner.view(samples, -1)
         return winner, best
 
     def finish(self, backprojection: Backprojection, arrived: Tensor) -> Tensor:
@@ -136,19 +140,15 @@ class Operator:
 def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> None:
     """Lets a block of classes compete with what is best so far, in place.
 
-    responses: (k, N, P). names: (k, 1, 1) int32, ascending. best, winner: (N, P).
+    responses: (k, M), of M pixels of all samples. names: (k, 1) int32, ascending. best, winner: (M,).
     """
     strongest = responses.amax(0)
-    # Most blocks win nowhere in most samples: what finds the class is spent on the others alone.
-    rows = (strongest - best).amax(1).gt(0).nonzero()[:, 0]
-    if not len(rows):
-        return
-    strongest = strongest[rows]
+    # A block wins at few pixels: what finds the class is spent on them alone.
+    won = (strongest > best).nonzero()[:, 0]
     # All bits where a class is behind the block's maximum, none where it has it: of several that do, the lowest counts.
-    behind = (responses[:, rows] - strongest).add_(0.0).view(torch.int32) >> 31
-    lowest = (names | (behind & NO_CLASS)).amin(0)
-    winner[rows] = replace_where_greater(strongest, best[rows], lowest.to(torch.int16), winner[rows])
-    best[rows] = torch.maximum(best[rows], strongest)
+    behind = (responses.index_select(1, won) - strongest[won]).add_(0.0).view(torch.int32) >> 31
+    winner[won] = (names | (behind & NO_CLASS)).amin(0).to(torch.int16)
+    torch.maximum(best, strongest, out=best)
 
 
 def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
