@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test check bench bench-engine train clean
+.PHONY: help venv demo test soak check bench bench-engine train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ check: venv  ## Lint and type-check
 
 test: venv check  ## Run every test, after lint and types
 	$(BIN)/pytest
+
+soak: venv  ## Run the tests that take long
+	$(BIN)/pytest -m soak
 
 bench: venv  ## Measure speed and memory (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py

@@ -76,8 +76,10 @@ RULES: dict[str, Rule] = {
 
 SELF_GATES = frozenset({"sigmoid", "hardsigmoid", "tanh", "erf", "hardtanh", "relu6", "clamp"})
 """Bounded functions: a response times one of these, of itself, is an activation (SiLU, GELU, hard-swish written out)."""
-GATES = SELF_GATES | {"softmax"}
-"""What makes a gate: of two responses that are multiplied, the one that comes from one of these; else the smaller."""
+SURE_GATES = frozenset({"sigmoid", "hardsigmoid", "softmax"})
+GATES = SELF_GATES | SURE_GATES
+"""What makes a gate: of two responses that are multiplied, the one that comes from a sure one, else the smaller, else the one
+that comes from one of these: a clipped rectifier may as well have made the other."""
 FACTORS = frozenset({"mul", "imul", "rmul", "multiply"})
 DIVISIONS = frozenset({"div", "truediv", "itruediv", "divide", "true_divide"})
 MATRIX_PRODUCTS = frozenset({"matmul", "rmatmul", "bmm", "mm", "einsum"})

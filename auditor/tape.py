@@ -24,6 +24,7 @@ from auditor.operations import (
     RULES,
     SELF_GATES,
     SUMS,
+    SURE_GATES,
     UNMOVED,
     Treatment,
     name_of,
@@ -135,16 +136,27 @@ class Tape(TorchFunctionMode):
         if call.name in DIVISIONS:
             # A norm written out: what is divided by is the smaller.
             return ("gate", [second]) if second.numel() < first.numel() else ("product", [])
-        bounded = [self.made_by_gate(tensor) for tensor in carriers]
-        if bounded[0] != bounded[1]:
-            gate, gated = (first, second) if bounded[0] else (second, first)
-            written = not call.in_place or gated is call.arguments[0]
-            if not is_matrix and written and self.is_gate_of(gate, gated):
-                return "activation", [gate]
-            return "attention" if is_matrix else "gate", [gate]
-        if first.numel() != second.numel() and not is_matrix:
-            return "gate", [min(carriers, key=Tensor.numel)]
-        return "product", []
+        gate = self.gate_among(first, second, by_size=not is_matrix)
+        if gate is None:
+            return "product", []
+        gated = second if gate is first else first
+        written = not call.in_place or gated is call.arguments[0]
+        if not is_matrix and written and self.is_gate_of(gate, gated):
+            return "activation", [gate]
+        return "attention" if is_matrix else "gate", [gate]
+
+    def gate_among(self, first: Tensor, second: Tensor, by_size: bool) -> Tensor | None:
+        """Which of two responses that are multiplied scales the other; None where that cannot be told."""
+        makers = [self.maker(self.origin(tensor)) for tensor in (first, second)]
+        names = ["" if maker is None else maker.name for maker in makers]
+        sure, likely = ([name in known for name in names] for known in (SURE_GATES, GATES))
+        if sure[0] != sure[1]:
+            return first if sure[0] else second
+        if by_size and first.numel() != second.numel():
+            return min(first, second, key=Tensor.numel)
+        if likely[0] != likely[1]:
+            return first if likely[0] else second
+        return None
 
     def classify_scaling(self, call: Call, response: Tensor) -> str:
         """A response times, or over, what carries none: constants, or a gate that the model itself detached."""
@@ -162,10 +174,6 @@ class Tape(TorchFunctionMode):
 
     def is_repeated(self, call: Call, response: Tensor) -> bool:
         return sum(tensor is response for tensor in tensors((call.arguments, call.keywords))) > 1
-
-    def made_by_gate(self, tensor: Tensor) -> bool:
-        maker = self.maker(self.origin(tensor))
-        return maker is not None and maker.name in GATES
 
     def is_gate_of(self, gate: Tensor, gated: Tensor) -> bool:
         """Whether a gate is a bounded function of what it scales, value by value: together they are an activation."""

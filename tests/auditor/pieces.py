@@ -616,6 +616,10 @@ def gates() -> dict[str, Factory]:
         "gate that is no bounded function": plain(
             lambda x: x * x.mean((2, 3), keepdim=True), lambda node: functions.gate(node, pooled(node))
         ),
+        "gate of what is clipped": plain(
+            lambda x: F.relu6(x) * F.relu6(x).mean((2, 3), keepdim=True),
+            lambda node: functions.gate(functions.activation(node, "relu6"), pooled(functions.activation(node, "relu6"))),
+        ),
         "gate that is detached": lambda shape: Piece(
             lambda own, x: x * x.mean((2, 3), keepdim=True).sigmoid().detach(), detached
         ),

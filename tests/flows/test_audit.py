@@ -222,6 +222,7 @@ def as_program(digits_config: Path, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_exported_program_gives_the_tables_of_its_module(
     digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
 ) -> None:
@@ -275,6 +276,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 def test_flow_that_prefect_starts_opens_what_it_needs(
     digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
 ) -> None:
@@ -370,6 +372,7 @@ def test_weights_that_do_not_fit_write_nothing(digits_config: Path, prefect_api:
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.soak
 def test_existing_scheduler_is_used_and_left_running(
     digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
 ) -> None:
@@ -382,6 +385,7 @@ def test_existing_scheduler_is_used_and_left_running(
     assert only_run(store).table("samples").read_bytes() == only_run(finished).table("samples").read_bytes()
 
 
+@pytest.mark.soak
 def test_scheduler_that_does_not_answer_is_named(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
     done = clear_audit(
         "run", digits_config, "--store", tmp_path / "a", "--set", "compute.cluster=tcp://127.0.0.1:9", api=prefect_api
