@@ -25,13 +25,23 @@ from flows.planning import Planned, plan_run
 from flows.worker import Work
 from reports.charts import start_engine
 from reports.gallery import choose_samples
+from reports.gates import Judgement, as_rows, judge
 from reports.report import write_report
 from storage.aggregates import gather
 from storage.datasets import Dataset, open_dataset
 from storage.maps import MapShape
-from storage.runs import Manifest, Plan, Run, files_below, hash_file, publish, read_commits
+from storage.runs import (
+    Manifest,
+    Plan,
+    Run,
+    files_below,
+    find_reference,
+    hash_file,
+    publish,
+    read_commits,
+)
 from storage.sql import connect
-from storage.tables import SCHEMAS
+from storage.tables import SCHEMAS, write_table
 
 ARTIFACT_SECS = 5
 """Least time between two updates of the progress that Prefect shows: each costs a round trip."""
@@ -44,6 +54,7 @@ class Outcome:
     """What an audit came to. startup_secs: until the first shard; compute_secs: all shards."""
 
     run: Run
+    judgements: list[Judgement]
     resumed: bool
     expected: int
     processed: int
@@ -103,13 +114,17 @@ def run_stages(session: Session) -> Outcome:
     compute_secs = compute(session, planned)
     charts = Thread(target=start_engine, daemon=True)
     charts.start()
-    manifest = finalise(session, planned)
+    now = datetime.now(UTC)
+    artefacts = finalise(session, planned, now)
+    judgements = judge_run(session, run)
+    manifest = publish_run(planned, artefacts, now)
     session.cluster.release()
     session.listener.stage("reporting")
     charts.join()
     report(run)
     return Outcome(
         run=run,
+        judgements=judgements,
         resumed=resumed,
         expected=manifest.expected_count,
         processed=manifest.processed_count,
@@ -154,14 +169,33 @@ def compute(session: Session, planned: Planned) -> float:
 
 
 @task(name="finalise", cache_policy=NO_CACHE)
-def finalise(session: Session, planned: Planned) -> Manifest:
-    """Joins the shards, aggregates, draws the gallery, and publishes the run by its manifest."""
+def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str]:
+    """Joins the shards, aggregates, and draws the gallery; returns the SHA-256 of the maps' files by path in the store."""
     session.listener.stage("finalising")
-    run, plan, now = planned.run, planned.plan, datetime.now(UTC)
+    run, plan = planned.run, planned.plan
     known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
     artefacts = gather(run, plan, attributes, known, now)
     draw(session, planned)
+    return artefacts
+
+
+@task(name="judge", cache_policy=NO_CACHE)
+def judge_run(session: Session, run: Run) -> list[Judgement]:
+    """Puts the gates to the run and writes what became of them into its table `gates`."""
+    session.listener.stage("judging")
+    reference = find_reference(run, session.config.reference)
+    judgements = judge(session.config.gate_list, run, reference)
+    path = run.table("gates")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(as_rows(judgements, reference), path)
+    return judgements
+
+
+@task(name="publish", cache_policy=NO_CACHE)
+def publish_run(planned: Planned, artefacts: dict[str, str], now: datetime) -> Manifest:
+    """Publishes the run by its manifest."""
+    run, plan = planned.run, planned.plan
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
         artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
     commits = read_commits(run).values()

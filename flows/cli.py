@@ -5,7 +5,7 @@ Heavy packages are imported by the commands that need them: `--help` must answer
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from flows.config import AuditConfig
+    from reports.gates import Judgement
 
-USAGE, FAILED, INTERRUPTED = 2, 3, 130
+
+GATE_FAILED, USAGE, FAILED, INTERRUPTED = 1, 2, 3, 130
 HERE = Path(__file__).parent
 
 app = typer.Typer(
@@ -34,6 +36,7 @@ Setting = Annotated[
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, an unambiguous beginning of it, or 'latest'.")]
 DEFAULT_STORE = Path("audits")
+GATE_COLUMNS = ["gate_name", "outcome", "severity", "value", "reference_value", "least", "most", "max_drop", "max_rise"]
 
 
 class Form(StrEnum):
@@ -161,6 +164,65 @@ def report(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
         typer.echo(write_report(find_run(store, run_id)))
 
 
+@app.command()
+def check(
+    run_id: RunId = "latest",
+    store: Store = DEFAULT_STORE,
+    config: Annotated[Path | None, typer.Option(help="A config with other gates than the run's own.")] = None,
+    reference: Annotated[str | None, typer.Option(metavar="RUN", help="The earlier run to compare with.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the outcomes here as JSON.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="Write the outcomes here as JUnit XML.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the outcomes here as markdown.")] = None,
+) -> None:
+    """Judge a finished run by its gates. Exit code 1: a gate failed, or could not be evaluated."""
+    with exit_codes():
+        import json
+
+        from flows.config import AuditConfig, load_config
+        from reports import gates, verdicts
+        from storage.errors import InputError
+        from storage.runs import find_reference, find_run, read_plan
+
+        run = find_run(store, run_id)
+        planned = AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
+        chosen = planned if config is None else load_config(config)
+        if not chosen.gates:
+            raise InputError(f"run '{run.run_id}' has no gates: name a config that has [[gates]] with --config")
+        against = find_reference(run, reference or chosen.reference)
+        judgements = gates.judge(chosen.gate_list, run, against)
+        files = {
+            json_file: verdicts.as_json(run, against, judgements),
+            junit_file: verdicts.as_junit(run, judgements),
+            markdown_file: verdicts.as_markdown(run, against, judgements),
+        }
+        for path, text in files.items():
+            if path is not None:
+                write_text(path, text)
+        sys.stdout.write(draw_table(gates.as_rows(gates.worst_first(judgements), against).select(GATE_COLUMNS)))
+        exit_by_gates(judgements)
+
+
+def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
+    """Says what did not pass, on stderr, and exits with 1 where that fails the audit."""
+    from reports.gates import Outcome, worst_first
+
+    for judgement in worst_first(judgements):
+        if judgement.outcome is not Outcome.passed:
+            weight = "" if judgement.fails else " (a warning)"
+            typer.echo(f"clear-audit: gate '{judgement.gate.name}' {judgement.outcome}{weight}: {judgement.message}", err=True)
+    if any(judgement.fails for judgement in judgements):
+        raise typer.Exit(GATE_FAILED)
+
+
+def write_text(path: Path, text: str) -> None:
+    from storage.errors import InputError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written ({error.strerror}): name another path") from error
+
+
 def rows_of(store: Path, sql: str, parameters: dict[str, Any] | None = None) -> "pa.Table":
     from storage.errors import InputError
     from storage.runs import published_runs
@@ -220,6 +282,14 @@ def show_value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def say_gates(judgements: "Sequence[Judgement]") -> str:
+    """How many gates came to what: `3 passed, 1 failed`."""
+    from collections import Counter
+
+    counts = Counter(judgement.outcome.value for judgement in judgements)
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "none"
+
+
 def audit_and_tell(config: "AuditConfig", store: Path) -> None:
     """Runs an audit with a progress bar, prints what it came to, and exits with the code that says so."""
     from rich.console import Console
@@ -246,6 +316,7 @@ def audit_and_tell(config: "AuditConfig", store: Path) -> None:
         "sparseness": f"{number(row['sparseness_mean'])} (mean Gini index of the dominant response)",
         "class cosine": f"{number(row['class_cosine_mean'])} (near 1, maps hardly depend on the class)",
         "time": f"{outcome.startup_secs:.1f} s to start, {outcome.compute_secs:.1f} s for the images",
+        "gates": say_gates(outcome.judgements),
         "maps": str(outcome.run.maps),
         "tables": f"{store / 'tables'}  (clear-audit query 'SELECT …' --store {store})",
         "report": str(outcome.run.report),
@@ -259,6 +330,7 @@ def audit_and_tell(config: "AuditConfig", store: Path) -> None:
             err=True,
         )
         raise typer.Exit(FAILED)
+    exit_by_gates(outcome.judgements)
 
 
 if __name__ == "__main__":

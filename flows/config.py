@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from reports.gates import BUILT_IN, Gate
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.models import ModelSpec
+from storage.runs import PREVIOUS
 
 PREFIX = "CLEAR_AUDIT_"
 
@@ -89,10 +92,40 @@ class ReportSection(Section):
     seed: int = 0
 
 
+class GateSection(Section):
+    """See `reports.gates.Gate`."""
+
+    name: str = Field(min_length=1)
+    sql: str | None = Field(default=None, min_length=1)
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
+    max_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    severity: Literal["error", "warn"] = "error"
+    min_samples: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def check_question(self) -> "GateSection":
+        if self.sql is None and self.name not in BUILT_IN:
+            raise ValueError(
+                f"gate '{self.name}' has no 'sql' and is not built in: did you mean '{nearest(self.name, BUILT_IN)}'? "
+                f"Built in are {', '.join(BUILT_IN)}"
+            )
+        if self.sql is not None and self.name in BUILT_IN:
+            raise ValueError(f"gate '{self.name}' has 'sql', and its name is that of a built-in gate: give it another name")
+        if all(limit is None for limit in (self.min, self.max, self.max_drop, self.max_rise)):
+            raise ValueError(f"gate '{self.name}' has no limit: add min, max, max_drop or max_rise")
+        return self
+
+
 class AuditConfig(Section):
-    """One audit: a dataset, a model, and how the one is to be explained on the other. Paths are absolute."""
+    """One audit: a dataset, a model, and how the one is to be explained on the other. Paths are absolute.
+
+    reference: the earlier run that gates compare with: a run's id, or `previous`, the latest of the same name.
+    """
 
     name: str = Field(default="audit", min_length=1)
+    reference: str = Field(default=PREVIOUS, min_length=1)
     dataset: DatasetSection
     input: InputSection
     model: ModelSection
@@ -100,7 +133,20 @@ class AuditConfig(Section):
     compute: ComputeSection = ComputeSection()
     limits: LimitsSection = LimitsSection()
     report: ReportSection = ReportSection()
+    gates: tuple[GateSection, ...] = ()
     folder: str = "."
+
+    @model_validator(mode="after")
+    def check_gate_names(self) -> "AuditConfig":
+        names = [gate.name for gate in self.gates]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two gates are called '{twice}': give each a name of its own")
+        return self
+
+    @property
+    def gate_list(self) -> list[Gate]:
+        return [Gate(**gate.model_dump()) for gate in self.gates]
 
     @property
     def dataset_spec(self) -> DatasetSpec:
@@ -116,13 +162,12 @@ class AuditConfig(Section):
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 of what decides the result, to the last bit: not where it is computed, nor what the report shows.
+        """SHA-256 of what decides the result, to the last bit: not where it is computed, nor how it is judged and shown.
 
         Whether a run folds changes how its sums are rounded, so `compute.operator_gb`, which decides that, belongs to it.
         """
-        facts = self.model_dump(
-            mode="json", exclude={"folder": True, "limits": True, "report": True, "compute": {"cluster", "workers", "threads"}}
-        )
+        whole = {"folder": True, "limits": True, "report": True, "gates": True, "reference": True}
+        facts = self.model_dump(mode="json", exclude=whole | {"compute": {"cluster", "workers", "threads"}})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -208,7 +253,8 @@ def explain(item: Any) -> str:
     """One fault of a config in one sentence."""
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{where}': did you mean '{nearest(where, known_keys())}'?"
+        known = [*known_keys(), *(f"gates.{key}" for key in GateSection.model_fields)]
+        return f"unknown key '{where}': did you mean '{nearest(re.sub(r'[.][0-9]+[.]', '.', where), known)}'?"
     if item["type"] == "missing":
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     if item["type"] == "value_error":

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage.errors import InputError
 
 BLOCK = 1 << 20
+PREVIOUS = "previous"
 
 
 class Record(BaseModel):
@@ -224,6 +225,26 @@ def find_run(store: Path, run_id: str) -> Run:
         found = "several finished runs" if matches else "no finished run"
         raise InputError(f"'{run_id}' names {found} of store '{store}': 'clear-audit ls --store {store}' lists them")
     return matches[0]
+
+
+def find_reference(run: Run, wanted: str) -> Run | None:
+    """The run that a run is compared with.
+
+    wanted: `previous`, the latest finished run before it whose audit has the same name, None where there is none; or as
+    for `find_run`. Raises InputError.
+    """
+    if wanted != PREVIOUS:
+        return find_run(run.store, wanted)
+    name = read_plan(run).name
+    for earlier in reversed(published_runs(run.store)):
+        if earlier.run_id >= run.run_id:
+            continue
+        try:
+            if read_plan(earlier).name == name:
+                return earlier
+        except InputError:
+            continue
+    return None
 
 
 def find_unfinished(store: Path, plan: Plan) -> Run | None:

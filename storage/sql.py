@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,32 +24,24 @@ FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 """The table functions that a query may call: others read files, or run SQL that is hidden in a string."""
 
 
-def connect(store: Path, runs: Iterable[str], threads: int | None = None) -> "duckdb.DuckDBPyConnection":
+def connect(
+    store: Path, runs: Iterable[str], threads: int | None = None, reference: str | None = None
+) -> "duckdb.DuckDBPyConnection":
     """A connection that knows the tables by their names and can do nothing but read them.
 
     runs: ids of the runs whose rows are seen. Their files are listed one by one, so that what an unfinished run has
     written is never seen. Columns that an older version did not write are NULL. threads: all cores by default; with one,
-    sums of floats come out the same every time.
+    sums of floats come out the same every time. reference: another run, whose tables are `reference.<table>`.
     The connection cannot write, reach files outside the store's tables, load extensions, or be configured otherwise.
     """
     import duckdb
 
     folder = store.absolute() / "tables"
     connection = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
-    runs = list(runs)
-    for table, schema in SCHEMAS.items():
-        files = [str(path) for run in runs for path in sorted((folder / table / f"run_id={run}").glob("*.parquet"))]
-        if not files:
-            empty = pa.schema([*schema, pa.field("run_id", pa.string())]).empty_table()
-            connection.from_arrow(empty).create(table)
-            continue
-        known = connection.from_arrow(schema.empty_table())
-        columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
-        listed = ", ".join(quote(file) for file in files)
-        connection.execute(
-            f"CREATE VIEW {table} AS SELECT {columns} WHERE false UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], "
-            "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
-        )
+    create_views(connection, "main", folder, list(runs))
+    if reference is not None:
+        connection.execute("CREATE SCHEMA reference")
+        create_views(connection, "reference", folder, [reference])
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
@@ -57,6 +49,24 @@ def connect(store: Path, runs: Iterable[str], threads: int | None = None) -> "du
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Path, runs: list[str]) -> None:
+    """Makes the tables of `runs` known by their names in the schema `into`."""
+    for table, schema in SCHEMAS.items():
+        files = [str(path) for run in runs for path in sorted((folder / table / f"run_id={run}").glob("*.parquet"))]
+        if not files:
+            empty = pa.schema([*schema, pa.field("run_id", pa.string())]).empty_table()
+            connection.from_arrow(empty).create(f"{into}.{table}")
+            continue
+        known = connection.from_arrow(schema.empty_table())
+        columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
+        listed = ", ".join(quote(file) for file in files)
+        connection.execute(
+            f"CREATE VIEW {into}.{table} AS SELECT {columns} WHERE false UNION ALL BY NAME "
+            f"SELECT * FROM read_parquet([{listed}], "
+            "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
+        )
 
 
 def quote(text: str) -> str:
@@ -90,18 +100,7 @@ def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[s
 
 def check_reads_only(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:
     """Raises InputError where a SELECT has a part that could do more than read the tables, wherever it is nested."""
-    rows = connection.sql("SELECT json_serialize_sql($sql)", params={"sql": sql}).fetchall()
-    try:
-        parts = [json.loads(text) for (text,) in rows]
-    except RecursionError as error:
-        raise InputError("the query is nested too deeply: split it with WITH") from error
-    while parts:
-        part = parts.pop()
-        if isinstance(part, list):
-            parts += part
-        if not isinstance(part, dict):
-            continue
-        parts += part.values()
+    for part in parts_of(connection, sql):
         kind = part.get("type")
         if part.get("error") is True:
             raise InputError(f"the query cannot be run: {part['error_message']}")
@@ -112,6 +111,30 @@ def check_reads_only(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:
             raise InputError(f"a query can only read the tables, and this calls {called}: it may call {allowed}")
         if kind == "BASE_TABLE" and "." in part["table_name"]:
             raise InputError(f"a query can only read the tables, and this reads '{part['table_name']}'")
+
+
+def reads_reference(connection: "duckdb.DuckDBPyConnection", sql: str) -> bool:
+    """Whether a query asks the tables of the reference run."""
+    return any(
+        part.get("type") == "BASE_TABLE" and part.get("schema_name", "").lower() == "reference"
+        for part in parts_of(connection, sql)
+    )
+
+
+def parts_of(connection: "duckdb.DuckDBPyConnection", sql: str) -> Iterator[dict[str, Any]]:
+    """The parts of a query as DuckDB parses it, in no order. Raises InputError."""
+    rows = connection.sql("SELECT json_serialize_sql($sql)", params={"sql": sql}).fetchall()
+    try:
+        parts = [json.loads(text) for (text,) in rows]
+    except RecursionError as error:
+        raise InputError("the query is nested too deeply: split it with WITH") from error
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            parts += part.values()
+            yield part
 
 
 def unknown_table(error: "duckdb.CatalogException") -> str | None:

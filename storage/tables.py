@@ -4,8 +4,8 @@ Conventions: snake_case; `_id _at _secs _count _frac` suffixes; a `_frac` is in 
 metadata says what it is (`about`) and, for a score, which `direction` speaks for the model's evidence: `higher`,
 `lower`, or `none` where neither does. `run_id` is the tables' Hive partition and is not stored in the files.
 
-Version 2 added columns to `runs`, and `samples.left_out_frac`. Columns are added, never changed or dropped: what an older
-version did not have is NULL.
+Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`. Columns are added, never
+changed or dropped: what an older version did not have is NULL.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def column(name: str, kind: pa.DataType, about: str, direction: str | None = None) -> pa.Field:
@@ -169,6 +169,22 @@ RUNS = [
     mean("left_out_frac_max", "the greatest share that it left out of a sample", "lower"),
 ]
 
+GATES = [
+    column("gate_name", pa.string(), "name of the gate"),
+    column("outcome", pa.string(), "passed, warned, failed, error or not evaluated; the last two never count as passed"),
+    column("severity", pa.string(), "error or warn: whether the gate can fail the audit"),
+    mean("value", "the answer of the gate's query; NULL = there was none"),
+    mean("reference_value", "the same of the reference run; NULL = not asked for"),
+    column("reference_run_id", pa.string(), "the earlier run that was compared with; NULL = there was none"),
+    mean("least", "least value allowed; NULL = any"),
+    mean("most", "greatest value allowed; NULL = any"),
+    mean("max_drop", "how far the value may be below the reference's; NULL = any"),
+    mean("max_rise", "how far the value may be above the reference's; NULL = any"),
+    column("min_sample_count", pa.int64(), "measured samples below which the gate is not evaluated"),
+    column("message", pa.string(), "why the outcome is what it is, in a sentence"),
+    column("sql", pa.string(), "the gate's query"),
+]
+
 SCHEMAS: dict[str, pa.Schema] = {
     name: pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
     for name, fields in {
@@ -179,6 +195,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         "confusion": CONFUSION,
         "localization": LOCALIZATION,
         "failures": FAILURES,
+        "gates": GATES,
     }.items()
 }
 

@@ -1,0 +1,195 @@
+"""Gates: questions with one number for an answer, and the limits it is held to."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from reports.queries import FOLDER, fill, load
+from storage.errors import InputError
+from storage.runs import Run
+from storage.sql import connect, reads_reference, select
+from storage.tables import SCHEMAS
+
+if TYPE_CHECKING:
+    import duckdb
+
+BUILT_IN = tuple(sorted(path.stem.removeprefix("gate_") for path in FOLDER.glob("gate_*.sql")))
+"""The gates that need no SQL, by name: each is `sql/gate_<name>.sql`."""
+
+
+class Outcome(StrEnum):
+    """What became of a gate. An error and a gate that was not evaluated never count as passed."""
+
+    passed = "passed"
+    warned = "warned"
+    failed = "failed"
+    error = "error"
+    not_evaluated = "not evaluated"
+
+
+WORST_FIRST = (Outcome.failed, Outcome.error, Outcome.not_evaluated, Outcome.warned, Outcome.passed)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A question to a run's tables and what is allowed of its answer, one number; in the config, a `[[gates]]`.
+
+    name: of a built-in gate, or any other with `sql`. sql: one SELECT of one number; the tables of an earlier run are
+    `reference.<table>`. min, max: limits of the number. max_drop, max_rise: of how far it may be below and above the
+    reference's. severity: error or warn. min_samples: measured images below which the gate is not evaluated.
+    """
+
+    name: str
+    sql: str | None = None
+    min: float | None = None
+    max: float | None = None
+    max_drop: float | None = None
+    max_rise: float | None = None
+    severity: str = "error"
+    min_samples: int = 1
+
+    @property
+    def text(self) -> str:
+        """The SQL that is run."""
+        if self.sql is not None:
+            return self.sql
+        return fill(load(f"gate_{self.name}"), {"min_samples": self.min_samples})
+
+    @property
+    def moves(self) -> bool:
+        """Whether a limit is relative to the reference."""
+        return self.max_drop is not None or self.max_rise is not None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A gate's outcome, with a sentence that says why."""
+
+    gate: Gate
+    outcome: Outcome
+    message: str
+    value: float | None = None
+    reference_value: float | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is to stop what waits for the audit."""
+        return self.gate.severity == "error" and self.outcome in (Outcome.failed, Outcome.error, Outcome.not_evaluated)
+
+
+class NotEvaluated(Exception):
+    """There is nothing to judge by; the message says what is missing."""
+
+
+def judge(gates: Iterable[Gate], run: Run, reference: Run | None) -> list[Judgement]:
+    """Puts each gate to the run's tables, which need not be published yet. reference: an earlier run, where there is one."""
+    with connect(run.store, [run.run_id], reference=None if reference is None else reference.run_id) as connection:
+        return [judge_gate(connection, gate, reference is not None) for gate in gates]
+
+
+def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> Judgement:
+    try:
+        check_evidence(connection, gate, has_reference)
+        value = one_number(select(connection, gate.text))
+        reference = one_number(select(connection, of_reference(gate.text))) if gate.moves else None
+    except NotEvaluated as error:
+        return Judgement(gate, Outcome.not_evaluated, str(error))
+    except InputError as error:
+        return Judgement(gate, Outcome.error, str(error))
+    breaches = list(find_breaches(gate, value, reference))
+    if not breaches:
+        return Judgement(gate, Outcome.passed, f"{show(value)} is within the limits", value, reference)
+    outcome = Outcome.failed if gate.severity == "error" else Outcome.warned
+    return Judgement(gate, outcome, "; ".join(breaches), value, reference)
+
+
+def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> None:
+    """Raises NotEvaluated where a run that is asked about is missing or too small."""
+    asks_reference = gate.moves or reads_reference(connection, gate.text)
+    if asks_reference and not has_reference:
+        raise NotEvaluated("there is no earlier run to compare with: name one as the reference")
+    for schema, what in (("main", "the run"), ("reference", "the reference")) if asks_reference else (("main", "the run"),):
+        measured = one_number(select(connection, f"SELECT count(*) FROM {schema}.samples"))
+        if measured < gate.min_samples:
+            raise NotEvaluated(f"{what} has {measured:,.0f} measured images, and the gate wants at least {gate.min_samples:,}")
+
+
+def of_reference(sql: str) -> str:
+    """The same question to the reference's tables: its names of them stand before the run's."""
+    names = ", ".join(f"{table} AS (SELECT * FROM reference.{table})" for table in SCHEMAS)
+    return f"WITH {names} SELECT * FROM ({sql.strip().rstrip(';')}\n)"
+
+
+def one_number(table: pa.Table) -> float:
+    """Raises InputError where a query's answer is not one number, NotEvaluated where it is NULL."""
+    if table.shape != (1, 1):
+        raise InputError(f"a gate's query must return one number, and this returns {table.num_rows} rows of {table.num_columns}")
+    value = table.column(0)[0].as_py()
+    if value is None:
+        raise NotEvaluated("the answer is NULL: the tables have nothing that the gate asks for")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a gate's query must return one number, and this returns {value!r}") from error
+    if isinstance(value, str) or not math.isfinite(number):
+        raise InputError(f"a gate's query must return one finite number, and this returns {value!r}")
+    return number
+
+
+def find_breaches(gate: Gate, value: float, reference: float | None) -> Iterable[str]:
+    """A sentence for each limit that is not kept."""
+    if gate.min is not None and value < gate.min:
+        yield f"{show(value)} is below the least allowed, {show(gate.min)}"
+    if gate.max is not None and value > gate.max:
+        yield f"{show(value)} is above the most allowed, {show(gate.max)}"
+    if reference is None:
+        return
+    change = value - reference
+    if gate.max_drop is not None and -change > gate.max_drop:
+        yield f"{show(value)} is {show(-change)} below the reference's {show(reference)}, and {show(gate.max_drop)} is allowed"
+    if gate.max_rise is not None and change > gate.max_rise:
+        yield f"{show(value)} is {show(change)} above the reference's {show(reference)}, and {show(gate.max_rise)} is allowed"
+
+
+def show(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def overall(judgements: Sequence[Judgement]) -> Outcome:
+    """Of all gates: failed where one stops what waits for the audit, warned where one is not passed."""
+    if any(judgement.fails for judgement in judgements):
+        return Outcome.failed
+    if not judgements:
+        return Outcome.not_evaluated
+    return Outcome.passed if all(judgement.outcome is Outcome.passed for judgement in judgements) else Outcome.warned
+
+
+def worst_first(judgements: Sequence[Judgement]) -> list[Judgement]:
+    return sorted(judgements, key=lambda judgement: (not judgement.fails, WORST_FIRST.index(judgement.outcome)))
+
+
+def as_rows(judgements: Sequence[Judgement], reference: Run | None) -> pa.Table:
+    """The rows of the table `gates`, in the config's order."""
+    rows = [
+        {
+            "gate_name": judgement.gate.name,
+            "outcome": judgement.outcome.value,
+            "severity": judgement.gate.severity,
+            "value": judgement.value,
+            "reference_value": judgement.reference_value,
+            "reference_run_id": None if reference is None else reference.run_id,
+            "least": judgement.gate.min,
+            "most": judgement.gate.max,
+            "max_drop": judgement.gate.max_drop,
+            "max_rise": judgement.gate.max_rise,
+            "min_sample_count": judgement.gate.min_samples,
+            "message": judgement.message,
+            "sql": judgement.gate.text,
+        }
+        for judgement in judgements
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["gates"])

@@ -1,0 +1,1 @@
+SELECT avg(is_correct::INT) FROM samples

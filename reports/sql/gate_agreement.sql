@@ -1,0 +1,1 @@
+SELECT avg((dominant_class IS NOT DISTINCT FROM prediction)::INT) FROM samples

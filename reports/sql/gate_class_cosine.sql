@@ -1,0 +1,1 @@
+SELECT avg(class_cosine) FROM samples

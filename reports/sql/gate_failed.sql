@@ -1,0 +1,1 @@
+SELECT failed_count / sample_count FROM runs
