@@ -17,8 +17,8 @@ from storage.tables import SCHEMAS
 if TYPE_CHECKING:
     import duckdb
 
-BUILT_IN = tuple(sorted(path.stem.removeprefix("gate_") for path in FOLDER.glob("gate_*.sql")))
-"""The gates that need no SQL, by name: each is `sql/gate_<name>.sql`."""
+BUILT_IN = tuple(sorted(path.stem for path in FOLDER.glob("gates/*.sql")))
+"""The gates that need no SQL, by name: each is `sql/gates/<name>.sql`."""
 
 
 class Outcome(StrEnum):
@@ -31,6 +31,7 @@ class Outcome(StrEnum):
     not_evaluated = "not evaluated"
 
 
+NOT_JUDGED = "not judged"
 WORST_FIRST = (Outcome.failed, Outcome.error, Outcome.not_evaluated, Outcome.warned, Outcome.passed)
 
 
@@ -57,7 +58,7 @@ class Gate:
         """The SQL that is run."""
         if self.sql is not None:
             return self.sql
-        return fill(load(f"gate_{self.name}"), {"min_samples": self.min_samples})
+        return fill(load(f"gates/{self.name}"), {"min_samples": self.min_samples})
 
     @property
     def moves(self) -> bool:
@@ -67,7 +68,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A gate's outcome, with a sentence that says why."""
+    """A gate's outcome, with a sentence that says why. A limit not kept at severity `warn` is warned, not failed."""
 
     gate: Gate
     outcome: Outcome
@@ -78,7 +79,7 @@ class Judgement:
     @property
     def fails(self) -> bool:
         """Whether it is to stop what waits for the audit."""
-        return self.gate.severity == "error" and self.outcome in (Outcome.failed, Outcome.error, Outcome.not_evaluated)
+        return self.gate.severity == "error" and self.outcome is not Outcome.passed
 
 
 class NotEvaluated(Exception):
@@ -159,13 +160,17 @@ def show(value: float) -> str:
     return f"{value:.6g}"
 
 
-def overall(judgements: Sequence[Judgement]) -> Outcome:
-    """Of all gates: failed where one stops what waits for the audit, warned where one is not passed."""
-    if any(judgement.fails for judgement in judgements):
-        return Outcome.failed
-    if not judgements:
-        return Outcome.not_evaluated
-    return Outcome.passed if all(judgement.outcome is Outcome.passed for judgement in judgements) else Outcome.warned
+def overall(results: Iterable[tuple[str, str]]) -> str:
+    """What all gates came to: failed where one that may fail the audit did not pass, warned where any other did not.
+
+    results: each gate's severity and outcome. Returns failed, warned, passed, or not judged where there is no gate.
+    """
+    results = list(results)
+    if not results:
+        return NOT_JUDGED
+    if any(severity == "error" and outcome != Outcome.passed for severity, outcome in results):
+        return "failed"
+    return "passed" if all(outcome == Outcome.passed for _, outcome in results) else "warned"
 
 
 def worst_first(judgements: Sequence[Judgement]) -> list[Judgement]:

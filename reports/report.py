@@ -34,13 +34,15 @@ def render(run: Run) -> str:
     with connect(run.store, [run.run_id]) as connection:
         scope = sections.Scope(connection, run.run_id, labels, plan.height, plan.width)
         facts = scope.ask("run_facts")
-        verdict = summary.make_verdict(scope.ask("verdict"), facts.rows[0])
+        gates = sections.gates_block(scope)
+        verdict = summary.make_verdict(scope.ask("verdict"), facts.rows[0], gates.answer.rows)
         template = environment().get_template("report.html.j2")
         return template.render(
             plan=plan,
             manifest=manifest,
             run=facts.rows[0],
             verdict=verdict,
+            gates=gates,
             facts=summary.run_facts(facts, plan),
             accuracy=sections.accuracy_block(scope),
             confusion=[sections.confusion_chart_block(scope), sections.confusion_table_block(scope)],

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from reports import charts
 from reports.blocks import CHART_CLASSES, TABLE_ROWS, Block, Chart, Column, tabulate
-from reports.formats import NO_CLASS, NO_LABEL, count, decimal, percent
+from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, percent, significant
 from reports.queries import Answer, Row, ask
 
 if TYPE_CHECKING:
     import duckdb
 
 NO_LABELS = "No measured image of this run has a label, so nothing can be said class by class."
+GLYPHS = {"passed": "✓", "warned": "!", "failed": "✗", "error": "⚠", "not evaluated": "?"}
 LARGEST_CELLS = 10
 """Rows of the table beside the confusion chart, which shows all cells."""
 
@@ -54,6 +55,32 @@ def worst(rows: Sequence[Row], order: str) -> tuple[Sequence[Row], str]:
     if len(rows) <= CHART_CLASSES:
         return rows, f"Classes are in order of {order}."
     return rows[:CHART_CLASSES], f"The chart shows the worst {CHART_CLASSES} of {len(rows):,} classes, by {order}."
+
+
+def gates_block(scope: Scope) -> Block:
+    answer = scope.ask("gates")
+    if not answer.rows:
+        return Block(answer, note="No gate was set for this audit: what its figures mean is for the reader to judge.")
+    columns = [
+        Column("Gate", lambda row: row["gate_name"], is_number=False),
+        Column("Outcome", say_outcome, is_number=False),
+        Column("Value", lambda row: UNDEFINED if row["value"] is None else significant(row["value"])),
+        Column("Allowed", say_limits, is_number=False),
+        Column("Reference", lambda row: UNDEFINED if row["reference_value"] is None else significant(row["reference_value"])),
+        Column("Why", lambda row: row["message"], is_number=False),
+    ]
+    return Block(answer, table=tabulate("What was asked of this run, worst first.", columns, answer.rows, limit=len(answer.rows)))
+
+
+def say_outcome(row: Row) -> str:
+    """A glyph and a word: nothing is said by colour alone."""
+    is_warning = row["severity"] == "warn" and row["outcome"] in ("error", "not evaluated")
+    return f"{GLYPHS[row['outcome']]} {row['outcome']}" + (", a warning" if is_warning else "")
+
+
+def say_limits(row: Row) -> str:
+    limits = {"least": "≥ {}", "most": "≤ {}", "max_drop": "no more than {} below", "max_rise": "no more than {} above"}
+    return ", ".join(text.format(significant(row[name])) for name, text in limits.items() if row[name] is not None)
 
 
 def accuracy_block(scope: Scope) -> Block:

@@ -1,11 +1,13 @@
 """What was found, and what it was found on: the beginning and the end of the report."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.blocks import Block, Column, Table, tabulate
 from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
+from reports.gates import overall
 from reports.queries import Answer, Row
 from storage.runs import Examination, Manifest, Plan
 
@@ -24,19 +26,28 @@ class Figure:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, in a sentence, with the query it rests on."""
+    """What was found, in a sentence, with the query it rests on.
+
+    gates: what became of the gates, passed, warned, failed or not judged; tally: of how many each.
+    """
 
     status: str
+    gates: str
+    tally: str
     sentence: str
     figures: list[Figure]
     answer: Answer
 
 
-def make_verdict(answer: Answer, means: Row) -> Verdict:
-    """answer: of query `verdict`. means: the run's row in table `runs`."""
+def make_verdict(answer: Answer, means: Row, gates: Sequence[Row]) -> Verdict:
+    """answer: of query `verdict`. means: the run's row in table `runs`. gates: its rows in table `gates`."""
     found = answer.rows[0]
     status = WITH_FAILURES if found["failed_count"] else COMPLETE
-    return Verdict(status, say(found), key_figures(found, means), answer)
+    tally = Counter(row["outcome"] for row in gates)
+    said = ", ".join(f"{count(number)} {outcome}" for outcome, number in tally.items())
+    return Verdict(
+        status, overall((row["severity"], row["outcome"]) for row in gates), said, say(found), key_figures(found, means), answer
+    )
 
 
 def say(found: Row) -> str:

@@ -20,7 +20,7 @@ def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) ->
         "schema": SCHEMA,
         "run_id": run.run_id,
         "reference_run_id": None if reference is None else reference.run_id,
-        "outcome": overall(judgements).value,
+        "outcome": overall_of(judgements),
         "gates": [
             asdict(judgement.gate)
             | {
@@ -59,7 +59,7 @@ def as_junit(run: Run, judgements: Sequence[Judgement]) -> str:
 def as_markdown(run: Run, reference: Run | None, judgements: Sequence[Judgement]) -> str:
     """A heading, a sentence and a table, worst first."""
     against = "" if reference is None else f", against {code(reference.run_id)}"
-    lines = [f"### clear-audit: gates {overall(judgements).value}", "", f"Run {code(run.run_id)}{against}.", ""]
+    lines = [f"### clear-audit: gates {overall_of(judgements)}", "", f"Run {code(run.run_id)}{against}.", ""]
     lines += ["| gate | outcome | value | reference | why |", "|---|---|---|---|---|"]
     for judgement in worst_first(judgements):
         cells = [
@@ -71,6 +71,10 @@ def as_markdown(run: Run, reference: Run | None, judgements: Sequence[Judgement]
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def overall_of(judgements: Sequence[Judgement]) -> str:
+    return overall((judgement.gate.severity, judgement.outcome) for judgement in judgements)
 
 
 def code(text: str) -> str:

@@ -92,6 +92,67 @@ def test_store_comes_from_the_environment_and_the_flag_wins(finished: Path, tmp_
     assert runner.invoke(app, ["ls", "--store", str(tmp_path / "none")], env=environment).exit_code == 2
 
 
+def config_with_gates(folder: Path, gates: str) -> Path:
+    """A config whose data need not be there: judging reads the run's tables alone."""
+    path = folder / "gates.toml"
+    path.write_text(
+        '[dataset]\nformat = "idx"\npath = "none"\n[input]\nchannels = 1\nheight = 28\nwidth = 28\n'
+        f'[model]\nfactory = "none:none"\n{gates}'
+    )
+    return path
+
+
+GATE = '[[gates]]\nname = "{name}"\n{limits}\n'
+
+
+@pytest.mark.parametrize(
+    ("gates", "code", "said"),
+    [
+        (GATE.format(name="accuracy", limits="min = 0"), 0, ""),
+        (GATE.format(name="accuracy", limits='min = 2\nseverity = "warn"'), 0, "gate 'accuracy' warned (a warning): "),
+        (GATE.format(name="accuracy", limits="min = 2"), 1, "gate 'accuracy' failed: "),
+        (GATE.format(name="mine", limits='min = 2\nsql = "SELECT no_column FROM samples"'), 1, "gate 'mine' error: "),
+        (GATE.format(name="accuracy", limits="max_drop = 2"), 1, "gate 'accuracy' not evaluated: there is no earlier run"),
+        (GATE.format(name="accuracy", limits="min = 0\nmin_samples = 301"), 1, "gate 'accuracy' not evaluated: the run has"),
+        ("", 2, "has no gates"),
+    ],
+)
+def test_check_ends_with_the_code_of_its_gates(finished: Path, tmp_path: Path, gates: str, code: int, said: str) -> None:
+    config = config_with_gates(tmp_path, gates)
+    result = runner.invoke(app, ["check", "latest", "--store", str(finished), "--config", str(config)])
+    assert (result.exit_code, said in result.stderr) == (code, True)
+    assert bool(result.stdout) == (code != 2)
+
+
+def test_check_writes_its_outcomes_for_machines(finished: Path, tmp_path: Path) -> None:
+    config = config_with_gates(tmp_path, GATE.format(name="accuracy", limits="max_rise = 0"))
+    files = {name: tmp_path / name for name in ("json", "junit", "markdown")}
+    flags = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    (run,) = published_runs(finished)
+    arguments = ["check", "--store", str(finished), "--config", str(config), "--reference", run.run_id, *flags]
+    assert runner.invoke(app, arguments).exit_code == 0
+    document = json.loads(files["json"].read_text())
+    assert (document["outcome"], document["reference_run_id"]) == ("passed", run.run_id)
+    assert 'tests="1"' in files["junit"].read_text()
+    assert files["markdown"].read_text().startswith("### clear-audit: gates passed")
+    nowhere = runner.invoke(app, [*arguments, "--json", str(tmp_path / "none" / "x")])
+    assert nowhere.exit_code == 2
+    assert "cannot be written" in nowhere.stderr
+
+
+def test_check_of_a_run_without_gates_says_how_to_name_some(finished: Path) -> None:
+    result = runner.invoke(app, ["check", "--store", str(finished)])
+    assert result.exit_code == 2
+    assert "--config" in result.stderr
+
+
+def test_check_against_a_run_that_is_not_there(finished: Path, tmp_path: Path) -> None:
+    config = config_with_gates(tmp_path, GATE.format(name="accuracy", limits="max_drop = 2"))
+    result = runner.invoke(app, ["check", "--store", str(finished), "--config", str(config), "--reference", "none"])
+    assert result.exit_code == 2
+    assert "'none' names no finished run" in result.stderr
+
+
 def test_init_does_not_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "audit.toml"
     assert runner.invoke(app, ["init", str(path)]).exit_code == 0

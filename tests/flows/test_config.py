@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from auditor.backprojection import REDUCTIONS
 from auditor.operations import RULES
 from flows.config import AuditConfig, known_keys, load_config
+from reports.gates import Gate
 from storage.errors import InputError
 from storage.models import ModelSpec
 
@@ -94,6 +95,8 @@ def test_defaults(tmp_path: Path) -> None:
         },
         "limits": {"failed_frac_max": 0.01},
         "report": {"gallery_samples": 8, "seed": 0},
+        "reference": "previous",
+        "gates": (),
         "folder": str(tmp_path),
     }
 
@@ -101,6 +104,7 @@ def test_defaults(tmp_path: Path) -> None:
 def test_every_key_is_read(tmp_path: Path) -> None:
     text = """
     name = "all"
+    reference = "20261120T"
     [dataset]
     format = "manifest"
     path = "/data/m.csv"
@@ -136,6 +140,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     [report]
     gallery_samples = 0
     seed = -4
+    [[gates]]
+    name = "mine"
+    sql = "SELECT 1"
+    min = 0
+    max = 2
+    max_drop = 0.5
+    max_rise = 0
+    severity = "warn"
+    min_samples = 7
     """
     config = load(tmp_path, text)
     assert config.model_dump(exclude={"folder"}) == {
@@ -173,6 +186,19 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         },
         "limits": {"failed_frac_max": 0.0},
         "report": {"gallery_samples": 0, "seed": -4},
+        "reference": "20261120T",
+        "gates": (
+            {
+                "name": "mine",
+                "sql": "SELECT 1",
+                "min": 0,
+                "max": 2,
+                "max_drop": 0.5,
+                "max_rise": 0,
+                "severity": "warn",
+                "min_samples": 7,
+            },
+        ),
     }
     assert config.dataset_spec.classes == ("a", "b")
     assert config.input_spec.std == (1.0, 1.0, 0.25)
@@ -339,6 +365,8 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "limits.failed_frac_max": "0.5",
         "report.gallery_samples": "9",
         "report.seed": "9",
+        "reference": '"20261121T"',
+        "gates": '[{ name = "accuracy", min = 0.5 }]',
     }
     expected = tomllib.loads(f"value = {values[key]}")["value"]
     variable = "CLEAR_AUDIT_" + key.upper().replace(".", "_")
@@ -347,6 +375,8 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         found: Any = config
         for part in key.split("."):
             found = getattr(found, part)
+        if key == "gates":
+            found = [gate.model_dump(exclude_unset=True) for gate in found]
         assert (list(found) if isinstance(found, tuple) else found) == expected
         assert found != load(tmp_path).model_dump().get(key)
 
@@ -509,7 +539,7 @@ def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) ->
     text = (FLOWS / "init.toml").read_text(encoding="utf-8")
     load(tmp_path, text)
     lines = text.split("\n")
-    uncommented = "\n".join(line.removeprefix("# ") if line.startswith("# ") and " = " in line else line for line in lines)
+    uncommented = "\n".join(line.removeprefix("# ") if re.match(r"# (\[\[|.* = )", line) else line for line in lines)
     assert sorted(keys_in(tomllib.loads(uncommented))) == sorted(schema_keys())
     of_factory = re.sub("(?m)^program = .*", "", uncommented)
     of_program = re.sub("(?m)^(factory|weights|arguments) = .*", "", uncommented)
@@ -520,7 +550,7 @@ def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) ->
 def test_init_shows_the_defaults(tmp_path: Path) -> None:
     """What it does not leave to the user is what stands there anyway."""
     shown, default = load(tmp_path, (FLOWS / "init.toml").read_text(encoding="utf-8")), load(tmp_path)
-    for section in ("method", "compute", "limits", "report"):
+    for section in ("method", "compute", "limits", "report", "gates", "reference"):
         assert getattr(shown, section) == getattr(default, section)
 
 
@@ -531,6 +561,34 @@ def test_the_demo_loads_and_its_files_are_there() -> None:
     for path in (config.dataset.path, config.dataset.labels, config.model.weights):
         assert path is not None
         assert Path(path).is_file()
+
+
+GATE = 'name = "accuracy"'
+
+
+@pytest.mark.parametrize(
+    ("gates", "message"),
+    [
+        ([GATE], "gate 'accuracy' has no limit: add min, max, max_drop or max_rise"),
+        (['name = "acuracy"\nmin = 0.5'], "gate 'acuracy' has no 'sql' and is not built in: did you mean 'accuracy'?"),
+        ([GATE + '\nmin = 0\nsql = "SELECT 1"'], "gate 'accuracy' has 'sql', and its name is that of a built-in gate"),
+        ([GATE + "\nmin = 0", GATE + "\nmax = 1"], "two gates are called 'accuracy': give each a name of its own"),
+        ([GATE + "\nmin = 0\nmax_dorp = 1"], "unknown key 'gates.0.max_dorp': did you mean 'gates.max_drop'?"),
+        ([GATE + "\nmax_drop = -1"], "key 'gates.0.max_drop' is -1"),
+        ([GATE + "\nmin = nan"], "gates.0.min"),
+        ([GATE + "\nmin = 0\nmin_samples = 0"], "key 'gates.0.min_samples' is 0"),
+        ([GATE + '\nmin = 0\nseverity = "fatal"'], "key 'gates.0.severity' is \"fatal\""),
+        (["min = 0"], "key 'gates.0.name' is missing"),
+    ],
+)
+def test_gates_that_make_no_sense(tmp_path: Path, gates: list[str], message: str) -> None:
+    assert message in fault(tmp_path, MINIMAL + "".join(f"\n[[gates]]\n{gate}\n" for gate in gates))
+
+
+def test_gates_do_not_make_another_run(tmp_path: Path) -> None:
+    plain, judged = load(tmp_path), load(tmp_path, MINIMAL + f"\n[[gates]]\n{GATE}\nmin = 0.5\n", "reference=x")
+    assert judged.gate_list == [Gate("accuracy", min=0.5)]
+    assert judged.config_hash == plain.config_hash
 
 
 # Nothing that anybody can write is more than an InputError.

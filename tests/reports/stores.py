@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from reports.gates import Gate, as_rows, judge
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
 from storage.runs import Commit, Examination, Manifest, Plan, Run, create_run, publish
 from storage.sql import connect, select
@@ -40,6 +41,7 @@ class Content:
     facts: Row = field(default_factory=dict)
     examination: Examination | None = None
     run_id: str = RUN_ID
+    gates: Sequence[Gate] = ()
 
 
 def sample(
@@ -119,7 +121,14 @@ DRAWN = [
     (9, "random"),
     (8, "random"),
 ]
-SMALL = Content(["cat", SCRIPT, QUOTES], SAMPLES, RESPONSES, FAILURES, DRAWN)
+GATES = [
+    Gate("accuracy", min=0.5),
+    Gate("agreement", min=0.9, severity="warn"),
+    Gate("class_cosine", max=0.125),
+    Gate("sparseness_shift", max=0.1, severity="warn"),
+    Gate(SCRIPT, f"SELECT '{SCRIPT}'", min=1),
+]
+SMALL = Content(["cat", SCRIPT, QUOTES], SAMPLES, RESPONSES, FAILURES, DRAWN, gates=GATES)
 
 
 def many_classes(classes: int) -> Content:
@@ -148,6 +157,7 @@ def make_store(store: Path, content: Content) -> Run:
         place_rows(run, "localization", select(connection, LOCALIZATION, names))
         place_rows(run, "confusion", select(connection, CONFUSION))
         place_rows(run, "runs", run_row(connection, plan, commits, facts, finished))
+    place_rows(run, "gates", as_rows(judge(content.gates, run, None), None))
     draw_gallery(run, content)
     manifest = Manifest(
         run_id=run.run_id,

@@ -111,3 +111,17 @@ def test_a_run_whose_maps_are_all_empty(tmp_path: Path) -> None:
     assert page.table("Sparseness and complexity") == [["a", "3", "–", "–", "–", "–", "–"]]
     assert page.table("Where in 28") == [["a", "3", "–", "–", "–", "–", "0.0 %"]]
     assert page.table("Accuracy beside evidence") == [["a", "3", "100.0 %", "0.0 %", "–", "50.0 %"]]
+
+
+def test_gates_worst_first_with_what_is_allowed(small_page: Page) -> None:
+    rows = small_page.table("What was asked")
+    assert [row[:5] for row in rows] == [
+        ["class_cosine", "✗ failed", "0.25", "≤ 0.125", "–"],
+        [SCRIPT, "⚠ error", "–", "≥ 1", "–"],
+        ["sparseness_shift", "? not evaluated, a warning", "–", "≤ 0.1", "–"],
+        ["agreement", "! warned", "0.5", "≥ 0.9", "–"],
+        ["accuracy", "✓ passed", "0.75", "≥ 0.5", "–"],
+    ]
+    assert rows[0][5] == "0.25 is above the most allowed, 0.125"
+    (section,) = small_page.all("section", id="gates")
+    assert f"SELECT '{SCRIPT}'" in section.text

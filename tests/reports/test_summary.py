@@ -51,6 +51,8 @@ def test_small_run(small_page: Page) -> None:
     (status,) = small_page.all("p", class_="status failures")
     (sentence,) = small_page.all("p", class_="verdict")
     assert status.text == "complete with failures"
+    (judged,) = small_page.all("p", class_="status gates failed")
+    assert " ".join(judged.text.split()) == "gates failed 1 failed, 1 error, 1 not evaluated, 1 warned, 1 passed"
     assert plain(sentence.text) == (
         "Of 10 images, the model predicted 75.0 % of the 8 that have a label correctly; "
         "for 50.0 % of all images the dominant class is the predicted one, and 2 images failed."
@@ -167,6 +169,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     rows = [sample(i, None, 0, 0.5, i % 2, (0.75, 0.75, None)) for i in range(4)]
     page = parse(render(make_store(tmp_path, Content(["a", "b"], rows))))
     assert page.all("p", class_="status")[0].text == "complete"
+    assert page.all("p", class_="status gates not-judged")[0].text.strip() == "gates not judged"
     figures = dict(zip(texts(page, "dt"), values(page), strict=True))
     assert figures["Accuracy"] == "not known"
     assert figures["Correct, another dominates"] == "not known"
