@@ -202,6 +202,38 @@ def check(
         exit_by_gates(judgements)
 
 
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="The run that is compared with.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The run that is compared, and judged by its gates.")] = "latest",
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Compare two finished runs, image by image, and judge the later one against the earlier one.
+
+    Writes a page and a JSON file into the store's reports, and prints where. Exit code 1: a gate failed, or could not be
+    evaluated.
+    """
+    with exit_codes():
+        import json
+
+        from flows.comparing import draw_flips
+        from flows.config import AuditConfig
+        from reports import comparison_page, gates
+        from reports.comparison import compare as compare_runs
+        from storage.runs import find_run, read_plan
+
+        first, second = find_run(store, before), find_run(store, after)
+        comparison = compare_runs(first, second)
+        config = AuditConfig.model_validate_json(json.dumps(read_plan(second).config))
+        judgements = gates.judge(config.gate_list, second, first)
+        shown = [flip for flips in comparison_page.chosen_flips(comparison).values() for flip in flips]
+        page = comparison_page.write_comparison(comparison, judgements, draw_flips(comparison, shown))
+        typer.echo(comparison_page.say(comparison), err=True)
+        typer.echo(page)
+        typer.echo(page.with_suffix(".json"))
+        exit_by_gates(judgements)
+
+
 def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
     """Says what did not pass, on stderr, and exits with 1 where that fails the audit."""
     from reports.gates import Outcome, worst_first

@@ -1,0 +1,252 @@
+"""A comparison as one HTML file, and as JSON."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reports import comparison as comparing
+from reports.blocks import TABLE_ROWS, Column, Table, tabulate
+from reports.cards import Card, Fact, Picture, Swatch
+from reports.comparison import KINDS, Comparison, Figure, Flip
+from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
+from reports.gates import Judgement, overall, worst_first
+from reports.queries import Row
+from reports.report import PIXELATED_BELOW, environment
+from reports.sections import say_limits, say_outcome
+from reports.summary import facts_table
+from storage.runs import Run, read_manifest, read_plan
+
+SCHEMA = "clear-audit/comparison/1"
+"""Of the JSON: keys are added, never changed or dropped, without another number."""
+
+SHOWN = 8
+"""Samples of each kind whose maps are shown."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn of a sample that changed. swatches: the colours of the classes that are spoken of."""
+
+    pictures: list[Picture]
+    swatches: list[Swatch]
+
+
+NOTHING = Drawing([], [])
+
+
+def as_json(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
+    """An object with the runs, every figure with its interval, all flips, drift, samples of one run alone, and gates."""
+    document: dict[str, Any] = asdict(comparison) | {
+        "schema": SCHEMA,
+        "before": comparison.before.run_id,
+        "after": comparison.after.run_id,
+        "figures": [
+            asdict(figure) | {"difference": figure.difference, "method": comparing.METHOD} for figure in comparison.figures
+        ],
+        "flip_method": comparing.FLIP_METHOD,
+        "gates": [
+            {
+                "name": judgement.gate.name,
+                "severity": judgement.gate.severity,
+                "outcome": judgement.outcome.value,
+                "value": judgement.value,
+                "reference_value": judgement.reference_value,
+                "message": judgement.message,
+            }
+            for judgement in judgements
+        ],
+        "outcome": overall((judgement.gate.severity, judgement.outcome) for judgement in judgements),
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def chosen_flips(comparison: Comparison) -> dict[str, list[Flip]]:
+    """The samples of each kind whose maps are shown: the first ones."""
+    return {kind: flips[:SHOWN] for kind, flips in comparison.flips.items()}
+
+
+def write_comparison(comparison: Comparison, judgements: Sequence[Judgement], drawings: Mapping[int, Drawing]) -> Path:
+    """Renders the page and puts it and the JSON in their place whole; returns where the page is.
+
+    drawings: of the samples of `chosen_flips`, by their index in the run after.
+    """
+    path = comparison.after.store / "reports" / f"{comparison.before.run_id}--{comparison.after.run_id}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for place, text in (
+        (path.with_suffix(".json"), as_json(comparison, judgements)),
+        (path, render(comparison, judgements, drawings)),
+    ):
+        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(place)
+    return path
+
+
+def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Mapping[int, Drawing]) -> str:
+    plan = read_plan(comparison.after)
+    chosen = chosen_flips(comparison)
+    return (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            comparison=comparison,
+            plan=plan,
+            sentence=say(comparison),
+            judged=overall((judgement.gate.severity, judgement.outcome) for judgement in judgements),
+            gates=gates_table(judgements),
+            figures=figures_table(comparison.figures),
+            methods=(comparing.METHOD, comparing.FLIP_METHOD),
+            flips={kind: flips_table(title, comparison.flips[kind]) for kind, title in KINDS.items()},
+            kinds=KINDS,
+            cards={
+                kind: [make_card(flip, pictures.get(flip.after_index, ())) for flip in flips] for kind, flips in chosen.items()
+            },
+            drift=drift_table(comparison.drift),
+            unpaired=[unpaired_table(title, rows) for title, rows in alone(comparison)],
+            runs=runs_table(comparison.before, comparison.after),
+            is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
+        )
+    )
+
+
+def say(comparison: Comparison) -> str:
+    """What differs, in a sentence."""
+    worse, better, other = (len(comparison.flips[kind]) for kind in KINDS)
+    clear = sum(figure.is_clear for figure in comparison.figures)
+    test = "" if comparison.flip_p_value is None else f" (p = {significant(comparison.flip_p_value)})"
+    return (
+        f"Of {plural(comparison.paired_count, 'image')} in both runs, {count(worse)} went from right to wrong and "
+        f"{count(better)} from wrong to right{test}; {count(other)} kept their prediction on other evidence. "
+        f"{count(clear)} of {plural(len(comparison.figures), 'figure')} moved by more than chance explains."
+    )
+
+
+def gates_table(judgements: Sequence[Judgement]) -> Table:
+    rows = [
+        {
+            "gate_name": judgement.gate.name,
+            "outcome": judgement.outcome.value,
+            "severity": judgement.gate.severity,
+            "value": judgement.value,
+            "reference_value": judgement.reference_value,
+            "least": judgement.gate.min,
+            "most": judgement.gate.max,
+            "max_drop": judgement.gate.max_drop,
+            "max_rise": judgement.gate.max_rise,
+            "message": judgement.message,
+        }
+        for judgement in worst_first(judgements)
+    ]
+    columns = [
+        Column("Gate", lambda row: row["gate_name"], is_number=False),
+        Column("Outcome", say_outcome, is_number=False),
+        Column("Before", lambda row: UNDEFINED if row["reference_value"] is None else significant(row["reference_value"])),
+        Column("After", lambda row: UNDEFINED if row["value"] is None else significant(row["value"])),
+        Column("Allowed", say_limits, is_number=False),
+        Column("Why", lambda row: row["message"], is_number=False),
+    ]
+    return tabulate("The later run's gates, against the earlier run; worst first.", columns, rows, limit=len(rows))
+
+
+def figures_table(figures: Sequence[Figure]) -> Table:
+    rows = [asdict(figure) | {"difference": figure.difference, "is_clear": figure.is_clear} for figure in figures]
+    columns = [
+        Column("Figure", lambda row: row["name"], is_number=False),
+        Column("Pairs", lambda row: count(row["count"])),
+        Column("Before", lambda row: decimal(row["before"], 4)),
+        Column("After", lambda row: decimal(row["after"], 4)),
+        Column("Difference", lambda row: signed(row["difference"])),
+        Column("95 % interval", lambda row: f"{signed(row['low'])} to {signed(row['high'])}"),
+        Column("Moved", say_move, is_number=False),
+    ]
+    return tabulate("Means over the images that have the figure in both runs.", columns, rows)
+
+
+def signed(value: float | None) -> str:
+    if value is None:
+        return UNDEFINED
+    return ("+" if value > 0 else "") + decimal(value, 4)
+
+
+def say_move(row: Row) -> str:
+    if not row["is_clear"]:
+        return "no clear move"
+    return "↑ up" if row["difference"] > 0 else "↓ down"
+
+
+def flips_table(title: str, flips: Sequence[Flip]) -> Table:
+    columns = [
+        Column("Sample", lambda row: count(row["after_index"])),
+        Column("Name", lambda row: row["sample_id"], is_number=False),
+        Column("Label", lambda row: row["label"] or NO_LABEL, is_number=False),
+        Column("Prediction", lambda row: change(row["predictions"]), is_number=False),
+        Column("Dominant class", lambda row: change(row["dominants"]), is_number=False),
+    ]
+    return tabulate(f"Images {title}.", columns, [asdict(flip) for flip in flips[:TABLE_ROWS]], total=len(flips))
+
+
+def change(names: Sequence[str | None]) -> str:
+    before, after = (NO_CLASS if name is None else name for name in names)
+    return before if before == after else f"{before} → {after}"
+
+
+def make_card(flip: Flip, drawing: Drawing) -> Card:
+    facts = [
+        Fact("label", flip.label or NO_LABEL),
+        Fact("prediction", change(flip.predictions), differs=flip.predictions[0] != flip.predictions[1]),
+        Fact("dominant", change(flip.dominants), differs=flip.dominants[0] != flip.dominants[1]),
+    ]
+    return Card(flip.after_index, flip.sample_id, drawing.pictures, facts, drawing.swatches, "of each map its own peak")
+
+
+def drift_table(rows: Sequence[Row]) -> Table:
+    def pair(name: str, show: Any) -> Any:
+        return lambda row: f"{show(row[f'before_{name}'])} → {show(row[f'after_{name}'])}"
+
+    columns = [
+        Column("Class", lambda row: row["class_name"], is_number=False),
+        Column("Images", pair("sample_count", count)),
+        Column("Accuracy", pair("correct_frac", percent)),
+        Column("Dominates", pair("dominant_frac", percent)),
+        Column("Sparseness", pair("sparseness_mean", decimal)),
+        Column("Half-energy area", pair("half_energy_area_frac_mean", percent)),
+    ]
+    return tabulate(
+        "Class by class, before → after, over all images of each run; largest move of dominance first.", columns, rows
+    )
+
+
+def alone(comparison: Comparison) -> list[tuple[str, list[Row]]]:
+    return [
+        ("Images of the later run alone.", comparison.added),
+        ("Images of the earlier run alone.", comparison.missing),
+    ]
+
+
+def unpaired_table(title: str, rows: Sequence[Row]) -> Table:
+    columns = [
+        Column("Sample", lambda row: count(row["sample_index"])),
+        Column("Name", lambda row: row["sample_id"], is_number=False),
+    ]
+    return tabulate(title, columns, rows)
+
+
+def runs_table(before: Run, after: Run) -> Table:
+    def facts(run: Run) -> dict[str, str]:
+        plan, manifest = read_plan(run), read_manifest(run)
+        return {
+            "Run": run.run_id,
+            "Audit": plan.name,
+            "Finished": moment(manifest.finished_at),
+            "Model, SHA-256": plan.model_hash,
+            "Dataset, SHA-256": plan.dataset_hash,
+            "Config, SHA-256": plan.config_hash,
+            "clear-audit": plan.tool_version,
+        }
+
+    old, new = facts(before), facts(after)
+    pairs = [(name, old[name] if old[name] == new[name] else f"{old[name]} → {new[name]}") for name in old]
+    return facts_table("The two runs, before → after.", pairs)
