@@ -30,11 +30,8 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
         dataset = open_dataset(config.dataset_spec)
     except InputError:
         dataset = None
-    colors = {
-        name: color
-        for run in (comparison.before, comparison.after)
-        for name, color in zip(names := read_plan(run).class_names, hexadecimal(len(names)), strict=True)
-    }
+    names = [read_plan(run).class_names for run in (comparison.before, comparison.after)]
+    colors = {name: color for known in names for name, color in zip(known, hexadecimal(len(known)), strict=True)}
 
     def draw(flip: Flip) -> Drawing:
         pictures = [
@@ -42,8 +39,8 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
             draw_map(comparison.before, flip.before_index, "before"),
             draw_map(comparison.after, flip.after_index, "after"),
         ]
-        named = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
-        return Drawing(pictures, [Swatch(colors[name], name) for name in named])
+        spoken = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
+        return Drawing(pictures, [Swatch(colors[name], name) for name in spoken])
 
     return {flip.after_index: draw(flip) for flip in flips}
 

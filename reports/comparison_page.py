@@ -102,7 +102,8 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
             flips={kind: flips_table(title, comparison.flips[kind]) for kind, title in KINDS.items()},
             kinds=KINDS,
             cards={
-                kind: [make_card(flip, pictures.get(flip.after_index, ())) for flip in flips] for kind, flips in chosen.items()
+                kind: [make_card(flip, drawings.get(flip.after_index, NOTHING)) for flip in flips]
+                for kind, flips in chosen.items()
             },
             drift=drift_table(comparison.drift),
             unpaired=[unpaired_table(title, rows) for title, rows in alone(comparison)],
