@@ -260,7 +260,7 @@ def fold_rows(clear: "Clear", images: Tensor, plan: FoldPlan, start: int, stop: 
     """Rows [start, stop) of what the operator is made of, (stop − start, P). images: as for `plan_fold`."""
     backprojection, size = repeated(clear, images)
     narrow = None if plan.narrow is None else cut_tensor(backprojection, plan.narrow)
-    rows = []
+    rows: Tensor | None = None
     for first in range(start, stop, size):
         # The last batch repeats its last row: the forward pass has as many samples as it has.
         numbers = torch.arange(first, first + size, device=images.device).clamp(max=stop - 1)
@@ -270,8 +270,12 @@ def fold_rows(clear: "Clear", images: Tensor, plan: FoldPlan, start: int, stop: 
         else:
             entering = F.one_hot(numbers, plan.rows).to(narrow.dtype).view(narrow.shape)
             arrived = send_between(backprojection, narrow, plan.step, entering)
-        rows.append(as_rows(arrived)[: stop - first])
-    return torch.cat(rows)
+        part = as_rows(arrived)[: stop - first]
+        if rows is None:
+            # Once and whole: they may be most of the memory that there is.
+            rows = part.new_empty((stop - start, part.shape[1]))
+        rows[first - start : first - start + len(part)] = part
+    return images.new_empty((0, prod(plan.shape))) if rows is None else rows
 
 
 def as_rows(arrived: Tensor) -> Tensor:
@@ -298,7 +302,7 @@ def class_weights(clear: "Clear", images: Tensor, plan: FoldPlan) -> Tensor:
 
 def assemble(clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor]) -> Operator:
     """The operator of all rows, in order, in the precision of `clear`."""
-    basis = torch.cat(rows)
+    basis = rows[0] if len(rows) == 1 else torch.cat(rows)
     if plan.narrow is None:
         return Operator(plan, basis.view(plan.classes, plan.positions, -1).to(clear.dtype))
     weights = class_weights(clear, images, plan)

@@ -17,7 +17,7 @@ from storage.errors import InputError
 from storage.maps import MapShape
 from storage.runs import Run, Shard
 
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 34, "MALLOC_MMAP_THRESHOLD_": 1 << 30}
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
 and takes them again all the time: the same shard takes 1.8 times as long (docs/decisions/0006-workers-keep-their-memory.md)."""
 
