@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test soak check bench bench-engine train clean
+.PHONY: help venv demo demo-harmed test soak check bench bench-engine train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,11 @@ venv: $(BIN)/.installed  ## Make .venv with pinned dependencies
 
 demo: venv  ## Audit 10,000 handwritten digits and leave a report in audits/
 	$(BIN)/clear-audit demo --store audits
+
+demo-harmed: demo  ## Audit the same digits with harmed weights, and compare: ends with exit code 1, for a gate fails
+	$(BIN)/python -m flows.demo.harm audits/harmed/allcnn.safetensors
+	-$(BIN)/clear-audit run flows/demo/demo.toml --store audits --set model.weights=$(CURDIR)/audits/harmed/allcnn.safetensors
+	$(BIN)/clear-audit compare --store audits
 
 check: venv  ## Lint and type-check
 	$(BIN)/ruff check .

@@ -204,7 +204,10 @@ def check(
 
 @app.command()
 def compare(
-    before: Annotated[str, typer.Argument(metavar="BEFORE", help="The run that is compared with.")],
+    before: Annotated[
+        str,
+        typer.Argument(metavar="BEFORE", help="The run to compare with; 'previous': the latest before AFTER of its name."),
+    ] = "previous",
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The run that is compared, and judged by its gates.")] = "latest",
     store: Store = DEFAULT_STORE,
 ) -> None:
@@ -220,9 +223,13 @@ def compare(
         from flows.config import AuditConfig
         from reports import comparison_page, gates
         from reports.comparison import compare as compare_runs
-        from storage.runs import find_run, read_plan
+        from storage.errors import InputError
+        from storage.runs import find_reference, find_run, read_plan
 
-        first, second = find_run(store, before), find_run(store, after)
+        second = find_run(store, after)
+        first = find_reference(second, before)
+        if first is None:
+            raise InputError(f"there is no run before '{second.run_id}' with its name: name one ('clear-audit ls' lists them)")
         comparison = compare_runs(first, second)
         config = AuditConfig.model_validate_json(json.dumps(read_plan(second).config))
         judgements = gates.judge(config.gate_list, second, first)

@@ -34,13 +34,11 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
     colors = {name: color for known in names for name, color in zip(known, hexadecimal(len(known)), strict=True)}
 
     def draw(flip: Flip) -> Drawing:
-        pictures = [
-            *draw_input(config, dataset, flip),
-            draw_map(comparison.before, flip.before_index, "before"),
-            draw_map(comparison.after, flip.after_index, "after"),
-        ]
+        before, before_peak = draw_map(comparison.before, flip.before_index, "before")
+        after, after_peak = draw_map(comparison.after, flip.after_index, "after")
         spoken = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
-        return Drawing(pictures, [Swatch(colors[name], name) for name in spoken])
+        swatches = [Swatch(colors[name], name) for name in spoken]
+        return Drawing([*draw_input(config, dataset, flip), before, after], swatches, (before_peak, after_peak))
 
     return {flip.after_index: draw(flip) for flip in flips}
 
@@ -53,12 +51,13 @@ def draw_input(config: AuditConfig, dataset: Dataset | None, flip: Flip) -> list
     return [Picture("input", as_uri(drawn), f"Sample {flip.after_index:,} as the model sees it.")]
 
 
-def draw_map(run: Run, index: int, when: str) -> Picture:
+def draw_map(run: Run, index: int, when: str) -> tuple[Picture, float]:
+    """A sample's CLEAR map, and the response that is full brightness in it."""
     maps: Any = open_maps(run.maps)
     colors = palette(len(read_plan(run).class_names))
     classes, response = (torch.from_numpy(maps[name][index : index + 1]) for name in ("dominant_class", "dominant_response"))
     drawn = clear_map(classes, response.float(), colors)[0].numpy()
-    return Picture(when, as_uri(drawn), f"CLEAR map of sample {index:,} {when}.")
+    return Picture(when, as_uri(drawn), f"CLEAR map of sample {index:,} {when}."), float(maps["response_peak"][index])
 
 
 def as_uri(pixels: np.ndarray) -> str:

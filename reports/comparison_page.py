@@ -28,13 +28,18 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn of a sample that changed. swatches: the colours of the classes that are spoken of."""
+    """What is drawn of a sample that changed.
+
+    swatches: the colours of the classes that are spoken of. peaks: of the dominant response before and after, which is full
+    brightness in a CLEAR map.
+    """
 
     pictures: list[Picture]
     swatches: list[Swatch]
+    peaks: tuple[float, float]
 
 
-NOTHING = Drawing([], [])
+NOTHING = Drawing([], [], (0.0, 0.0))
 
 
 def as_json(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
@@ -200,7 +205,8 @@ def make_card(flip: Flip, drawing: Drawing) -> Card:
         Fact("prediction", change(flip.predictions), differs=flip.predictions[0] != flip.predictions[1]),
         Fact("dominant", change(flip.dominants), differs=flip.dominants[0] != flip.dominants[1]),
     ]
-    return Card(flip.after_index, flip.sample_id, drawing.pictures, facts, drawing.swatches, "of each map its own peak")
+    peaks = change([significant(peak) for peak in drawing.peaks])
+    return Card(flip.after_index, flip.sample_id, drawing.pictures, facts, drawing.swatches, peaks)
 
 
 def drift_table(rows: Sequence[Row]) -> Table:

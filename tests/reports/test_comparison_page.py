@@ -26,7 +26,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 @pytest.fixture(scope="module")
 def page(comparison: Comparison) -> Page:
     judgements = judge([Gate("accuracy", max_drop=0.01), Gate(SCRIPT, "SELECT 1", max=0)], comparison.after, comparison.before)
-    drawings = {1: Drawing([Picture("after", URI, "CLEAR map")], [Swatch("#ff0000", SCRIPT)])}
+    drawings = {1: Drawing([Picture("after", URI, "CLEAR map")], [Swatch("#ff0000", SCRIPT)], (1.25, 2.5))}
     return parse(render(comparison, judgements, drawings))
 
 
@@ -60,6 +60,11 @@ def test_pictures_are_in_the_page(page: Page) -> None:
     assert [image.attributes["src"] for image in page.all("img")] == [URI]
     assert all(not (element.attributes.get("src") or "").startswith("http") for element in page.elements)
     assert not page.all("script")
+
+
+def test_full_brightness_is_stated_for_both_maps(page: Page) -> None:
+    cards = page.all("article")
+    assert [plain(card.text).count("response 1.25 → 2.5") for card in cards] == [0, 0, 1, 0]
 
 
 def test_json_is_read_back(comparison: Comparison) -> None:
