@@ -26,6 +26,7 @@ from flows.worker import Work
 from reports.charts import start_engine
 from reports.gallery import choose_samples
 from reports.gates import Judgement, as_rows, judge
+from reports.index import write_index
 from reports.report import write_report
 from storage.aggregates import gather
 from storage.datasets import Dataset, open_dataset
@@ -261,4 +262,7 @@ def draw(session: Session, planned: Planned) -> None:
 
 @task(name="report", cache_policy=NO_CACHE)
 def report(run: Run) -> Path:
-    return write_report(run)
+    """Writes the run's report, and the page over all runs of its store."""
+    path = write_report(run)
+    write_index(run.store)
+    return path

@@ -156,12 +156,14 @@ def query(
 
 @app.command()
 def report(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
-    """Write a run's HTML report again, and print where it is."""
+    """Write a run's HTML report, and the index page of the store, again; print where the report is."""
     with exit_codes():
+        from reports.index import write_index
         from reports.report import write_report
         from storage.runs import find_run
 
         typer.echo(write_report(find_run(store, run_id)))
+        write_index(store)
 
 
 @app.command()
@@ -359,6 +361,7 @@ def audit_and_tell(config: "AuditConfig", store: Path) -> None:
         "maps": str(outcome.run.maps),
         "tables": f"{store / 'tables'}  (clear-audit query 'SELECT …' --store {store})",
         "report": str(outcome.run.report),
+        "all runs": str(outcome.run.report.with_name("index.html")),
     }
     for name, text in lines.items():
         typer.echo(f"{name:<13} {text}")

@@ -162,6 +162,32 @@ def room_for(names: Sequence[str]) -> float:
     return CHARACTER_WIDTH * min(NAME_LENGTH, max(map(len, names)))
 
 
+def trend(rows: Sequence[Row]) -> Markup:
+    """Three lines over runs, in order. rows: `run_id`, `correct_frac`, `agreement_frac`, `sparseness_mean`, each may be None."""
+    import altair as alt
+
+    measures = {"accuracy": "correct_frac", "agreement": "agreement_frac", "sparseness": "sparseness_mean"}
+    points = [
+        {"position": position, "measure": measure, "value": row[column]}
+        for position, row in enumerate(rows, 1 - len(rows))
+        for measure, column in measures.items()
+        if row[column] is not None
+    ]
+    names = list(measures)
+    across = alt.Axis(title="runs before the latest", format="d", tickMinStep=1, grid=False)
+    legend = alt.Legend(orient="top", title=None, labelLimit=0, columnPadding=28)
+    base = alt.Chart(values_of(points)).encode(
+        x=alt.X("position:Q", scale=alt.Scale(domain=[1 - len(rows), 0], nice=False), axis=across),
+        y=alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=5)),
+        color=alt.Color("measure:N", scale=alt.Scale(domain=names, range=[ACCENT, SECOND, THIRD]), sort=None, legend=legend),
+    )
+    shapes = alt.Scale(domain=names, range=list(MEASURES.values()))
+    dots = base.mark_point(filled=True, size=36, opacity=1).encode(
+        shape=alt.Shape("measure:N", scale=shapes, sort=None, legend=legend)
+    )
+    return draw((base.mark_line(strokeWidth=1.5) + dots).properties(width=WIDTH, height=160))
+
+
 def share_axis(field: str, title: str, number_format: str = ".0%") -> Any:
     import altair as alt
 

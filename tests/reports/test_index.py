@@ -1,0 +1,87 @@
+"""The page over all runs: what it says of each, and that it reads only what is new."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reports import index
+from reports.gates import Gate
+from reports.index import refresh, write_index
+from storage.runs import Run
+from tests.reports.page import parse, plain
+from tests.reports.stores import SAMPLES, SCRIPT, SMALL, Content, make_store
+
+FIRST, SECOND = "20261119T030000Z-digits-0001", "20261120T030000Z-digits-0002"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    make_store(tmp_path, Content(SMALL.classes, SAMPLES[:3], run_id=FIRST))
+    make_store(tmp_path, Content(SMALL.classes, SAMPLES, run_id=SECOND, gates=[Gate("accuracy", min=0.5)]))
+    make_store(tmp_path, SMALL)
+    return tmp_path
+
+
+def test_runs_latest_first_with_their_verdicts(store: Path) -> None:
+    page = parse(write_index(store).read_text(encoding="utf-8"))
+    rows = [[plain(cell) for cell in row] for row in page.table("Runs of digits <audit>")]
+    assert [row[0] for row in rows] == [SMALL.run_id, SECOND, FIRST]
+    assert [row[2] for row in rows] == ["✗ failed, 1 of 5 passed", "✓ passed, 1 of 1 passed", "– not judged"]
+    assert rows[0][1] == "2026-11-21 03:00"
+    assert rows[0][3:6] == ["10", "2", "75.0 %"]
+    links = [element.attributes["href"] for element in page.all("a")]
+    assert links == [f"{run_id}.html" for run_id in (SMALL.run_id, SECOND, FIRST)]
+    assert page.all("svg")
+    assert not page.all("script")
+
+
+def test_only_new_runs_are_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[str]] = []
+    read_runs = index.read_runs
+
+    def counting(store: Path, runs: list[Run]) -> list[dict[str, object]]:
+        read.append([run.run_id for run in runs])
+        return read_runs(store, runs)
+
+    monkeypatch.setattr(index, "read_runs", counting)
+    before = write_index(store).read_text(encoding="utf-8")
+    assert write_index(store).read_text(encoding="utf-8") == before
+    later = make_store(store, Content(SMALL.classes, SAMPLES, run_id="20261122T030000Z-digits-0003"))
+    write_index(store)
+    assert read == [[FIRST, SECOND, SMALL.run_id], [], [later.run_id]]
+
+
+def test_a_run_that_is_gone_is_gone(store: Path) -> None:
+    cache = store / "reports" / "index.json"
+    write_index(store)
+    (store / "runs" / SECOND / "manifest.json").unlink()
+    assert [row["run_id"] for row in refresh(store, cache)] == [FIRST, SMALL.run_id]
+    assert SECOND not in write_index(store).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "null", '{"schema": "clear-audit/index/0", "runs": []}', '{"runs": [{}]}', "\x00"])
+def test_a_damaged_cache_is_made_again(store: Path, damage: str) -> None:
+    cache = store / "reports" / "index.json"
+    write_index(store)
+    whole = cache.read_text(encoding="utf-8")
+    cache.write_text(damage, encoding="utf-8")
+    write_index(store)
+    assert cache.read_text(encoding="utf-8") == whole
+
+
+def test_a_store_without_runs(tmp_path: Path) -> None:
+    assert "no finished run" in write_index(tmp_path).read_text(encoding="utf-8")
+
+
+def test_names_are_escaped_and_old_runs_folded_away(store: Path) -> None:
+    write_index(store)
+    cache = store / "reports" / "index.json"
+    row = json.loads(cache.read_text(encoding="utf-8"))["runs"][0]
+    many = [row | {"run_id": f"20251119T{number:06d}Z-x", "name": SCRIPT} for number in range(5000)]
+    (made,) = index.group(many)
+    assert (len(made.latest), len(made.older)) == (index.SHOWN_RUNS, 5000 - index.SHOWN_RUNS)
+    assert made.latest[0]["run_id"] == many[-1]["run_id"]
+    html = index.environment().get_template("index.html.j2").render(groups=[made], count=5000)
+    assert SCRIPT not in html
+    assert len(html) < 4_000_000
