@@ -174,7 +174,7 @@ def trend(rows: Sequence[Row]) -> Markup:
         if row[column] is not None
     ]
     names = list(measures)
-    across = alt.Axis(title="runs before the latest", format="d", tickMinStep=1, grid=False)
+    across = alt.Axis(title="runs before the latest", format="d", tickMinStep=1, tickCount=6, grid=False)
     legend = alt.Legend(orient="top", title=None, labelLimit=0, columnPadding=28)
     base = alt.Chart(values_of(points)).encode(
         x=alt.X("position:Q", scale=alt.Scale(domain=[1 - len(rows), 0], nice=False), axis=across),
