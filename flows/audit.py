@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import subprocess
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ from storage.tables import SCHEMAS, write_table
 
 ARTIFACT_SECS = 5
 """Least time between two updates of the progress that Prefect shows: each costs a round trip."""
+
+GIT_SECS = 10
 
 PACKAGES = ("torch", "dask", "zarr", "pyarrow", "duckdb", "prefect", "numpy")
 
@@ -216,11 +219,22 @@ def publish_run(planned: Planned, artefacts: dict[str, str], now: datetime) -> M
             "platform": platform.platform(),
             **versions,
             "device": planned.facts["device"],
+            **git_state(plan.config["folder"]),
         },
         artefacts=artefacts,
     )
     publish(run, manifest)
     return manifest
+
+
+def git_state(folder: str) -> dict[str, str]:
+    """The commit of the folder that the config lies in, with whether it was changed since; nothing where git knows none."""
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git": found.stdout.strip()}
 
 
 def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.models import ModelSpec
-from storage.runs import PREVIOUS
+from storage.runs import PREVIOUS, Plan, read_record
 
 PREFIX = "CLEAR_AUDIT_"
 
@@ -92,6 +92,14 @@ class ReportSection(Section):
     seed: int = 0
 
 
+class AboutSection(Section):
+    """What a reviewer has to know of the model, in the words of who is responsible for it."""
+
+    owner: str | None = None
+    intended_use: str | None = None
+    known_limits: str | None = None
+
+
 class GateSection(Section):
     """See `reports.gates.Gate`."""
 
@@ -133,6 +141,7 @@ class AuditConfig(Section):
     compute: ComputeSection = ComputeSection()
     limits: LimitsSection = LimitsSection()
     report: ReportSection = ReportSection()
+    about: AboutSection = AboutSection()
     gates: tuple[GateSection, ...] = ()
     folder: str = "."
 
@@ -166,7 +175,7 @@ class AuditConfig(Section):
 
         Whether a run folds changes how its sums are rounded, so `compute.operator_gb`, which decides that, belongs to it.
         """
-        whole = {"folder": True, "limits": True, "report": True, "gates": True, "reference": True}
+        whole = {"folder": True, "limits": True, "report": True, "about": True, "gates": True, "reference": True}
         facts = self.model_dump(mode="json", exclude=whole | {"compute": {"cluster", "workers", "threads"}})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -174,14 +183,9 @@ class AuditConfig(Section):
 def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> AuditConfig:
     """Reads a config file; `settings` (`section.key=value`) and CLEAR_AUDIT_SECTION_KEY variables stand above it.
 
-    Raises InputError naming file, key and fix.
+    path: TOML; or the plan.json of a run, whose resolved config is taken. Raises InputError naming file, key and fix.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config '{path}' cannot be read ({error.strerror}): 'clear-audit init' writes one") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"config '{path}' is not TOML: {error}") from error
+    values = read_values(path)
     for name, value in overrides(settings, os.environ if environment is None else environment):
         *sections, key = name.split(".")
         target = values
@@ -190,14 +194,33 @@ def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[s
             if not isinstance(target, dict):
                 raise InputError(f"config '{path}': '{name}' cannot be set, for '{section}' is not a section: make it one")
         target[key] = value
-    if "folder" in values:
+    if path.suffix == ".json":
+        folder = Path(values.pop("folder"))
+    elif "folder" in values:
         raise InputError(f"config '{path}': unknown key 'folder'; paths are relative to the config file")
-    folder = path.absolute().parent
+    else:
+        folder = path.absolute().parent
     resolve_paths(values, folder)
     try:
         return AuditConfig.model_validate_json(json.dumps(values | {"folder": str(folder)}, default=str))
     except ValidationError as error:
         raise InputError(f"config '{path}': " + "; ".join(explain(item) for item in error.errors())) from error
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What stands in a config file, or of the config in a run's plan."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"config '{path}' cannot be read ({error.strerror}): 'clear-audit init' writes one") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"config '{path}' is not TOML: {error}") from error
+    config = read_record(Plan, path).config
+    if not isinstance(config.get("folder"), str):
+        raise InputError(f"config '{path}': the plan has no resolved config: name the TOML file that it was made from")
+    return config
 
 
 def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:

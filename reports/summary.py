@@ -1,6 +1,7 @@
 """What was found, and what it was found on: the beginning and the end of the report."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from reports.blocks import Block, Column, Table, tabulate
 from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.gates import overall
 from reports.queries import Answer, Row
-from storage.runs import Examination, Manifest, Plan
+from storage.runs import Examination, Manifest, Plan, Run
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"
@@ -191,6 +192,19 @@ def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:
         facts_table("Environment.", sorted(manifest.environment.items())),
         tabulate("Files of the run.", files, artefacts),
     ]
+
+
+def about_table(plan: Plan) -> Table:
+    """What the config says of the model, and what a reviewer is to fill in."""
+    about = plan.config.get("about") or {}
+    said = {"owner": "Owner", "intended_use": "Intended use", "known_limits": "Known limits"}
+    facts = [(title, about.get(key) or "not given in the config") for key, title in said.items()]
+    return facts_table("The model, in the words of who is responsible for it.", facts)
+
+
+def rerun_command(run: Run) -> str:
+    """What makes the maps again, from the config as it was resolved."""
+    return shlex.join(["clear-audit", "run", str(run.folder.absolute() / "plan.json"), "--store", str(run.store.absolute())])
 
 
 def config_text(plan: Plan) -> str:

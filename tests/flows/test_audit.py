@@ -268,7 +268,7 @@ def test_half_precision_few_classes_and_another_rule(digits_config: Path, prefec
 FLOW_ALONE = """
 import sys
 from pathlib import Path
-from flows.audit import audit
+from flows.audit import git_state, audit
 from flows.config import load_config
 
 if __name__ == "__main__":
@@ -440,3 +440,21 @@ def test_demo_model_is_the_papers_kind() -> None:
     assert last.out_channels == 10
     assert isinstance(average, torch.nn.AdaptiveAvgPool2d)
     assert (DEMO / "allcnn.safetensors").stat().st_size <= 4_000_000
+
+
+def test_git_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_state(str(tmp_path)) == {}
+    git("init")
+    (tmp_path / "audit.toml").write_text("one")
+    git("add", ".")
+    git("commit", "-m", "one")
+    git("tag", "-a", "v1", "-m", "v1")
+    commit = git("rev-parse", "HEAD")
+    assert git_state(str(tmp_path)) == {"git": commit}
+    (tmp_path / "audit.toml").write_text("two")
+    assert git_state(str(tmp_path)) == {"git": f"{commit}-dirty"}
+    assert git_state(str(tmp_path / "none")) == {}

@@ -5,6 +5,7 @@ import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flows.config import AuditConfig, known_keys, load_config
 from reports.gates import Gate
 from storage.errors import InputError
 from storage.models import ModelSpec
+from storage.runs import Plan
 
 FLOWS = Path(__file__).parents[2] / "flows"
 
@@ -96,6 +98,7 @@ def test_defaults(tmp_path: Path) -> None:
         "limits": {"failed_frac_max": 0.01},
         "report": {"gallery_samples": 8, "seed": 0},
         "reference": "previous",
+        "about": {"owner": None, "intended_use": None, "known_limits": None},
         "gates": (),
         "folder": str(tmp_path),
     }
@@ -140,6 +143,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     [report]
     gallery_samples = 0
     seed = -4
+    [about]
+    owner = "us"
+    intended_use = "to sort"
+    known_limits = "at night"
     [[gates]]
     name = "mine"
     sql = "SELECT 1"
@@ -187,6 +194,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "limits": {"failed_frac_max": 0.0},
         "report": {"gallery_samples": 0, "seed": -4},
         "reference": "20261120T",
+        "about": {"owner": "us", "intended_use": "to sort", "known_limits": "at night"},
         "gates": (
             {
                 "name": "mine",
@@ -366,6 +374,9 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "report.gallery_samples": "9",
         "report.seed": "9",
         "reference": '"20261121T"',
+        "about.owner": '"us"',
+        "about.intended_use": '"it"',
+        "about.known_limits": '"no"',
         "gates": '[{ name = "accuracy", min = 0.5 }]',
     }
     expected = tomllib.loads(f"value = {values[key]}")["value"]
@@ -550,7 +561,7 @@ def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) ->
 def test_init_shows_the_defaults(tmp_path: Path) -> None:
     """What it does not leave to the user is what stands there anyway."""
     shown, default = load(tmp_path, (FLOWS / "init.toml").read_text(encoding="utf-8")), load(tmp_path)
-    for section in ("method", "compute", "limits", "report", "gates", "reference"):
+    for section in ("method", "compute", "limits", "report", "about", "gates", "reference"):
         assert getattr(shown, section) == getattr(default, section)
 
 
@@ -589,6 +600,26 @@ def test_gates_do_not_make_another_run(tmp_path: Path) -> None:
     plain, judged = load(tmp_path), load(tmp_path, MINIMAL + f"\n[[gates]]\n{GATE}\nmin = 0.5\n", "reference=x")
     assert judged.gate_list == [Gate("accuracy", min=0.5)]
     assert judged.config_hash == plain.config_hash
+
+
+def test_a_runs_plan_is_a_config(tmp_path: Path) -> None:
+    """Resolved as it was, wherever it now lies; flags stand above it."""
+    config = load(tmp_path, MINIMAL, "method.rule=deconv")
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    shape = {"sample_count": 1, "height": 1, "width": 1, "shard_samples": 16, "class_names": ["a"]}
+    known = {"run_id": "r", "tool_version": "0", "name": "a", "config_hash": "c", "model_hash": "m", "dataset_hash": "d"}
+    plan = Plan(created_at=now, schema_version=1, config=config.model_dump(mode="json"), **known, **shape)
+    path = tmp_path / "elsewhere" / "plan.json"
+    path.parent.mkdir()
+    path.write_text(plan.model_dump_json(), encoding="utf-8")
+    assert load_config(path, (), {}) == config
+    assert load_config(path, ["method.rule=guided"], {}).method.rule == "guided"
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"plan\.json' is not a plan of this version"):
+        load_config(path, (), {})
+    path.write_text(plan.model_copy(update={"config": {}}).model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match="no resolved config"):
+        load_config(path, (), {})
 
 
 # Nothing that anybody can write is more than an InputError.

@@ -1,5 +1,6 @@
 """The report's beginning and end."""
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 
 from reports import summary
 from reports.report import render
-from storage.runs import Examination, published_runs
+from storage.runs import Examination, Run, published_runs, read_plan
 from tests.reports.page import Page, parse, plain
-from tests.reports.stores import SMALL, Content, make_store, sample
+from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample
 
 OLD_STORE = Path(__file__).parents[1] / "storage" / "old_stores" / "v1"
 
@@ -163,6 +164,18 @@ def test_provenance(small_page: Page) -> None:
     assert small_page.table("Environment") == [["device", "cpu"], ["python", "3.11.2"]]
     assert [row[1][-1] for row in small_page.table("Files of the run")] == ["0", "1", "2"]
     assert '"path": "</pre><script>alert(2)</script>"' in small_page.all("pre")[-1].text
+
+
+def test_what_the_config_says_of_the_model_and_how_to_run_it_again(small_page: Page, small_run: Run) -> None:
+    said = dict(small_page.table("The model, in the words"))
+    assert said == dict.fromkeys(("Owner", "Intended use", "Known limits"), "not given in the config")
+    plan = read_plan(small_run).model_copy(update={"config": {"about": {"owner": SCRIPT, "known_limits": "none"}}})
+    assert [row[1] for row in summary.about_table(plan).rows] == [SCRIPT, "not given in the config", "none"]
+    command = shlex.split(summary.rerun_command(small_run))
+    assert command[:2] == ["clear-audit", "run"]
+    assert Path(command[2]).read_bytes() == (small_run.folder / "plan.json").read_bytes()
+    assert Path(command[4]) == small_run.store.absolute()
+    assert summary.rerun_command(small_run) in [code.text for code in small_page.all("code")]
 
 
 def test_a_run_without_labels(tmp_path: Path) -> None:
