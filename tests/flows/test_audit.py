@@ -17,6 +17,7 @@ from distributed import LocalCluster
 from PIL import Image
 
 from auditor import Clear
+from flows.audit import git_state
 from flows.demo.allcnn import build
 from storage.maps import open_maps
 from storage.models import ModelSpec, load_model
@@ -268,7 +269,7 @@ def test_half_precision_few_classes_and_another_rule(digits_config: Path, prefec
 FLOW_ALONE = """
 import sys
 from pathlib import Path
-from flows.audit import git_state, audit
+from flows.audit import audit
 from flows.config import load_config
 
 if __name__ == "__main__":
