@@ -1,6 +1,7 @@
 """CLEAR maps: which class spoke loudest at each pixel, and how loudly."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -152,8 +153,11 @@ def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Mo
     """The model in eval mode, in `dtype`, in channels_last, without gradients for its weights."""
     with torch.inference_mode(False):
         if isinstance(model, ExportedProgram):
-            # Its guards would refuse other dtypes; its modes are frozen in it.
-            copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
+            with warnings.catch_warnings():
+                # Copying one, torch warns of a use of its own.
+                warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+                # Its guards would refuse other dtypes; its modes are frozen in it.
+                copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
         else:
             copied = copy.deepcopy(model).eval()
         copied.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
