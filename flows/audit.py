@@ -121,7 +121,7 @@ def run_stages(session: Session) -> Outcome:
     now = datetime.now(UTC)
     artefacts = finalise(session, planned, now)
     judgements = judge_run(session, run)
-    manifest = publish_run(planned, artefacts, now)
+    manifest = publish_run(session, planned, artefacts, now)
     session.cluster.release()
     session.listener.stage("reporting")
     charts.join()
@@ -197,7 +197,7 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
 
 
 @task(name="publish", cache_policy=NO_CACHE)
-def publish_run(planned: Planned, artefacts: dict[str, str], now: datetime) -> Manifest:
+def publish_run(session: Session, planned: Planned, artefacts: dict[str, str], now: datetime) -> Manifest:
     """Publishes the run by its manifest."""
     run, plan = planned.run, planned.plan
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
@@ -219,7 +219,7 @@ def publish_run(planned: Planned, artefacts: dict[str, str], now: datetime) -> M
             "platform": platform.platform(),
             **versions,
             "device": planned.facts["device"],
-            **git_state(plan.config["folder"]),
+            **git_state(session.config.folder),
         },
         artefacts=artefacts,
     )

@@ -40,7 +40,7 @@ def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
         schema_version=SCHEMA_VERSION,
         tool_version=importlib.metadata.version("clear-audit"),
         name=config.name,
-        config=config.model_dump(mode="json", exclude={"folder"}),
+        config=config.model_dump(mode="json"),
         config_hash=config.config_hash,
         model_hash=model_hash(config.model_spec),
         dataset_hash=dataset.content_hash(),

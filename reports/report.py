@@ -54,7 +54,7 @@ def render(run: Run) -> str:
             method=summary.method_table(facts.rows[0], manifest.examination),
             provenance=summary.provenance_tables(plan, manifest),
             about=summary.about_table(plan),
-            command=summary.rerun_command(run),
+            command=summary.rerun_command(run, plan),
             config=summary.config_text(plan),
             class_cosine=decimal(facts.rows[0]["class_cosine_mean"]),
             dominance_margin=decimal(facts.rows[0]["dominance_margin_mean"]),

@@ -202,8 +202,10 @@ def about_table(plan: Plan) -> Table:
     return facts_table("The model, in the words of who is responsible for it.", facts)
 
 
-def rerun_command(run: Run) -> str:
-    """What makes the maps again, from the config as it was resolved."""
+def rerun_command(run: Run, plan: Plan) -> str | None:
+    """What makes the maps again, from the config as it was resolved; None where an older version did not keep all of it."""
+    if "folder" not in plan.config:
+        return None
     return shlex.join(["clear-audit", "run", str(run.folder.absolute() / "plan.json"), "--store", str(run.store.absolute())])
 
 

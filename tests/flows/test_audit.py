@@ -295,14 +295,32 @@ def test_flow_that_prefect_starts_opens_what_it_needs(
     assert only_run(store).table("samples").read_bytes() == only_run(finished).table("samples").read_bytes()
 
 
-def test_same_config_again_is_a_new_run(digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path) -> None:
+def test_same_config_again_is_a_new_run_that_is_judged_against_the_first(
+    digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path
+) -> None:
     store = tmp_path / "audits"
     shutil.copytree(finished, store)
-    done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
-    assert done.returncode == 0, done.stderr
+    moved = '{ name = "accuracy", max_drop = 0, max_rise = 0 }'
+    broken = '{ name = "too_many", sql = "SELECT count(*) FROM samples", max = 7 }'
+    done = clear_audit("run", digits_config, "--store", store, "--set", f"gates=[{moved}, {broken}]", api=prefect_api)
+    assert done.returncode == 1, done.stderr
+    assert "clear-audit: gate 'too_many' failed: 300 is above the most allowed, 7" in done.stderr
+    assert "1 passed, 1 failed" in done.stdout
     assert "(resumed)" not in done.stdout
     first, second = published_runs(store)
     assert first.table("samples").read_bytes() == second.table("samples").read_bytes()
+    sql = "SELECT gate_name, outcome, value = reference_value AS same, reference_run_id FROM gates ORDER BY ALL"
+    judged = select(connect(store, [second.run_id]), sql).to_pylist()
+    assert judged == [
+        {"gate_name": "accuracy", "outcome": "passed", "same": True, "reference_run_id": first.run_id},
+        {"gate_name": "too_many", "outcome": "failed", "same": None, "reference_run_id": first.run_id},
+    ]
+    assert second.table("gates").relative_to(store).as_posix() in read_manifest(second).artefacts
+    assert clear_audit("check", second.run_id, "--store", store).returncode == 1
+    compared = clear_audit("compare", "--store", store)
+    assert compared.returncode == 1
+    assert "0 went from right to wrong" in compared.stderr
+    assert first.run_id in (store / "reports" / "index.html").read_text(encoding="utf-8")
 
 
 def write_folder(folder: Path, digits: Digits) -> None:

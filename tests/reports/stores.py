@@ -182,7 +182,12 @@ def make_plan(content: Content) -> Plan:
         schema_version=SCHEMA_VERSION,
         tool_version="0.1.0",
         name="digits <audit>",
-        config={"name": "digits", "dataset": {"path": "</pre><script>alert(2)</script>"}, "report": content.report},
+        config={
+            "name": "digits",
+            "dataset": {"path": "</pre><script>alert(2)</script>"},
+            "report": content.report,
+            "folder": "/audits",
+        },
         config_hash="d" * 64,
         model_hash="a" * 64,
         dataset_hash="b" * 64,

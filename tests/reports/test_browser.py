@@ -70,7 +70,7 @@ def test_each_theme_has_its_own_ground(pages: dict[str, Path], name: str, tmp_pa
     assert grounds["dark"] < 40
 
 
-@pytest.mark.parametrize("width", [360, 900])
+@pytest.mark.parametrize("width", [500, 900])
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_no_wider_than_the_window(pages: dict[str, Path], name: str, width: int, tmp_path: Path) -> None:
     """What is wide scrolls in its own frame: a probe beside the page sees the width that the page asks for."""

@@ -171,11 +171,13 @@ def test_what_the_config_says_of_the_model_and_how_to_run_it_again(small_page: P
     assert said == dict.fromkeys(("Owner", "Intended use", "Known limits"), "not given in the config")
     plan = read_plan(small_run).model_copy(update={"config": {"about": {"owner": SCRIPT, "known_limits": "none"}}})
     assert [row[1] for row in summary.about_table(plan).rows] == [SCRIPT, "not given in the config", "none"]
-    command = shlex.split(summary.rerun_command(small_run))
+    shown = summary.rerun_command(small_run, read_plan(small_run))
+    assert shown in [code.text for code in small_page.all("code")]
+    command = shlex.split(shown or "")
     assert command[:2] == ["clear-audit", "run"]
     assert Path(command[2]).read_bytes() == (small_run.folder / "plan.json").read_bytes()
     assert Path(command[4]) == small_run.store.absolute()
-    assert summary.rerun_command(small_run) in [code.text for code in small_page.all("code")]
+    assert summary.rerun_command(small_run, plan) is None, "it has no folder, in which a factory is looked for"
 
 
 def test_a_run_without_labels(tmp_path: Path) -> None:
