@@ -44,6 +44,7 @@ def render(run: Run) -> str:
             verdict=verdict,
             gates=gates,
             facts=summary.run_facts(facts, plan),
+            not_evaluated=sections.not_evaluated_block(scope),
             accuracy=sections.accuracy_block(scope),
             confusion=[sections.confusion_chart_block(scope), sections.confusion_table_block(scope)],
             sparseness=sections.sparseness_block(scope),

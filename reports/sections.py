@@ -83,6 +83,31 @@ def say_limits(row: Row) -> str:
     return ", ".join(text.format(significant(row[name])) for name, text in limits.items() if row[name] is not None)
 
 
+NOT_EVALUATED = {
+    "failed_count": ("Images that could not be read or prepared", "They are in no other number; see Failures."),
+    "unlabelled_count": ("Measured images without a label", "They count for agreement, not for accuracy or any class."),
+    "no_dominant_count": (
+        "Measured images without positive response for any class",
+        "They have no dominant class, no scores.",
+    ),
+    "empty_class_count": ("Classes without a measured, labelled image", "Nothing is said of them as labels."),
+    "open_gate_count": ("Gates that were not evaluated, or whose query failed", "None of them counts as passed."),
+}
+
+
+def not_evaluated_block(scope: Scope) -> Block:
+    """What no number of the report speaks of, and what follows."""
+    answer = scope.ask("not_evaluated")
+    (found,) = answer.rows
+    rows = [{"what": what, "count": found[name], "follows": follows} for name, (what, follows) in NOT_EVALUATED.items()]
+    columns = [
+        Column("What", lambda row: row["what"], is_number=False),
+        Column("How many", lambda row: count(row["count"])),
+        Column("What follows", lambda row: row["follows"], is_number=False),
+    ]
+    return Block(answer, table=tabulate("What was not evaluated.", columns, rows))
+
+
 def accuracy_block(scope: Scope) -> Block:
     answer = scope.ask("accuracy_evidence")
     if not answer.rows:

@@ -55,7 +55,7 @@ def test_links_lead_somewhere_and_ids_are_unique(small_page: Page) -> None:
     assert {link.removeprefix("#") for link in links} <= set(ids)
     named = [section.attributes["aria-labelledby"] for section in small_page.all("section")[1:]]
     assert set(named) <= set(ids)
-    assert len(links) == 11
+    assert len(links) == 12
 
 
 def test_landmarks_and_language(small_html: str, small_page: Page) -> None:
@@ -82,7 +82,7 @@ def test_pictures_and_charts_have_words(small_page: Page) -> None:
 
 
 def test_tables_have_captions_and_headed_rows_and_columns(small_page: Page) -> None:
-    assert len(small_page.all("table")) == len(small_page.all("caption")) == len(small_page.tables()) == 13
+    assert len(small_page.all("table")) == len(small_page.all("caption")) == len(small_page.tables()) == 14
     assert {cell.attributes.get("scope") for cell in small_page.all("th")} == {"row", "col"}
     rows = small_page.all("tr")
     heads = [cell for cell in small_page.all("th") if cell.attributes["scope"] == "row"]
@@ -91,7 +91,7 @@ def test_tables_have_captions_and_headed_rows_and_columns(small_page: Page) -> N
 
 def test_sections_are_in_the_order_of_a_decision(small_page: Page) -> None:
     order = [section.attributes["id"] for section in small_page.all("section")]
-    found = ["verdict", "gates", "run", "accuracy", "confusion", "where", "gallery", "failures"]
+    found = ["verdict", "gates", "run", "not-evaluated", "accuracy", "confusion", "where", "gallery", "failures"]
     assert order == [*found, "method", "provenance", "review"]
 
 

@@ -125,3 +125,11 @@ def test_gates_worst_first_with_what_is_allowed(small_page: Page) -> None:
     assert rows[0][5] == "0.25 is above the most allowed, 0.125"
     (section,) = small_page.all("section", id="gates")
     assert f"SELECT '{SCRIPT}'" in section.text
+
+
+def test_what_was_not_evaluated_is_counted(small_page: Page, tmp_path: Path) -> None:
+    counts = [row[1] for row in small_page.table("What was not evaluated")]
+    assert counts == ["2", "2", "2", "0", "2"], "failures, without label, without dominant class, empty classes, open gates"
+    rows = [sample(index, 0, 0, 0.5, 0, (1, 1, 1)) for index in range(3)]
+    page = parse(render(make_store(tmp_path, Content(["a", "b", "c"], rows))))
+    assert [row[1] for row in page.table("What was not evaluated")] == ["0", "0", "0", "2", "0"]
