@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from math import sqrt
-from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -15,12 +14,12 @@ EARLIER = "20261120T030000Z-digits-0001"
 """Of the small store: six correct of eight labelled; ten measured of twelve."""
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return make_store(tmp_path, SMALL)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_store(tmp_path_factory.mktemp("gates"), SMALL)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference(run: Run) -> Run:
     """An earlier run: seven correct of eight labelled, and half the sparseness."""
     rows = [row | {"sparseness": None if row["sparseness"] is None else row["sparseness"] / 2} for row in SAMPLES]
@@ -122,7 +121,7 @@ def test_question_that_asks_both_runs(limits: dict[str, float], run: Run, refere
 
 
 def test_reference_too_small(run: Run) -> None:
-    small = make_store(run.store, Content(["cat", "dog"], SAMPLES[:2], run_id=EARLIER))
+    small = make_store(run.store, Content(["cat", "dog"], SAMPLES[:2], run_id="20261119T030000Z-digits-0002"))
     judgement = judge_one(Gate("accuracy", max_drop=1, min_samples=5), run, small)
     assert judgement.outcome is Outcome.not_evaluated
     assert judgement.message == "the reference has 2 measured images, and the gate wants at least 5"
@@ -154,7 +153,7 @@ def test_built_in_questions_by_hand(run: Run, reference: Run) -> None:
 def test_shift_of_place_by_hand(run: Run) -> None:
     areas = [0.1, 0.2, 0.6]
     rows = [sample(i, 0, 0, 0.5, 0, (1, 1, 1)) | {"half_energy_area_frac": area} for i, area in enumerate(areas)]
-    spread = make_store(run.store, Content(["cat", "dog"], rows, run_id=EARLIER))
+    spread = make_store(run.store, Content(["cat", "dog"], rows, run_id="20261119T030000Z-digits-0003"))
     judgement = judge_one(Gate("localization_shift", max=1), run, spread)
     assert judgement.value == pytest.approx((0.3 - 0.125) / sqrt(0.07), rel=1e-5)
 
@@ -163,7 +162,7 @@ def test_class_too_small_is_not_the_floor(run: Run) -> None:
     """The third class has two labelled images, both right; the others three."""
     assert judge_one(Gate("class_accuracy", min=0, min_samples=3), run).value == pytest.approx(2 / 3)
     rows = [row | {"is_correct": False, "prediction": 1} if row["label"] == 2 else row for row in SAMPLES]
-    other = make_store(run.store, replace(SMALL, samples=rows, run_id=EARLIER))
+    other = make_store(run.store, replace(SMALL, samples=rows, run_id="20261119T030000Z-digits-0004"))
     assert judge_one(Gate("class_accuracy", min=0, min_samples=3), other).value == pytest.approx(2 / 3)
     assert judge_one(Gate("class_accuracy", min=0, min_samples=1), other).value == 0
 
