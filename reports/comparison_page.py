@@ -122,12 +122,16 @@ def say(comparison: Comparison) -> str:
     """What differs, in a sentence."""
     worse, better, other = (len(comparison.flips[kind]) for kind in KINDS)
     clear = sum(figure.is_clear for figure in comparison.figures)
-    test = "" if comparison.flip_p_value is None else f" (p = {significant(comparison.flip_p_value)})"
+    test = "" if comparison.flip_p_value is None else f" ({say_chance(comparison.flip_p_value)})"
     return (
         f"Of {plural(comparison.paired_count, 'image')} in both runs, {count(worse)} went from right to wrong and "
         f"{count(better)} from wrong to right{test}; {count(other)} kept their prediction on other evidence. "
         f"{count(clear)} of {plural(len(comparison.figures), 'figure')} moved by more than chance explains."
     )
+
+
+def say_chance(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {significant(p_value)}"
 
 
 def gates_table(judgements: Sequence[Judgement]) -> Table:

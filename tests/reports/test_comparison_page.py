@@ -7,7 +7,7 @@ import pytest
 
 from reports.cards import Picture, Swatch
 from reports.comparison import Comparison, compare
-from reports.comparison_page import Drawing, as_json, chosen_flips, render, say, write_comparison
+from reports.comparison_page import Drawing, as_json, chosen_flips, render, say, say_chance, write_comparison
 from reports.gates import Gate, judge
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, Content, make_store
@@ -39,6 +39,13 @@ def test_it_begins_with_what_differs(page: Page, comparison: Comparison) -> None
     )
     (judged,) = page.all("p", class_="status gates failed")
     assert judged.text == "gates failed"
+
+
+@pytest.mark.parametrize(
+    ("p_value", "said"), [(1.0, "p = 1"), (0.001, "p = 0.001"), (0.0123456, "p = 0.0123"), (1e-103, "p < 0.001")]
+)
+def test_chance_is_said_as_readers_expect(p_value: float, said: str) -> None:
+    assert say_chance(p_value) == said
 
 
 def test_tables_say_before_and_after(page: Page) -> None:
