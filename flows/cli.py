@@ -178,16 +178,13 @@ def check(
 ) -> None:
     """Judge a finished run by its gates. Exit code 1: a gate failed, or could not be evaluated."""
     with exit_codes():
-        import json
-
-        from flows.config import AuditConfig, load_config
+        from flows.config import load_config, planned_config
         from reports import gates, verdicts
         from storage.errors import InputError
-        from storage.runs import find_reference, find_run, read_plan
+        from storage.runs import find_reference, find_run
 
         run = find_run(store, run_id)
-        planned = AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
-        chosen = planned if config is None else load_config(config)
+        chosen = planned_config(run) if config is None else load_config(config)
         if not chosen.gates:
             raise InputError(f"run '{run.run_id}' has no gates: name a config that has [[gates]] with --config")
         against = find_reference(run, reference or chosen.reference)
@@ -219,22 +216,19 @@ def compare(
     evaluated.
     """
     with exit_codes():
-        import json
-
         from flows.comparing import draw_flips
-        from flows.config import AuditConfig
+        from flows.config import planned_config
         from reports import comparison_page, gates
         from reports.comparison import compare as compare_runs
         from storage.errors import InputError
-        from storage.runs import find_reference, find_run, read_plan
+        from storage.runs import find_reference, find_run
 
         second = find_run(store, after)
         first = find_reference(second, before)
         if first is None:
             raise InputError(f"there is no run before '{second.run_id}' with its name: name one ('clear-audit ls' lists them)")
         comparison = compare_runs(first, second)
-        config = AuditConfig.model_validate_json(json.dumps(read_plan(second).config))
-        judgements = gates.judge(config.gate_list, second, first)
+        judgements = gates.judge(planned_config(second).gate_list, second, first)
         shown = [flip for flips in comparison_page.chosen_flips(comparison).values() for flip in flips]
         page = comparison_page.write_comparison(comparison, judgements, draw_flips(comparison, shown))
         typer.echo(comparison_page.say(comparison), err=True)

@@ -16,7 +16,7 @@ from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.models import ModelSpec
-from storage.runs import PREVIOUS, Plan, read_record
+from storage.runs import PREVIOUS, Plan, Run, read_plan, read_record
 
 PREFIX = "CLEAR_AUDIT_"
 
@@ -221,6 +221,11 @@ def read_values(path: Path) -> dict[str, Any]:
     if not isinstance(config.get("folder"), str):
         raise InputError(f"config '{path}': the plan has no resolved config: name the TOML file that it was made from")
     return config
+
+
+def planned_config(run: Run) -> AuditConfig:
+    """The config that a run was planned with. Raises InputError where its plan is damaged."""
+    return AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
 
 
 def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:

@@ -158,11 +158,15 @@ def make_card(run: Run, names: Names, sample: GallerySample, row: Row, shares: S
     return Card(sample.sample_index, row["sample_id"], pictures, facts, swatches, significant(sample.peak))
 
 
+def as_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
 def data_uri(run: Run, sample_index: int, kind: str) -> str:
     path = run.gallery / f"{sample_index:06d}-{kind}.png"
     if not path.exists():
         return ""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    return as_uri(path.read_bytes())
 
 
 def make_legend(names: Names, facts: Sequence[Row], shares: Sequence[Row]) -> tuple[list[Swatch], str]:

@@ -72,7 +72,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample that changed. Classes by name, None where there is none; energies: the prediction's share of the energy."""
+    """A sample that changed. Classes by name, None where there is none; predictions and dominants: before and after."""
 
     kind: str
     before_index: int
@@ -107,8 +107,8 @@ class Comparison:
 def compare(before: Run, after: Run) -> Comparison:
     """Compares two published runs of one store. Raises InputError where they have no sample in common."""
     with connect(after.store, [after.run_id], reference=before.run_id) as connection:
-        pairs = select(connection, load("compare/pairs").replace("$columns", ",\n    ".join(pair_columns())))
-        unpaired = select(connection, load("compare/unpaired")).to_pylist()
+        pairs = select(connection, of_copies("pairs").replace("$columns", ",\n    ".join(pair_columns())))
+        unpaired = select(connection, of_copies("unpaired")).to_pylist()
         drift = select(connection, load("compare/drift")).to_pylist()
     if not pairs.num_rows:
         raise InputError(f"runs '{before.run_id}' and '{after.run_id}' have no sample in common: there is nothing to compare")
@@ -128,6 +128,11 @@ def compare(before: Run, after: Run) -> Comparison:
         flip_p_value=float(binomtest(worse, worse + better).pvalue) if worse + better else None,
         drift=drift,
     )
+
+
+def of_copies(name: str) -> str:
+    """A query over `before` and `after`: the runs' samples, numbered among those of the same content."""
+    return f"{load('compare/copies')}\n{load(f'compare/{name}')}"
 
 
 def pair_columns() -> Iterator[str]:
@@ -164,8 +169,8 @@ def interval(differences: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def find_flips(pairs: "pa.Table", names: Sequence[Sequence[str]]) -> Iterator[Flip]:
-    """names: of the classes before and after. A pair can be of two kinds: a wrong prediction kept has neither flip."""
-    for row in pairs.to_pylist():
+    """names: of the classes before and after. Where the label changed, a pair may be of two kinds."""
+    for row in pairs.select([f"{side}_{fact}" for side in ("before", "after") for fact in FACTS]).to_pylist():
         predictions, dominants = (both(row, fact, names) for fact in ("prediction", "dominant_class"))
         label = name_of(names[1], row["after_label"])
         right = row["before_is_correct"], row["after_is_correct"]

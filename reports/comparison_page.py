@@ -1,7 +1,6 @@
 """A comparison as one HTML file, and as JSON."""
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from reports.blocks import TABLE_ROWS, Column, Table, tabulate
 from reports.cards import Card, Fact, Picture, Swatch
 from reports.comparison import KINDS, Comparison, Figure, Flip
 from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
-from reports.gates import Judgement, overall, worst_first
+from reports.gates import Judgement, as_rows, overall_of, worst_first
 from reports.queries import Row
 from reports.report import PIXELATED_BELOW, environment
-from reports.sections import say_limits, say_outcome
+from reports.sections import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from reports.summary import facts_table
-from storage.runs import Run, read_manifest, read_plan
+from storage.runs import Run, read_manifest, read_plan, replace_file
 
 SCHEMA = "clear-audit/comparison/1"
 """Of the JSON: keys are added, never changed or dropped, without another number."""
@@ -63,7 +62,7 @@ def as_json(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
             }
             for judgement in judgements
         ],
-        "outcome": overall((judgement.gate.severity, judgement.outcome) for judgement in judgements),
+        "outcome": overall_of(judgements),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -79,14 +78,9 @@ def write_comparison(comparison: Comparison, judgements: Sequence[Judgement], dr
     drawings: of the samples of `chosen_flips`, by their index in the run after.
     """
     path = comparison.after.store / "reports" / f"{comparison.before.run_id}--{comparison.after.run_id}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for place, text in (
-        (path.with_suffix(".json"), as_json(comparison, judgements)),
-        (path, render(comparison, judgements, drawings)),
-    ):
-        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(place)
+    figures, page = as_json(comparison, judgements), render(comparison, judgements, drawings)
+    replace_file(path.with_suffix(".json"), figures)
+    replace_file(path, page)
     return path
 
 
@@ -100,8 +94,8 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
             comparison=comparison,
             plan=plan,
             sentence=say(comparison),
-            judged=overall((judgement.gate.severity, judgement.outcome) for judgement in judgements),
-            gates=gates_table(judgements),
+            judged=overall_of(judgements),
+            gates=gates_table(judgements, comparison.before),
             figures=figures_table(comparison.figures),
             methods=(comparing.METHOD, comparing.FLIP_METHOD),
             flips={kind: flips_table(title, comparison.flips[kind]) for kind, title in KINDS.items()},
@@ -134,30 +128,9 @@ def say_chance(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {significant(p_value)}"
 
 
-def gates_table(judgements: Sequence[Judgement]) -> Table:
-    rows = [
-        {
-            "gate_name": judgement.gate.name,
-            "outcome": judgement.outcome.value,
-            "severity": judgement.gate.severity,
-            "value": judgement.value,
-            "reference_value": judgement.reference_value,
-            "least": judgement.gate.min,
-            "most": judgement.gate.max,
-            "max_drop": judgement.gate.max_drop,
-            "max_rise": judgement.gate.max_rise,
-            "message": judgement.message,
-        }
-        for judgement in worst_first(judgements)
-    ]
-    columns = [
-        Column("Gate", lambda row: row["gate_name"], is_number=False),
-        Column("Outcome", say_outcome, is_number=False),
-        Column("Before", lambda row: UNDEFINED if row["reference_value"] is None else significant(row["reference_value"])),
-        Column("After", lambda row: UNDEFINED if row["value"] is None else significant(row["value"])),
-        Column("Allowed", say_limits, is_number=False),
-        Column("Why", lambda row: row["message"], is_number=False),
-    ]
+def gates_table(judgements: Sequence[Judgement], reference: Run) -> Table:
+    rows = as_rows(worst_first(judgements), reference).to_pylist()
+    columns = [GATE, OUTCOME, answer_column("Before", "reference_value"), answer_column("After", "value"), ALLOWED, WHY]
     return tabulate("The later run's gates, against the earlier run; worst first.", columns, rows, limit=len(rows))
 
 

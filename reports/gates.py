@@ -173,6 +173,10 @@ def overall(results: Iterable[tuple[str, str]]) -> str:
     return "passed" if all(outcome == Outcome.passed for _, outcome in results) else "warned"
 
 
+def overall_of(judgements: Iterable[Judgement]) -> str:
+    return overall((judgement.gate.severity, judgement.outcome) for judgement in judgements)
+
+
 def worst_first(judgements: Sequence[Judgement]) -> list[Judgement]:
     return sorted(judgements, key=lambda judgement: (not judgement.fails, WORST_FIRST.index(judgement.outcome)))
 

@@ -1,7 +1,6 @@
 """The page over all runs of a store: what each came to, and how the main figures moved from run to run."""
 
 import json
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from reports.formats import UNDEFINED, count, decimal, percent
 from reports.gates import overall
 from reports.queries import Row, load
 from reports.report import environment
-from storage.runs import Run, published_runs
+from storage.runs import Run, published_runs, replace_file
 from storage.sql import connect, select
 
 SCHEMA = "clear-audit/index/1"
@@ -38,9 +37,8 @@ class AuditGroup:
 def write_index(store: Path) -> Path:
     """Writes `reports/index.html`; returns where. Only runs that an earlier call has not seen are read."""
     folder = store / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
     rows = refresh(store, folder / "index.json")
-    put(folder / "index.html", environment().get_template("index.html.j2").render(groups=group(rows), count=len(rows)))
+    replace_file(folder / "index.html", environment().get_template("index.html.j2").render(groups=group(rows), count=len(rows)))
     return folder / "index.html"
 
 
@@ -51,7 +49,7 @@ def refresh(store: Path, cache: Path) -> list[Row]:
     fresh = [run for run in runs if run.run_id not in known]
     known |= {row["run_id"]: row for row in read_runs(store, fresh)}
     rows = [known[run.run_id] for run in runs if run.run_id in known]
-    put(cache, json.dumps({"schema": SCHEMA, "runs": rows}, indent=1, ensure_ascii=False) + "\n")
+    replace_file(cache, json.dumps({"schema": SCHEMA, "runs": rows}, indent=1, ensure_ascii=False) + "\n")
     return rows
 
 
@@ -71,12 +69,6 @@ def read_runs(store: Path, runs: Sequence[Run]) -> list[Row]:
     with connect(store, [run.run_id for run in runs]) as connection:
         rows = select(connection, load("index/runs")).to_pylist()
     return [row | {"started_at": row["started_at"].isoformat()} for row in rows]
-
-
-def put(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
 
 
 def group(rows: Iterable[Row]) -> list[AuditGroup]:

@@ -1,6 +1,5 @@
 """A run's report: one HTML file that a reviewer opens offline."""
 
-import secrets
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -9,7 +8,7 @@ from markupsafe import Markup
 from reports import sections, summary
 from reports.cards import make_gallery
 from reports.formats import class_labels, decimal, moment
-from storage.runs import Run, read_manifest, read_plan
+from storage.runs import Run, read_manifest, read_plan, replace_file
 from storage.sql import connect
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -19,11 +18,7 @@ PIXELATED_BELOW = 160
 
 def write_report(run: Run) -> Path:
     """Renders the report of a published run and puts it in its place whole; returns where. Raises InputError."""
-    html = render(run)
-    run.report.parent.mkdir(parents=True, exist_ok=True)
-    temporary = run.report.with_name(f".{run.report.name}-{secrets.token_hex(4)}")
-    temporary.write_text(html, encoding="utf-8", newline="\n")
-    temporary.replace(run.report)
+    replace_file(run.report, render(run))
     return run.report
 
 

@@ -61,14 +61,7 @@ def gates_block(scope: Scope) -> Block:
     answer = scope.ask("gates")
     if not answer.rows:
         return Block(answer, note="No gate was set for this audit: what its figures mean is for the reader to judge.")
-    columns = [
-        Column("Gate", lambda row: row["gate_name"], is_number=False),
-        Column("Outcome", say_outcome, is_number=False),
-        Column("Value", lambda row: UNDEFINED if row["value"] is None else significant(row["value"])),
-        Column("Allowed", say_limits, is_number=False),
-        Column("Reference", lambda row: UNDEFINED if row["reference_value"] is None else significant(row["reference_value"])),
-        Column("Why", lambda row: row["message"], is_number=False),
-    ]
+    columns = [GATE, OUTCOME, answer_column("Value", "value"), ALLOWED, answer_column("Reference", "reference_value"), WHY]
     return Block(answer, table=tabulate("What was asked of this run, worst first.", columns, answer.rows, limit=len(answer.rows)))
 
 
@@ -78,10 +71,20 @@ def say_outcome(row: Row) -> str:
     return f"{GLYPHS[row['outcome']]} {row['outcome']}" + (", a warning" if is_warning else "")
 
 
+def answer_column(title: str, column: str) -> Column:
+    """Of the number that answers a gate."""
+    return Column(title, lambda row: UNDEFINED if row[column] is None else significant(row[column]))
+
+
 def say_limits(row: Row) -> str:
     limits = {"least": "≥ {}", "most": "≤ {}", "max_drop": "no more than {} below", "max_rise": "no more than {} above"}
     return ", ".join(text.format(significant(row[name])) for name, text in limits.items() if row[name] is not None)
 
+
+GATE = Column("Gate", lambda row: row["gate_name"], is_number=False)
+OUTCOME = Column("Outcome", say_outcome, is_number=False)
+ALLOWED = Column("Allowed", say_limits, is_number=False)
+WHY = Column("Why", lambda row: row["message"], is_number=False)
 
 NOT_EVALUATED = {
     "failed_count": ("Images that could not be read or prepared", "They are in no other number; see Failures."),

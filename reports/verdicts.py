@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
-from reports.gates import Judgement, Outcome, overall, show, worst_first
+from reports.gates import Judgement, Outcome, overall_of, show, worst_first
 from storage.runs import Run
 
 SCHEMA = "clear-audit/gates/1"
@@ -71,10 +71,6 @@ def as_markdown(run: Run, reference: Run | None, judgements: Sequence[Judgement]
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def overall_of(judgements: Sequence[Judgement]) -> str:
-    return overall((judgement.gate.severity, judgement.outcome) for judgement in judgements)
 
 
 def code(text: str) -> str:

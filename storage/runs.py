@@ -319,6 +319,14 @@ def write_once(path: Path, text: str) -> None:
     flush_folder(path.parent)
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Puts a file in its place whole, over what is there: readers never meet half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
 

@@ -1,9 +1,3 @@
-WITH before AS (
-    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM reference.samples
-),
-after AS (
-    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM samples
-)
 SELECT 'added' AS change, sample_index, sample_id FROM after ANTI JOIN before USING (content_hash, copy)
 UNION ALL
 SELECT 'missing' AS change, sample_index, sample_id FROM before ANTI JOIN after USING (content_hash, copy)

@@ -1,0 +1,6 @@
+WITH before AS (
+    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM reference.samples
+),
+after AS (
+    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM samples
+)
