@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from auditor.rendering import binary_heatmap, clear_map, palette
+from auditor.rendering import binary_heatmap, clear_map, palette, picture
 from auditor.statistics.dominance import Dominance, LabelAndRest
 from flows.folding import Fold, adopt_planned
 from flows.worker import AuditWorker, this_worker
@@ -41,12 +41,12 @@ def draw_sample(worker: AuditWorker, folder: Path, index: int) -> float:
     result = dominance.result()
     colors = palette(backprojection.logits.shape[1]).to(worker.device)
     pictures = {
-        "input": np.moveaxis(np.broadcast_to(pixels[0], (3, *pixels.shape[2:])), 0, 2),
+        "input": picture(torch.from_numpy(np.ascontiguousarray(pixels)))[0].numpy(),
         "heatmap": binary_heatmap(*sides.result())[0].cpu().numpy(),
         "clear": clear_map(result.dominant_class, result.dominant_response, colors)[0].cpu().numpy(),
     }
-    for kind, picture in pictures.items():
-        Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{index:06d}-{kind}.png", optimize=True)
+    for kind, drawn in pictures.items():
+        Image.fromarray(np.ascontiguousarray(drawn)).save(folder / f"{index:06d}-{kind}.png", optimize=True)
     return float(result.dominant_response.max())
 
 
