@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.config import AuditConfig
+from flows.interruption import heeding_interrupts
 from flows.listener import Listener
 from flows.server import prefect_server
 from storage.datasets import open_dataset
@@ -27,7 +28,7 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
     except InputError as error:
         raise InputError(f"section [dataset] of the config: {error}") from error
     listener.stage("starting")
-    with prefect_server() as server:
+    with heeding_interrupts(listener), prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.
         from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 

@@ -8,16 +8,27 @@ from rich.text import Text
 
 
 class Listener:
-    """Hears the stages of a run and its progress, and says nothing. began: when it was made, by time.perf_counter."""
+    """Hears the stages of a run and its progress, and says nothing.
+
+    began: when it was made, by time.perf_counter. interrupted: whether a person wants the run to end; a stage that begins
+    or gets on then raises KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
+        self.interrupted = False
 
     def stage(self, name: str) -> None:
         """A stage begins."""
+        self.heed()
 
     def advance(self, done: int, failed: int, total: int, what: str = "images") -> None:
         """Of `total` images, or what else is being done, `done` are done, `failed` of them as failures."""
+        self.heed()
+
+    def heed(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def say(self, sentence: str) -> None:
         """Something that a person should know of the run."""
@@ -46,11 +57,13 @@ class ProgressBar(Listener):
         self.progress.stop()
 
     def stage(self, name: str) -> None:
+        super().stage(name)
         # Not before: what is wrong with a config or a dataset is said without a bar above it.
         self.progress.start()
         self.progress.update(self.bar, description=name)
 
     def advance(self, done: int, failed: int, total: int, what: str = "images") -> None:
+        super().advance(done, failed, total, what)
         self.progress.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else what)
 
     def say(self, sentence: str) -> None:

@@ -8,12 +8,14 @@ import pyarrow as pa
 import torch
 
 from auditor import Measurement, measure
+from auditor.statistics.evidence import label_evidence
 from flows.batches import compute_batches, feed_device
 from flows.folding import Fold, adopt_planned
 from flows.rows import failure_rows, response_rows, sample_rows
 from flows.worker import AuditWorker, this_worker
 from storage.datasets import Dataset, Samples
 from storage.datasets.preparation import prepare
+from storage.evidence import EVIDENCE_SUMS, cell_pixels, write_sums
 from storage.maps import MapShape, write_shard
 from storage.runs import Run, Shard, commit_attempt, open_attempt
 from storage.tables import SCHEMAS, write_table
@@ -39,6 +41,13 @@ def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: S
         tables["responses"].append(response_rows(shard.start, chosen, measurement))
     attempt = open_attempt(run, shard)
     write_shard(attempt / "maps.zarr", shape, dominant_class, dominant_response)
+    evidence = label_evidence(
+        torch.from_numpy(dominant_class),
+        torch.from_numpy(dominant_response),
+        torch.from_numpy(samples.labels),
+        cell_pixels(shape.height, shape.width),
+    )
+    write_sums(attempt / EVIDENCE_SUMS, *(sums.numpy() for sums in evidence))
     for name, parts in tables.items():
         write_table(pa.concat_tables(parts) if parts else empty_table(name, worker.dataset), attempt / f"{name}.parquet")
     write_table(failure_rows(samples, shard.start, failures), attempt / "failures.parquet")

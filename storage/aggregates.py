@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InputError
+from storage.evidence import EVIDENCE_SUMS, mean_evidence
 from storage.maps import MapShape, create_maps, shard_files
 from storage.runs import Commit, Plan, Run, read_commits
 from storage.sql import connect, select
@@ -121,6 +122,7 @@ def gather(run: Run, plan: Plan, attributes: dict[str, Any], facts: dict[str, An
     for table, sql in {"class_stats": CLASS_STATS, "localization": LOCALIZATION}.items():
         place_rows(run, table, select(connection, sql, names))
     place_rows(run, "confusion", select(connection, CONFUSION))
+    place_rows(run, "evidence", gather_evidence(run, plan, ordered))
     place_rows(run, "runs", run_row(connection, plan, ordered, facts, now))
     return artefacts
 
@@ -143,6 +145,11 @@ def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[st
                 raise FileNotFoundError(f"'{source}' of shard {commit.shard} is gone: remove the run's folder and run it again")
             artefacts[target.relative_to(run.store).as_posix()] = commit.files[f"maps.zarr/{local}"]
     return artefacts
+
+
+def gather_evidence(run: Run, plan: Plan, commits: list[Commit]) -> pa.Table:
+    parts = [run.attempts / commit.attempt / EVIDENCE_SUMS for commit in commits]
+    return mean_evidence(parts, plan.class_names, plan.height, plan.width)
 
 
 def run_row(

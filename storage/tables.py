@@ -4,7 +4,8 @@ Conventions: snake_case; `_id _at _secs _count _frac` suffixes; a `_frac` is in 
 metadata says what it is (`about`) and, for a score, which `direction` speaks for the model's evidence: `higher`,
 `lower`, or `none` where neither does. `run_id` is the tables' Hive partition and is not stored in the files.
 
-Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`. Columns are added, never
+Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table
+`evidence`. Columns are added, never
 changed or dropped: what an older version did not have is NULL.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def column(name: str, kind: pa.DataType, about: str, direction: str | None = None) -> pa.Field:
@@ -128,6 +129,17 @@ LOCALIZATION = [
     mean("positive_area_frac_mean", "mean share of pixels at which any class has positive response"),
 ]
 
+CELLS = "of an image's energy in each cell, row by row from the top left"
+
+EVIDENCE = [
+    *CLASS[:2],
+    column("evidence_count", pa.int64(), "samples with this label and any positive response: those that are averaged"),
+    column("cell_pixels", pa.int32(), "pixels a side of a cell"),
+    column("column_count", pa.int32(), "cells side by side"),
+    column("label_energy_frac_mean", pa.list_(pa.float32()), f"mean share {CELLS}, where the label dominates; NULL = no sample"),
+    column("other_energy_frac_mean", pa.list_(pa.float32()), f"mean share {CELLS}, where another class does; NULL = no sample"),
+]
+
 UTC = pa.timestamp("us", tz="UTC")
 
 RUNS = [
@@ -194,13 +206,14 @@ SCHEMAS: dict[str, pa.Schema] = {
         "class_stats": CLASS_STATS,
         "confusion": CONFUSION,
         "localization": LOCALIZATION,
+        "evidence": EVIDENCE,
         "failures": FAILURES,
         "gates": GATES,
     }.items()
 }
 
 PER_SHARD = ("samples", "responses", "failures")
-"""The tables that shards write a part of; the others are aggregated from them."""
+"""The tables that are shards' parts, joined; the others are aggregated."""
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
