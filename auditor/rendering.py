@@ -81,13 +81,24 @@ def binary_heatmap(label_response: Tensor, rest_response: Tensor) -> Tensor:
     scale: the greater peak of the two in that sample. Only positive responses show.
 
     label_response, rest_response: (N, H, W) float, the class's response and the maximum over all others; see
-    `LabelAndRest`. Returns (N, H, W, 3) uint8 RGB.
+    `against_rest`. Returns (N, H, W, 3) uint8 RGB.
     """
     greatest = torch.maximum(peak(label_response), peak(rest_response))
     hot = scale(label_response, greatest)[..., None] * 3 - torch.arange(3, device=label_response.device)
     rest = scale(rest_response, greatest)
     green = torch.stack([torch.zeros_like(rest), rest, torch.zeros_like(rest)], -1)
     return to_bytes(torch.where((label_response >= rest_response)[..., None], hot, green))
+
+
+def against_rest(dominant_class: Tensor, dominant_response: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """What the binary maps compare, from the dominant maps alone: where one class speaks loudest, and where another does.
+
+    dominant_class: (N, H, W) integer, −1 = none. dominant_response: (N, H, W) float ≥ 0. shown: (N,) int64, the class of
+    each sample. Returns its response and the others' maximum, each like `dominant_response`, where it is the greater of the
+    two and positive, else 0: no more of either is ever seen.
+    """
+    is_shown = dominant_class == shown[:, None, None]
+    return dominant_response * is_shown, dominant_response * ~is_shown
 
 
 def binary_map(label_response: Tensor, rest_response: Tensor) -> Tensor:

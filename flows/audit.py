@@ -20,12 +20,12 @@ from prefect.cache_policies import NO_CACHE
 from auditor.readings import READINGS
 from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
-from flows.gallery import draw_gallery, write_gallery
+from flows.gallery import draw_gallery
 from flows.listener import Listener
 from flows.planning import Planned, plan_run
 from flows.worker import Work
 from reports.charts import start_engine
-from reports.gallery import choose_samples
+from reports.gallery import choose_samples, shown_classes
 from reports.gates import Judgement, as_rows, judge
 from reports.index import write_index
 from reports.report import write_report
@@ -116,13 +116,14 @@ def run_stages(session: Session) -> Outcome:
     startup_secs = time.perf_counter() - session.listener.began
     resumed = bool(read_commits(run))
     compute_secs = compute(session, planned)
+    session.cluster.release()
     charts = Thread(target=start_engine, daemon=True)
     charts.start()
     now = datetime.now(UTC)
     artefacts = finalise(session, planned, now)
     judgements = judge_run(session, run)
+    draw(session, planned, judgements)
     manifest = publish_run(session, planned, artefacts, now)
-    session.cluster.release()
     session.listener.stage("reporting")
     charts.join()
     report(run)
@@ -174,14 +175,12 @@ def compute(session: Session, planned: Planned) -> float:
 
 @task(name="finalise", cache_policy=NO_CACHE)
 def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str]:
-    """Joins the shards, aggregates, and draws the gallery; returns the SHA-256 of the maps' files by path in the store."""
+    """Joins the shards and aggregates; returns the SHA-256 of the maps' files by path in the store."""
     session.listener.stage("finalising")
     run, plan = planned.run, planned.plan
     known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
-    artefacts = gather(run, plan, attributes, known, now)
-    draw(session, planned)
-    return artefacts
+    return gather(run, plan, attributes, known, now)
 
 
 @task(name="judge", cache_policy=NO_CACHE)
@@ -256,22 +255,15 @@ def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def draw(session: Session, planned: Planned) -> None:
-    """Draws, where the model is, the samples that a reviewer should see first."""
-    run, plan = planned.run, planned.plan
-    choices = choose_samples(
-        connect(run.store, [run.run_id]), run.run_id, session.config.report.gallery_samples, session.config.report.seed
-    )
-    client, _ = session.cluster.wait()
-    indices = sorted({choice.sample_index for choice in choices})
-    workers = len(client.nthreads())
-    parts = [indices[start::workers] for start in range(workers)]
-    futures = [client.submit(draw_gallery, session.work.key, run, planned.fold, part, pure=False) for part in parts if part]
-    peaks = {index: peak for drawn in client.gather(futures) for index, peak in drawn.items()}
-    samples = [
-        {"sample_index": choice.sample_index, "reason": choice.reason, "peak": peaks[choice.sample_index]} for choice in choices
-    ]
-    write_gallery(run, len(plan.class_names), samples)
+@task(name="draw", cache_policy=NO_CACHE)
+def draw(session: Session, planned: Planned, judgements: list[Judgement]) -> None:
+    """Draws the samples that a reviewer should see first."""
+    run, config = planned.run, session.config
+    classes = len(planned.plan.class_names)
+    with connect(run.store, [run.run_id]) as connection:
+        choices = choose_samples(connection, run.run_id, config.report.gallery_samples, config.report.seed, classes, judgements)
+        shown = shown_classes(connection, run.run_id, choices)
+    draw_gallery(run, session.dataset, config.input_spec, classes, choices, shown)
 
 
 @task(name="report", cache_policy=NO_CACHE)

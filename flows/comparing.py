@@ -3,38 +3,34 @@
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
-from auditor.rendering import clear_map, palette, picture
-from flows.config import AuditConfig, planned_config
+from auditor.rendering import clear_map
+from flows.config import planned_config
+from flows.drawing import Album, draw_input, open_album, read_map
 from flows.gallery import hexadecimal
-from reports.cards import Picture, Swatch, as_uri
+from reports.cards import Picture, Swatch
 from reports.comparison import Comparison, Flip
 from reports.comparison_page import Drawing
-from storage.datasets import Dataset, open_dataset
-from storage.datasets.preparation import prepare
+from reports.pictures import as_uri
+from storage.datasets import open_dataset
 from storage.errors import InputError
-from storage.maps import open_maps
 from storage.runs import Run, read_plan
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs: what is read of it once for all its pictures. colors: (classes, 3), see `palette`."""
+    """One of the two runs: what is read of it once for all its pictures."""
 
     when: str
-    maps: Any
+    album: Album
     names: list[str]
-    colors: torch.Tensor
 
 
 def open_side(run: Run, when: str) -> Side:
     names = read_plan(run).class_names
-    return Side(when, open_maps(run.maps), names, palette(len(names)))
+    return Side(when, open_album(run, len(names)), names)
 
 
 def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawing]:
@@ -52,30 +48,30 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
         maps, peaks = zip(*(draw_map(side, index) for side, index in zip(sides, indices, strict=True)), strict=True)
         spoken = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
         swatches = [Swatch(colors[name], name) for name in spoken]
-        return Drawing([*draw_input(config, dataset, flip), *maps], swatches, peaks)
+        pictures = (
+            [
+                picture_of(
+                    f"Sample {flip.after_index:,} as the model sees it.",
+                    "input",
+                    draw_input(dataset, config.input_spec, flip.after_index),
+                )
+            ]
+            if dataset
+            else []
+        )
+        return Drawing([*pictures, *maps], swatches, peaks)
 
     return {flip.after_index: draw(flip) for flip in flips}
 
 
-def draw_input(config: AuditConfig, dataset: Dataset | None, flip: Flip) -> list[Picture]:
-    if dataset is None:
-        return []
-    pixels, _ = prepare(dataset.read(flip.after_index, flip.after_index + 1).images, config.input_spec)
-    drawn = picture(torch.from_numpy(np.ascontiguousarray(pixels)))[0].numpy()
-    return [Picture("input", png_uri(drawn), f"Sample {flip.after_index:,} as the model sees it.")]
-
-
 def draw_map(side: Side, index: int) -> tuple[Picture, float]:
     """A sample's CLEAR map, and the response that is full brightness in it."""
-    stored = (side.maps[name][index : index + 1] for name in ("dominant_class", "dominant_response"))
-    classes, response = (torch.from_numpy(values) for values in stored)
-    drawn = clear_map(classes, response.float(), side.colors)[0].numpy()
-    shown = Picture(side.when, png_uri(drawn), f"CLEAR map of sample {index:,} {side.when}.")
-    return shown, float(side.maps["response_peak"][index])
+    classes, response, peak = read_map(side.album, index)
+    drawn = Image.fromarray(clear_map(classes, response, side.album.colors)[0].numpy())
+    return picture_of(f"CLEAR map of sample {index:,} {side.when}.", side.when, drawn), peak
 
 
-def png_uri(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 as a PNG in a data URI."""
+def picture_of(alt: str, name: str, drawn: Image.Image) -> Picture:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
-    return as_uri(stream.getvalue())
+    drawn.save(stream, format="PNG", optimize=True)
+    return Picture(name, as_uri(stream.getvalue()), alt)

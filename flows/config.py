@@ -111,6 +111,7 @@ class GateSection(Section):
     max_rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     severity: Literal["error", "warn"] = "error"
     min_samples: int = Field(default=1, ge=1)
+    samples: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def check_question(self) -> "GateSection":
@@ -121,6 +122,8 @@ class GateSection(Section):
             )
         if self.sql is not None and self.name in BUILT_IN:
             raise ValueError(f"gate '{self.name}' has 'sql', and its name is that of a built-in gate: give it another name")
+        if self.sql is None and self.samples is not None:
+            raise ValueError(f"gate '{self.name}' is built in and has its own 'samples': give it another name and 'sql'")
         if all(limit is None for limit in (self.min, self.max, self.max_drop, self.max_rise)):
             raise ValueError(f"gate '{self.name}' has no limit: add min, max, max_drop or max_rise")
         return self

@@ -1,62 +1,39 @@
-"""The pictures of a run's report: what a reviewer should see first, drawn where the model is."""
+"""The pictures of a run's report: what a reviewer should see first."""
 
 import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 
-from auditor.rendering import binary_heatmap, clear_map, palette, picture
-from auditor.statistics.dominance import Dominance, LabelAndRest
-from flows.folding import Fold, adopt_planned
-from flows.worker import AuditWorker, this_worker
-from storage.datasets.preparation import prepare
+from auditor.rendering import palette
+from flows.drawing import draw_input, draw_maps, open_album
+from reports.gallery import Choice, Gallery, GallerySample
+from storage.datasets import Dataset
+from storage.datasets.preparation import InputSpec
 from storage.runs import Run
 
 
-def draw_gallery(key: str, run: Run, fold: Fold | None, indices: list[int]) -> dict[int, float]:
-    """Writes three pictures for each sample, `<index>-{input,heatmap,clear}.png`; returns the samples' peaks.
+def draw_gallery(
+    run: Run, dataset: Dataset, spec: InputSpec, classes: int, choices: Sequence[Choice], shown: Mapping[int, int]
+) -> None:
+    """Writes three pictures for each sample, `<index>-{input,heatmap,clear}.png`, and `gallery.json`.
 
-    fold: the operator that the run was planned with.
+    shown: the class that each sample's binary heatmap is for.
     """
-    worker = this_worker(key)
-    adopt_planned(worker, fold)
     run.gallery.mkdir(exist_ok=True)
-    return {index: draw_sample(worker, run.gallery, index) for index in indices}
+    album, peaks = open_album(run, classes), {}
+    for index in sorted({choice.sample_index for choice in choices}):
+        pictures, peaks[index] = draw_maps(album, index, shown[index])
+        for kind, drawn in ({"input": draw_input(dataset, spec, index)} | pictures).items():
+            drawn.save(run.gallery / f"{index:06d}-{kind}.png", optimize=True)
+    samples = [
+        GallerySample(sample_index=choice.sample_index, reason=choice.reason, peak=peaks[choice.sample_index], gates=choice.gates)
+        for choice in choices
+    ]
+    content = Gallery(colors=hexadecimal(classes), samples=samples)
+    (run.gallery / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
 
 
-def draw_sample(worker: AuditWorker, folder: Path, index: int) -> float:
-    """The pictures of one sample; returns the peak of its dominant response, which is full brightness in its CLEAR map."""
-    samples = worker.dataset.read(index, index + 1)
-    pixels, _ = prepare(samples.images, worker.work.input)
-    backprojection = worker.clear.forward(worker.tensor(pixels))
-    # A sample without a label is shown for what the model took it to be.
-    label = int(samples.labels[0]) if samples.labels[0] >= 0 else int(backprojection.logits.argmax())
-    dominance, sides = Dominance(), LabelAndRest(torch.tensor([label], device=worker.device))
-    for classes, responses in backprojection.stream(worker.clear.competing(backprojection)):
-        dominance.update(classes, responses)
-        sides.update(classes, responses)
-    result = dominance.result()
-    colors = palette(backprojection.logits.shape[1]).to(worker.device)
-    pictures = {
-        "input": picture(torch.from_numpy(np.ascontiguousarray(pixels)))[0].numpy(),
-        "heatmap": binary_heatmap(*sides.result())[0].cpu().numpy(),
-        "clear": clear_map(result.dominant_class, result.dominant_response, colors)[0].cpu().numpy(),
-    }
-    for kind, drawn in pictures.items():
-        Image.fromarray(np.ascontiguousarray(drawn)).save(folder / f"{index:06d}-{kind}.png", optimize=True)
-    return float(result.dominant_response.max())
-
-
-def write_gallery(run: Run, class_count: int, samples: list[dict[str, Any]]) -> None:
-    """Writes `gallery.json`. samples: sample_index, reason and peak of each picture, in order."""
-    run.gallery.mkdir(exist_ok=True)
-    content = {"colors": hexadecimal(class_count), "samples": samples}
-    (run.gallery / "gallery.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def hexadecimal(class_count: int) -> list[str]:
+def hexadecimal(classes: int) -> list[str]:
     """The classes' colours as `#rrggbb`."""
-    return ["#" + bytes(row).hex() for row in (palette(class_count) * 255).round().to(torch.uint8).tolist()]
+    return ["#" + bytes(row).hex() for row in (palette(classes) * 255).round().to(torch.uint8).tolist()]

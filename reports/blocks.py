@@ -13,11 +13,12 @@ CHART_CLASSES = 20
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG drawing. alt: what it shows, in words, for who does not see it."""
+    """An SVG drawing. alt: what it shows, in words, for who does not see it. has_links: whether there is where to go in it."""
 
     svg: Markup
     caption: str
     alt: str
+    has_links: bool = False
 
 
 @dataclass(frozen=True)

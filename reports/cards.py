@@ -1,20 +1,25 @@
 """The gallery as the report shows it: pictures, and the words beside them."""
 
-import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
+from reports.cells import key
 from reports.formats import NO_CLASS, NO_LABEL, percent, significant
-from reports.gallery import GROUPS, Gallery, GallerySample, read_gallery, select_group
-from reports.queries import Answer, Row, ask
+from reports.gallery import GATE, GROUPS, Gallery, read_gallery, select_group
+from reports.pictures import embed
+from reports.queries import Answer, Row
+from reports.scope import Scope
 from storage.errors import InputError
 from storage.runs import Plan, Run
 
-if TYPE_CHECKING:
-    import duckdb
+KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
+"""The pictures of a sample: what ends their file names, and what a reader knows them as."""
+
+FILTERS = {"label": "label", "prediction": "prediction", "dominant": "dominant_class"}
+FILTER_TITLES = {"label": "Label", "prediction": "Prediction", "dominant": "Dominant class"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Card:
-    """All that is shown of one sample."""
+    """All that is shown of one sample. filters: what it is found by, as the values of Filter."""
 
     sample_index: int
     sample_id: str
@@ -54,25 +59,41 @@ class Card:
     facts: list[Fact]
     swatches: list[Swatch]
     peak: str
+    filters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What cards can be chosen by. options: a value of the cards' `filters`, and what a reader knows it as."""
+
+    name: str
+    title: str
+    options: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class CardGroup:
-    """The samples of one reason. selection: the query that chose them, where it still chooses the same."""
+    """The samples of one reason, each shown once. elsewhere: those of them that an earlier group shows.
+
+    selection: the query that chose them, where it still chooses the same.
+    """
 
     title: str
     about: str
     cards: list[Card]
+    elsewhere: list[int]
     selection: Answer | None
 
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """The report's gallery. answers: the queries behind the words beside the pictures."""
+    """The report's gallery. answers: the queries behind the words beside the pictures. reduced: see `pictures.embed`."""
 
     groups: list[CardGroup]
+    filters: list[Filter]
     legend: list[Swatch]
     legend_note: str
+    reduced: int | None
     answers: list[Answer]
 
 
@@ -86,66 +107,109 @@ class Names:
         return otherwise if index is None else self.swatches[index].name
 
 
-def make_gallery(connection: "duckdb.DuckDBPyConnection", run: Run, plan: Plan, labels: Sequence[str]) -> GalleryPage | None:
-    """None where the run has no pictures. labels: the classes' names, in order."""
+def make_gallery(scope: Scope, run: Run, plan: Plan) -> GalleryPage | None:
+    """None where the run has no pictures."""
     gallery = read_gallery(run)
     if gallery is None:
         return None
-    indices = sorted({sample.sample_index for sample in gallery.samples})
-    facts = ask(connection, "gallery_samples", run_id=run.run_id, indices=indices)
-    shares = ask(connection, "gallery_shares", run_id=run.run_id, indices=indices)
-    rows = {row["sample_index"]: row for row in facts.rows}
-    if len(gallery.colors) != len(labels) or set(indices) != set(rows):
+    samples = {sample.sample_index: sample for sample in reversed(gallery.samples)}
+    rows, shares, answers = describe_samples(scope, sorted(samples))
+    if len(gallery.colors) != len(scope.labels) or samples.keys() != rows.keys():
         raise InputError(f"the pictures in '{run.gallery}' are of other samples or classes than the run's: draw them again")
-    names = Names(labels, gallery.colors)
+    names = Names(scope.labels, gallery.colors)
+    gates = list(dict.fromkeys(gate for sample in gallery.samples for gate in sample.gates))
+    uris, reduced = embed([picture_path(run.gallery, index, kind) for index in samples for kind in KINDS])
+
+    def card(index: int) -> Card:
+        pictures = {kind: uris.get(picture_path(run.gallery, index, kind), "") for kind in KINDS}
+        against = [(str(gates.index(gate)), gate) for gate in samples[index].gates]
+        return make_card(names, rows[index], shares[index], pictures, samples[index].peak, against)
+
+    groups = make_groups(scope, plan, gallery, card)
+    legend, note = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
+    filters = make_filters(names, [made for group in groups for made in group.cards], gates)
+    return GalleryPage(groups, filters, legend, note, reduced, answers)
+
+
+def drawn_samples(gallery: GalleryPage | None) -> set[int]:
+    """The samples that have a card."""
+    return {card.sample_index for group in gallery.groups for card in group.cards} if gallery else set()
+
+
+def picture_path(folder: Path, index: int, kind: str) -> Path:
+    return folder / f"{index:06d}-{kind}.png"
+
+
+def describe_samples(scope: Scope, indices: Sequence[int]) -> tuple[dict[int, Row], dict[int, list[Row]], list[Answer]]:
+    """By sample: its row, and the classes that hold most of its energy; with the queries."""
+    facts = scope.ask("gallery_samples", indices=indices)
+    shares = scope.ask("gallery_shares", indices=indices)
     held: dict[int, list[Row]] = {index: [] for index in indices}
     for row in shares.rows:
         held[row["sample_index"]].append(row)
-    cards = {
-        sample.sample_index: make_card(run, names, sample, rows[sample.sample_index], held[sample.sample_index])
-        for sample in gallery.samples
-    }
-    reasons = list(dict.fromkeys(sample.reason for sample in gallery.samples))
-    groups = [make_group(connection, plan, reason, gallery, cards) for reason in reasons]
-    legend, note = make_legend(names, facts.rows, shares.rows)
-    return GalleryPage(groups, legend, note, [facts, shares])
+    return {row["sample_index"]: row for row in facts.rows}, held, [facts, shares]
 
 
-def make_group(
-    connection: "duckdb.DuckDBPyConnection", plan: Plan, reason: str, gallery: Gallery, cards: dict[int, Card]
-) -> CardGroup:
-    title, about = GROUPS.get(reason, (reason, ""))
-    shown = [sample.sample_index for sample in gallery.samples if sample.reason == reason]
+def make_groups(scope: Scope, plan: Plan, gallery: Gallery, card: Callable[[int], Card]) -> list[CardGroup]:
+    groups, shown = [], set()
+    for reason in dict.fromkeys(sample.reason for sample in gallery.samples):
+        indices = [sample.sample_index for sample in gallery.samples if sample.reason == reason]
+        title, about = name_group(reason)
+        fresh = [index for index in dict.fromkeys(indices) if index not in shown]
+        elsewhere = [index for index in indices if index in shown]
+        groups.append(
+            CardGroup(title, about, [card(index) for index in fresh], elsewhere, find_selection(scope, plan, reason, indices))
+        )
+        shown |= set(fresh)
+    return groups
+
+
+def name_group(reason: str) -> tuple[str, str]:
+    """A group's title, and how it was chosen."""
+    if reason.startswith(GATE):
+        gate = reason.removeprefix(GATE)
+        return (
+            f"Counts against gate “{gate}”",
+            "Chosen by the gate's query for its images, which stands with the gate; worst first.",
+        )
+    return GROUPS.get(reason, (reason, ""))
+
+
+def find_selection(scope: Scope, plan: Plan, reason: str, shown: Sequence[int]) -> Answer | None:
     settings = plan.config.get("report", {})
-    selection = None
-    if reason in GROUPS and {"gallery_samples", "seed"} <= set(settings):
-        selection = select_group(connection, plan.run_id, reason, settings["gallery_samples"], settings["seed"])
-        # A resumed run may have been drawn under other settings than it was planned with.
-        if [row["sample_index"] for row in selection.rows] != shown:
-            selection = None
-    return CardGroup(title, about, [cards[index] for index in shown], selection)
+    if reason not in GROUPS or not {"gallery_samples", "seed"} <= set(settings):
+        return None
+    found = select_group(
+        scope.connection, plan.run_id, reason, settings["gallery_samples"], settings["seed"], len(plan.class_names)
+    )
+    # A resumed run may have been drawn under other settings than it was planned with.
+    return found if [row["sample_index"] for row in found.rows] == list(shown) else None
 
 
-def make_card(run: Run, names: Names, sample: GallerySample, row: Row, shares: Sequence[Row]) -> Card:
+def make_card(
+    names: Names, row: Row, shares: Sequence[Row], pictures: Mapping[str, str], peak: float, against: Sequence[tuple[str, str]]
+) -> Card:
+    """row, shares: of the sample, see `describe_samples`. pictures: an address by kind, empty where there is none.
+
+    against: the gates that it counts against, each by its number and its name.
+    """
+    index = row["sample_index"]
     label = names.name(row["label"], NO_LABEL)
     prediction = names.name(row["prediction"], NO_CLASS)
     dominant = names.name(row["dominant_class"], NO_CLASS)
     of_class = label if row["label"] is not None else f"the prediction {prediction}"
     alts = {
-        "input": ("input", f"Input image, sample {sample.sample_index}, label: {label}."),
-        "heatmap": (
-            "binary heatmap",
-            f"Binary heatmap: evidence for {of_class} from red to white, for any other class in green.",
-        ),
-        "clear": ("CLEAR map", f"CLEAR map: each pixel in the colour of its dominant class; most energy: {dominant}."),
+        "input": f"Input image, sample {index}, label: {label}.",
+        "heatmap": f"Binary heatmap: evidence for {of_class} from red to white, for any other class in green.",
+        "clear": f"CLEAR map: each pixel in the colour of its dominant class; most energy: {dominant}.",
     }
-    pictures = [Picture(name, data_uri(run, sample.sample_index, kind), alt) for kind, (name, alt) in alts.items()]
     facts = [
         Fact("label", label),
         Fact("prediction", f"{prediction} ({percent(row['probability'])})", row["is_correct"] is False),
         Fact("dominant class", dominant, row["dominant_class"] != row["prediction"]),
         Fact("energy for the prediction", percent(row["prediction_energy_frac"])),
         Fact("energy for the label", percent(row["label_energy_frac"])),
+        *([Fact("counts against", ", ".join(gate for _, gate in against))] if against else []),
     ]
     swatches = [
         Swatch(
@@ -155,18 +219,22 @@ def make_card(run: Run, names: Names, sample: GallerySample, row: Row, shares: S
         )
         for share in shares
     ]
-    return Card(sample.sample_index, row["sample_id"], pictures, facts, swatches, significant(sample.peak))
+    filters = {name: key(row[column]) for name, column in FILTERS.items()} | {"gate": " ".join(number for number, _ in against)}
+    drawn = [Picture(KINDS[kind], pictures[kind], alt) for kind, alt in alts.items()]
+    return Card(index, row["sample_id"], drawn, facts, swatches, significant(peak), filters)
 
 
-def as_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def data_uri(run: Run, sample_index: int, kind: str) -> str:
-    path = run.gallery / f"{sample_index:06d}-{kind}.png"
-    if not path.exists():
-        return ""
-    return as_uri(path.read_bytes())
+def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> list[Filter]:
+    """What a reader can choose cards by: only what occurs among them."""
+    found = []
+    for name, title in FILTER_TITLES.items():
+        values = {card.filters[name] for card in cards}
+        indices = sorted(int(value) for value in values if value != "none")
+        options = [(str(index), names.name(index, "")) for index in indices]
+        otherwise = NO_LABEL if name == "label" else NO_CLASS
+        found.append(Filter(name, title, [*options, *([("none", otherwise)] if "none" in values else [])]))
+    against = [(str(number), gate) for number, gate in enumerate(gates)]
+    return [*found, *([Filter("gate", "Counts against gate", against)] if against else [])]
 
 
 def make_legend(names: Names, facts: Sequence[Row], shares: Sequence[Row]) -> tuple[list[Swatch], str]:

@@ -1,6 +1,7 @@
 """Charts as SVG, drawn when the report is written: text in the colour of the page, marks clear on light and on dark."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -24,6 +25,10 @@ NAME_LENGTH = 26
 SHORT_NAME = "length(datum.label) > 26 ? slice(datum.label, 0, 13) + '…' + slice(datum.label, -12) : datum.label"
 FONT = "system-ui, sans-serif"
 
+LINK = re.compile(r'xlink:href="[^"#]*#([^"]*)"')
+ROLES = re.compile(r' (?:role="graphics-[a-z]+"|aria-roledescription="[^"]*"|aria-hidden="true")')
+"""What the drawing says of its parts, which have no names: the page says what a chart shows."""
+
 
 def accuracy_evidence(rows: Sequence[Row]) -> Markup:
     """Three dots a class, joined by a line. rows: `name`, and a value or None for each of MEASURES, in order."""
@@ -46,8 +51,11 @@ def accuracy_evidence(rows: Sequence[Row]) -> Markup:
     return draw((spans + dots).properties(width=WIDTH, height={"step": ROW_STEP}))
 
 
-def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[str]) -> Markup:
-    """A heat map of counts. cells: `name` of the label, `dominant`, `count`, `share` of the label's samples."""
+def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[str], titles: Mapping[str, str]) -> Markup:
+    """A heat map of counts. cells: `anchor`, `name` of the label, `dominant`, `count`, `share` of the label's samples.
+
+    titles: what the link of a cell is called, by its anchor, where there is a place to go to.
+    """
     import altair as alt
 
     room = room_for(dominants)
@@ -62,17 +70,24 @@ def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[s
         ticks=False,
         domain=False,
     )
-    base = alt.Chart(values_of(cells)).encode(
+    linked = [cell | {"href": f"#{cell['anchor']}" if cell["anchor"] in titles else None} for cell in cells]
+    base = alt.Chart(values_of(linked)).encode(
         x=alt.X("dominant:N", sort=list(dominants), scale=alt.Scale(domain=list(dominants)), axis=across),
         y=class_axis(labels, title="label"),
     )
     shade = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.06, 1]), legend=None)
-    tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade)
+    tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade, href="href:N")
     text_color = alt.condition("datum.share > 0.62", alt.value("#fff"), alt.value("currentColor"))
     numbers = base.mark_text(fontSize=11).encode(text=alt.Text("count:Q", format=","), color=text_color)
     overhang = 0.5 * room if is_slanted else 5
     sizes = {"width": {"step": CELL_WIDTH}, "height": {"step": 28}}
-    return draw((tiles + numbers).properties(**sizes, padding={"left": 5, "top": 5, "bottom": 5, "right": overhang}))
+    padding = {"left": 5, "top": 5, "bottom": 5, "right": overhang}
+    return name_links(draw((tiles + numbers).properties(**sizes, padding=padding)), titles)
+
+
+def name_links(svg: Markup, titles: Mapping[str, str]) -> Markup:
+    """Links within the page, which the drawing library takes for links to its own site, with what they are called."""
+    return Markup(LINK.sub(lambda link: Markup('href="#{}" aria-label="{}"').format(link[1], titles[link[1]]), svg))
 
 
 def sparseness(rows: Sequence[Row]) -> Markup:
@@ -230,4 +245,4 @@ def draw(chart: Any) -> Markup:
         .to_dict()
     )
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return Markup(vl_convert.vegalite_to_svg(specification, vl_version=version))
+    return Markup(ROLES.sub("", vl_convert.vegalite_to_svg(specification, vl_version=version)))

@@ -1,12 +1,15 @@
 """The samples a reviewer should see first: which they are, and their pictures once these are drawn."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import field_validator
 
-from reports.queries import Answer, ask
+from reports.blocks import CHART_CLASSES, TABLE_ROWS
+from reports.gates import Judgement, Outcome
+from reports.queries import Answer, Parameter, ask
 from storage.runs import Record, Run, read_record
 
 if TYPE_CHECKING:
@@ -19,15 +22,24 @@ GROUPS = {
     ),
     "confident_error": ("Wrong and sure of it", "Predicted wrongly; most probable prediction first."),
     "random": ("A random draw", "Drawn by a hash of sample and seed, so that the same run always shows the same."),
+    "cell": (
+        "One of each cell",
+        "For each cell of label and dominant class that is shown above, the image whose dominant class holds most of its energy.",
+    ),
 }
+GATE = "gate:"
+"""What the reason of a sample that counts against a gate begins with; the gate's name follows."""
+
+CHARTED_CELLS = 100
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A sample to be shown. reason: the group of GROUPS that it stands for."""
+    """A sample to be shown. reason: a group of GROUPS, or a gate. gates: the names of those that it counts against."""
 
     sample_index: int
     reason: str
+    gates: tuple[str, ...] = ()
 
 
 class GallerySample(Record):
@@ -36,6 +48,7 @@ class GallerySample(Record):
     sample_index: int
     reason: str
     peak: float
+    gates: tuple[str, ...] = ()
 
 
 class Gallery(Record):
@@ -54,14 +67,56 @@ class Gallery(Record):
         return colors
 
 
-def choose_samples(connection: "duckdb.DuckDBPyConnection", run_id: str, count: int, seed: int) -> list[Choice]:
-    """Up to `count` samples for each group of GROUPS, in the groups' order; a sample may be in several."""
-    answers = [select_group(connection, run_id, reason, count, seed) for reason in GROUPS]
-    return [Choice(row["sample_index"], reason) for reason, answer in zip(GROUPS, answers, strict=True) for row in answer.rows]
+def cell_limits(classes: int) -> dict[str, Parameter]:
+    """Which cells of label and dominant class are shown: the largest, and where classes are many only those off the diagonal."""
+    is_charted = classes <= CHART_CLASSES
+    return {"cells": CHARTED_CELLS if is_charted else TABLE_ROWS, "with_diagonal": is_charted}
 
 
-def select_group(connection: "duckdb.DuckDBPyConnection", run_id: str, reason: str, count: int, seed: int) -> Answer:
-    return ask(connection, f"gallery_{reason}", run_id=run_id, count=count, seed=seed)
+def choose_samples(
+    connection: "duckdb.DuckDBPyConnection",
+    run_id: str,
+    count: int,
+    seed: int,
+    classes: int,
+    judgements: Sequence[Judgement],
+) -> list[Choice]:
+    """Up to `count` samples for each gate that did not pass and each group of GROUPS, and one of each cell.
+
+    A sample may be in several groups. count: 0 for none at all.
+    """
+    if not count:
+        return []
+    measured = {row["sample_index"] for row in ask(connection, "gallery_measured", run_id=run_id).rows}
+    against = {judgement.gate.name: [index for index in judgement.samples if index in measured] for judgement in judgements}
+    chosen = {
+        GATE + judgement.gate.name: against[judgement.gate.name][:count]
+        for judgement in judgements
+        if judgement.outcome is not Outcome.passed
+    }
+    for reason in GROUPS:
+        answer = select_group(connection, run_id, reason, count, seed, classes)
+        chosen[reason] = [row["sample_index"] for row in answer.rows]
+    sets = {name: set(indices) for name, indices in against.items()}
+    return [
+        Choice(index, reason, tuple(name for name, indices in sets.items() if index in indices))
+        for reason, indices in chosen.items()
+        for index in indices
+    ]
+
+
+def select_group(
+    connection: "duckdb.DuckDBPyConnection", run_id: str, reason: str, count: int, seed: int, classes: int
+) -> Answer:
+    parameters: dict[str, Parameter] = {"run_id": run_id, "count": count, "seed": seed, **cell_limits(classes)}
+    return ask(connection, f"gallery_{reason}", **parameters)
+
+
+def shown_classes(connection: "duckdb.DuckDBPyConnection", run_id: str, choices: Sequence[Choice]) -> dict[int, int]:
+    """The class that each chosen sample's binary heatmap is for: its label, else what the model took it to be."""
+    indices = sorted({choice.sample_index for choice in choices})
+    rows = ask(connection, "gallery_samples", run_id=run_id, indices=indices).rows
+    return {row["sample_index"]: row["prediction"] if row["label"] is None else row["label"] for row in rows}
 
 
 def read_gallery(run: Run) -> Gallery | None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BUILT_IN = tuple(sorted(path.stem for path in FOLDER.glob("gates/*.sql")))
 """The gates that need no SQL, by name: each is `sql/gates/<name>.sql`."""
 
+WITH_SAMPLES = tuple(sorted(path.stem for path in FOLDER.glob("gate_samples/*.sql")))
+"""Those of them that images count against, which `sql/gate_samples/<name>.sql` finds."""
+
 
 class Outcome(StrEnum):
     """What became of a gate. An error and a gate that was not evaluated never count as passed."""
@@ -40,8 +43,9 @@ class Gate:
     """A question to a run's tables and what is allowed of its answer, one number; in the config, a `[[gates]]`.
 
     name: of a built-in gate, or any other with `sql`. sql: one SELECT of one number; the tables of an earlier run are
-    `reference.<table>`. min, max: limits of the number. max_drop, max_rise: of how far it may be below and above the
-    reference's. severity: error or warn. min_samples: measured images below which the gate is not evaluated.
+    `reference.<table>`. samples: one SELECT with a column `sample_index`, the images that count against it, worst first.
+    min, max: limits of the number. max_drop, max_rise: of how far it may be below and above the reference's. severity: error
+    or warn. min_samples: measured images below which the gate is not evaluated.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Gate:
     max_rise: float | None = None
     severity: str = "error"
     min_samples: int = 1
+    samples: str | None = None
 
     @property
     def text(self) -> str:
@@ -61,6 +66,13 @@ class Gate:
         return fill(load(f"gates/{self.name}"), {"min_samples": self.min_samples})
 
     @property
+    def samples_text(self) -> str | None:
+        """The SQL that finds the images that count against it; None where it has none."""
+        if self.sql is not None or self.name not in WITH_SAMPLES:
+            return self.samples
+        return fill(load(f"gate_samples/{self.name}"), {"min_samples": self.min_samples})
+
+    @property
     def moves(self) -> bool:
         """Whether a limit is relative to the reference."""
         return self.max_drop is not None or self.max_rise is not None
@@ -68,13 +80,17 @@ class Gate:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A gate's outcome, with a sentence that says why. A limit not kept at severity `warn` is warned, not failed."""
+    """A gate's outcome, with a sentence that says why. A limit not kept at severity `warn` is warned, not failed.
+
+    samples: the images that count against it, worst first, by their index.
+    """
 
     gate: Gate
     outcome: Outcome
     message: str
     value: float | None = None
     reference_value: float | None = None
+    samples: tuple[int, ...] = ()
 
     @property
     def fails(self) -> bool:
@@ -97,15 +113,26 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_referenc
         check_evidence(connection, gate, has_reference)
         value = one_number(select(connection, gate.text))
         reference = one_number(select(connection, of_reference(gate.text))) if gate.moves else None
+        samples = find_samples(connection, gate)
     except NotEvaluated as error:
         return Judgement(gate, Outcome.not_evaluated, str(error))
     except InputError as error:
         return Judgement(gate, Outcome.error, str(error))
     breaches = list(find_breaches(gate, value, reference))
     if not breaches:
-        return Judgement(gate, Outcome.passed, f"{show(value)} is within the limits", value, reference)
+        return Judgement(gate, Outcome.passed, f"{show(value)} is within the limits", value, reference, samples)
     outcome = Outcome.failed if gate.severity == "error" else Outcome.warned
-    return Judgement(gate, outcome, "; ".join(breaches), value, reference)
+    return Judgement(gate, outcome, "; ".join(breaches), value, reference, samples)
+
+
+def find_samples(connection: "duckdb.DuckDBPyConnection", gate: Gate) -> tuple[int, ...]:
+    """The images that count against a gate, worst first. Raises InputError."""
+    if gate.samples_text is None:
+        return ()
+    table = select(connection, gate.samples_text)
+    if "sample_index" not in table.column_names or not pa.types.is_integer(table.schema.field("sample_index").type):
+        raise InputError("the gate's query for its images, 'samples', must return a column sample_index of whole numbers")
+    return tuple(table["sample_index"].drop_null().to_pylist())
 
 
 def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> None:
@@ -198,6 +225,7 @@ def as_rows(judgements: Sequence[Judgement], reference: Run | None) -> pa.Table:
             "min_sample_count": judgement.gate.min_samples,
             "message": judgement.message,
             "sql": judgement.gate.text,
+            "samples_sql": judgement.gate.samples_text,
         }
         for judgement in judgements
     ]

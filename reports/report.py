@@ -1,13 +1,17 @@
 """A run's report: one HTML file that a reviewer opens offline."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports import sections, summary
-from reports.cards import make_gallery
+from reports.cards import drawn_samples, make_gallery
+from reports.cells import find_cells
+from reports.evidence import mean_maps
 from reports.formats import class_labels, decimal, moment
+from reports.scope import Scope
 from storage.runs import Run, read_manifest, read_plan, replace_file
 from storage.sql import connect
 
@@ -22,29 +26,39 @@ def write_report(run: Run) -> Path:
     return run.report
 
 
-def render(run: Run) -> str:
-    """The page: the same text for the same run, every time."""
+def render(run: Run, pages: Mapping[str, str] | None = None) -> str:
+    """The page: the same text for the same run, every time.
+
+    pages: where all images of the run are, by the anchor of a cell, and `first`; nothing where the page stands alone.
+    """
     plan, manifest = read_plan(run), read_manifest(run)
-    labels = class_labels(plan.class_names)
     with connect(run.store, [run.run_id]) as connection:
-        scope = sections.Scope(connection, run.run_id, labels, plan.height, plan.width)
+        scope = Scope(connection, run.run_id, class_labels(plan.class_names), plan.height, plan.width)
         facts = scope.ask("run_facts")
         gates = sections.gates_block(scope)
         verdict = summary.make_verdict(scope.ask("verdict"), facts.rows[0], gates.answer.rows)
+        gallery = make_gallery(scope, run, plan)
+        cells = find_cells(scope, drawn_samples(gallery))
         template = environment().get_template("report.html.j2")
         return template.render(
             plan=plan,
             manifest=manifest,
             run=facts.rows[0],
+            pages=pages or {},
             verdict=verdict,
             gates=gates,
             facts=summary.run_facts(facts, plan),
             not_evaluated=sections.not_evaluated_block(scope),
             accuracy=sections.accuracy_block(scope),
-            confusion=[sections.confusion_chart_block(scope), sections.confusion_table_block(scope)],
+            confusion=[
+                sections.confusion_chart_block(scope, cells.cells),
+                sections.confusion_table_block(scope, cells.cells),
+            ],
+            cells=cells,
             sparseness=sections.sparseness_block(scope),
             localization=sections.localization_block(scope),
-            gallery=make_gallery(connection, run, plan, labels),
+            mean_evidence=mean_maps(scope),
+            gallery=gallery,
             failures=sections.failures_block(scope, verdict.answer.rows[0]["failed_count"]),
             sensitivity=sections.sensitivity_block(scope),
             method=summary.method_table(facts.rows[0], manifest.examination),
@@ -63,5 +77,6 @@ def environment() -> Environment:
     """Templates that escape whatever they are given, and fail on a name that they are not given."""
     loader = FileSystemLoader(TEMPLATES)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    for name, file in {"style": "style.css", "filters_script": "filters.js"}.items():
+        made.globals[name] = Markup((TEMPLATES / file).read_text(encoding="utf-8"))
     return made

@@ -1,38 +1,20 @@
 """The report's sections: what is asked of the tables, and how each answer is shown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from reports import charts
 from reports.blocks import CHART_CLASSES, TABLE_ROWS, Block, Chart, Column, tabulate
+from reports.cells import Cell, anchor
 from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, percent, significant
-from reports.queries import Answer, Row, ask
-
-if TYPE_CHECKING:
-    import duckdb
+from reports.queries import Row
+from reports.scope import Scope
 
 NO_LABELS = "No measured image of this run has a label, so nothing can be said class by class."
 GLYPHS = {"passed": "✓", "warned": "!", "failed": "✗", "error": "⚠", "not evaluated": "?"}
 LARGEST_CELLS = 10
 """Rows of the table beside the confusion chart, which shows all cells."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What every section needs. labels: the classes' names, in order; height, width: of the maps, in pixels."""
-
-    connection: "duckdb.DuckDBPyConnection"
-    run_id: str
-    labels: Sequence[str]
-    height: int
-    width: int
-
-    def ask(self, name: str, **parameters: int) -> Answer:
-        return ask(self.connection, name, run_id=self.run_id, **parameters)
-
-    def name(self, index: int | None, otherwise: str = NO_CLASS) -> str:
-        return otherwise if index is None else self.labels[index]
 
 
 def class_column(scope: Scope) -> Column:
@@ -144,15 +126,17 @@ def accuracy_block(scope: Scope) -> Block:
     return Block(answer, Chart(charts.accuracy_evidence(points), caption, alt), table)
 
 
-def confusion_chart_block(scope: Scope) -> Block | None:
-    """None where there are too many classes for a chart, or nothing to draw."""
+def confusion_chart_block(scope: Scope, listed: Sequence[Cell]) -> Block | None:
+    """None where there are too many classes for a chart, or nothing to draw. listed: the cells that a reader can go to."""
     if len(scope.labels) > CHART_CLASSES:
         return None
     answer = scope.ask("dominant_confusion")
     if not answer.rows:
         return None
+    titles = {cell.anchor: cell.title for cell in listed}
     cells = [
         {
+            "anchor": anchor(row["label"], row["dominant_class"]),
             "name": scope.name(row["label"], NO_LABEL),
             "dominant": scope.name(row["dominant_class"]),
             "count": row["cell_count"],
@@ -171,12 +155,19 @@ def confusion_chart_block(scope: Scope) -> Block | None:
     )
     caption = (
         "Images by label (rows) and dominant class (columns). The deeper the colour, the greater the cell's share of "
-        "its row; evidence that is where it should be lies on the diagonal."
+        "its row; evidence that is where it should be lies on the diagonal. A cell leads to its images."
     )
-    return Block(answer, Chart(charts.confusion(cells, labels, dominants), caption, alt))
+    return Block(answer, Chart(charts.confusion(cells, labels, dominants, titles), caption, alt, has_links=True))
 
 
-def confusion_table_block(scope: Scope) -> Block:
+def confusion_table_block(scope: Scope, listed: Sequence[Cell]) -> Block:
+    """listed: the cells that a reader can go to."""
+    anchors = {cell.anchor for cell in listed}
+
+    def linked_count(row: Row) -> str:
+        target, images = anchor(row["label"], row["dominant_class"]), count(row["cell_count"])
+        return Markup('<a href="#{}">{}</a>').format(target, images) if target in anchors else images
+
     answer = scope.ask("dominant_confusion_largest")
     if not answer.rows:
         return Block(answer, note="There is no labelled image whose evidence is for another class than its label.")
@@ -186,7 +177,7 @@ def confusion_table_block(scope: Scope) -> Block:
         [
             Column("Label", lambda row: scope.name(row["label"], NO_LABEL), is_number=False),
             Column("Dominant class", lambda row: scope.name(row["dominant_class"]), is_number=False),
-            Column("Images", lambda row: count(row["cell_count"])),
+            Column("Images", linked_count),
             Column("Of these predicted correctly", lambda row: count(row["correct_count"])),
             share("Share of the label's images", "label_frac"),
         ],

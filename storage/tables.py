@@ -4,9 +4,8 @@ Conventions: snake_case; `_id _at _secs _count _frac` suffixes; a `_frac` is in 
 metadata says what it is (`about`) and, for a score, which `direction` speaks for the model's evidence: `higher`,
 `lower`, or `none` where neither does. `run_id` is the tables' Hive partition and is not stored in the files.
 
-Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table
-`evidence`. Columns are added, never
-changed or dropped: what an older version did not have is NULL.
+Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table `evidence`
+and `gates.samples_sql`. Columns are added, never changed or dropped: what an older version did not have is NULL.
 """
 
 from pathlib import Path
@@ -195,6 +194,7 @@ GATES = [
     column("min_sample_count", pa.int64(), "measured samples below which the gate is not evaluated"),
     column("message", pa.string(), "why the outcome is what it is, in a sentence"),
     column("sql", pa.string(), "the gate's query"),
+    column("samples_sql", pa.string(), "the query for the images that count against it; NULL = it has none"),
 ]
 
 SCHEMAS: dict[str, pa.Schema] = {

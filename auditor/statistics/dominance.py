@@ -56,35 +56,6 @@ def replace_where_greater(values: Tensor, limit: Tensor, names: Tensor, old: Ten
     return old ^ ((old ^ names) & greater)
 
 
-class LabelAndRest:
-    """Keeps, over a stream of classes, the response of each sample's label and the maximum over all other classes.
-
-    Of any sign, unlike `Dominance`: what the binary maps of section 4.2 compare.
-    """
-
-    def __init__(self, labels: Tensor) -> None:
-        """labels: (N,) int64; a label that is not streamed, as −1, has response 0."""
-        self.labels = labels
-        self.label_response: Tensor | None = None
-
-    def update(self, classes: Tensor, responses: Tensor) -> None:
-        """classes: (k,) or (N, k). responses: (N, k, H, W) float32."""
-        if self.label_response is None:
-            self.label_response = torch.zeros_like(responses[:, 0])
-            self.rest_response = torch.full_like(self.label_response, -torch.inf)
-        is_label = (classes.expand(len(responses), -1) == self.labels[:, None])[:, :, None, None]
-        for column in range(responses.shape[1]):
-            response, own = responses[:, column], is_label[:, column]
-            self.label_response = torch.where(own, response, self.label_response)
-            self.rest_response = torch.where(own, self.rest_response, torch.maximum(self.rest_response, response))
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """The label's response and the others' maximum, each (N, H, W) float32; 0 where there is no other class."""
-        if self.label_response is None:
-            raise ValueError("no class was streamed: there is no response of the label")
-        return self.label_response, self.rest_response.masked_fill(self.rest_response == -torch.inf, 0)
-
-
 class ClassCosine:
     """Mean cosine between the response maps of two classes, over all pairs whose maps are not zero.
 

@@ -2,13 +2,14 @@
 
 import colorsys
 import math
+from collections.abc import Callable
 from itertools import combinations, pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from auditor.rendering import binary_heatmap, binary_map, clear_map, palette, picture
+from auditor.rendering import against_rest, binary_heatmap, binary_map, clear_map, palette, picture
 
 Color = tuple[float, float, float]
 
@@ -139,6 +140,19 @@ def test_binary_heatmap_between_its_colours() -> None:
     actual = binary_heatmap(torch.tensor([[[1.0, 6, 10, 12]]]), torch.zeros(1, 1, 4))
     assert actual.tolist() == [[[[64, 0, 0], [255, 128, 0], [255, 255, 128], [255, 255, 255]]]]
     assert actual.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("draw", [binary_heatmap, binary_map])
+def test_binary_maps_from_the_dominant_maps_are_those_from_all_responses(draw: Callable[..., Tensor]) -> None:
+    """Of random responses of both signs without ties, and of a sample that is silent."""
+    responses = torch.randn(4, 5, 6, 7, generator=torch.Generator().manual_seed(4))
+    responses[3] = -1
+    shown = torch.tensor([0, 4, 2, 1])
+    best, winner = responses.max(1)
+    dominant_class, dominant_response = torch.where(best > 0, winner, -1).to(torch.int16), best.clamp(min=0)
+    label = responses.gather(1, shown[:, None, None, None].expand(-1, 1, 6, 7))[:, 0]
+    rest = responses.scatter(1, shown[:, None, None, None].expand(-1, 1, 6, 7), -torch.inf).amax(1)
+    assert torch.equal(draw(*against_rest(dominant_class, dominant_response, shown)), draw(label, rest))
 
 
 def test_binary_map_by_hand() -> None:

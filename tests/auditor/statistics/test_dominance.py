@@ -1,7 +1,7 @@
-"""Dominance, margin, shares, class cosine and label against rest: by hand, and against loops over pixels and pairs."""
+"""Dominance, margin, shares, class cosine: by hand, and against loops over pixels and pairs."""
 
-from collections.abc import Callable, Iterator
-from itertools import combinations, pairwise
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.statistics.dominance import ClassCosine, Dominance, LabelAndRest, dominance_margin, shares
+from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
 
 BY_HAND = torch.tensor([[[[3.0, 0, -1, 2]], [[3, 0, -2, 4]], [[1, 0, -3, 5]]]])
 """One sample, three classes, 1 × 4 pixels: a tie, nothing, all against, a clear winner."""
@@ -69,11 +69,10 @@ def test_dominance_of_classes_that_differ_between_samples() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1, 1], [4, 2], [1, 5], [3, 3]])
-@pytest.mark.parametrize("reducer", [Dominance, lambda: LabelAndRest(torch.tensor([4, -1, 0]))])
-def test_streaming_in_chunks_changes_nothing(reducer: Callable[[], Any], sizes: list[int]) -> None:
+def test_streaming_in_chunks_changes_nothing(sizes: list[int]) -> None:
     responses = random_responses(seed=1)
-    whole, parts = stream(reducer(), responses), stream(reducer(), responses, sizes)
-    fields = [vars(result).values() if hasattr(result, "__dict__") else result for result in (whole, parts)]
+    whole, parts = stream(Dominance(), responses), stream(Dominance(), responses, sizes)
+    fields = [vars(result).values() for result in (whole, parts)]
     assert all(torch.equal(first, second) for first, second in zip(*fields, strict=True))
 
 
@@ -84,7 +83,7 @@ def test_class_cosine_in_chunks(sizes: list[int]) -> None:
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize("reducer", [Dominance(), ClassCosine(), LabelAndRest(torch.tensor([0]))])
+@pytest.mark.parametrize("reducer", [Dominance(), ClassCosine()])
 def test_no_class_is_an_error(reducer: Any) -> None:
     with pytest.raises(ValueError, match="no class was streamed"):
         reducer.result()
@@ -154,43 +153,3 @@ def test_class_cosine_of_fewer_than_two_maps_is_undefined() -> None:
     responses = torch.zeros(2, 3, 2, 2)
     responses[0, 1] = 1
     assert stream(ClassCosine(), responses).isnan().tolist() == [True, True]
-
-
-def test_label_and_rest_by_hand() -> None:
-    label, rest = stream(LabelAndRest(torch.tensor([1])), BY_HAND)
-    assert label.tolist() == [[[3, 0, -2, 4]]]
-    assert rest.tolist() == [[[3, 0, -1, 5]]]
-
-
-def test_label_and_rest_pixel_by_pixel() -> None:
-    responses = random_responses(seed=7)
-    labels = torch.tensor([5, -1, 0])
-    label, rest = stream(LabelAndRest(labels), responses)
-    for position, values in pixels(responses):
-        own = int(labels[position[0]])
-        assert label[position] == (values[own] if own >= 0 else 0)
-        assert rest[position] == max(value for other, value in enumerate(values) if other != own)
-
-
-def test_label_and_rest_of_classes_that_differ_between_samples() -> None:
-    reducer = LabelAndRest(torch.tensor([4, 2]))
-    reducer.update(torch.tensor([[1, 4], [0, 3]]), torch.tensor([[[[-2.0]], [[7]]], [[[-1]], [[-5]]]]))
-    label, rest = reducer.result()
-    assert (label.flatten().tolist(), rest.flatten().tolist()) == ([7, 0], [-2, -1])
-
-
-def test_no_other_class_leaves_a_rest_of_zero() -> None:
-    label, rest = stream(LabelAndRest(torch.tensor([0])), BY_HAND[:, :1])
-    assert label.tolist() == [[[3, 0, -1, 2]]]
-    assert rest.tolist() == [[[0, 0, 0, 0]]]
-
-
-def test_dominance_agrees_with_label_and_rest() -> None:
-    """Where the label dominates alone its response is the greater; the lower class has the ties."""
-    responses = random_responses(seed=8)[:2]
-    result = stream(Dominance(), responses)
-    for first, second in pairwise(range(responses.shape[1])):
-        label, rest = stream(LabelAndRest(torch.tensor([first, second])), responses)
-        own = torch.tensor([first, second])[:, None, None]
-        assert (result.dominant_class == own)[(label > rest) & (label > 0)].all()
-        assert (result.dominant_class != own)[label < rest].all()

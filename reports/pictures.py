@@ -1,0 +1,67 @@
+"""Pictures inside a page: as they are where there is room for them, else smaller."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOM = 2_000_000
+"""Bytes of a page that its pictures may take."""
+
+SIDES = (224, 192, 160, 128, 96, 64)
+"""Longest sides in pixels that pictures are reduced to, the first at which all of them fit."""
+
+JPEG: dict[str, Any] = {"format": "JPEG", "quality": 85, "subsampling": 0}
+"""Without chroma subsampling: neighbouring pixels of a CLEAR map are of different hues."""
+
+
+def as_uri(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
+
+
+def embed(paths: Sequence[Path], room: int = ROOM) -> tuple[dict[Path, str], int | None]:
+    """The pictures that exist as data URIs by path, and the longest side that they are reduced to, None where they are not.
+
+    paths: PNG files. room: bytes that all may take; at the smallest of SIDES they take what they need.
+    """
+    files = {path: path.read_bytes() for path in paths if path.exists()}
+    uris = {path: as_uri(data) for path, data in files.items()}
+    if size(uris) <= room:
+        return uris, None
+    pictures = {path: Image.open(io.BytesIO(data)).convert("RGB") for path, data in files.items()}
+    longest = max(max(picture.size) for picture in pictures.values())
+    for side in (side for side in SIDES if side <= longest or side == SIDES[-1]):
+        uris = {path: as_uri(reduce(picture, side), "jpeg") for path, picture in pictures.items()}
+        if size(uris) <= room:
+            break
+    return uris, side
+
+
+def size(uris: dict[Path, str]) -> int:
+    return sum(map(len, uris.values()))
+
+
+def reduce(picture: Image.Image, side: int) -> bytes:
+    smaller = picture.copy()
+    smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    smaller.save(stream, **JPEG)
+    return stream.getvalue()
+
+
+def heat(shares: np.ndarray, greatest: float, is_own: bool) -> bytes:
+    """A mean evidence map as a PNG, in the colours of the binary heatmap.
+
+    shares: (h, w) float ≥ 0. greatest: the share that is full brightness. is_own: from black over red and yellow to white;
+    else from black to green.
+    """
+    part = shares / greatest if greatest > 0 else np.zeros_like(shares)
+    hot = part[..., None] * 3 - np.arange(3)
+    colors = hot if is_own else part[..., None] * np.array([0, 1, 0])
+    stream = io.BytesIO()
+    Image.fromarray((colors.clip(0, 1) * 255).round().astype(np.uint8)).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()

@@ -1,0 +1,1 @@
+SELECT sample_index FROM samples WHERE run_id = $run_id
