@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from auditor.readings import READINGS
 from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
+from flows.drawing import open_studio
 from flows.gallery import draw_gallery
 from flows.listener import Listener
 from flows.planning import Planned, plan_run
@@ -28,6 +29,7 @@ from reports.charts import start_engine
 from reports.gallery import choose_samples, shown_classes
 from reports.gates import Judgement, as_rows, judge
 from reports.index import write_index
+from reports.queries import ask
 from reports.report import write_report
 from storage.aggregates import gather
 from storage.datasets import Dataset, open_dataset
@@ -262,8 +264,9 @@ def draw(session: Session, planned: Planned, judgements: list[Judgement]) -> Non
     classes = len(planned.plan.class_names)
     with connect(run.store, [run.run_id]) as connection:
         choices = choose_samples(connection, run.run_id, config.report.gallery_samples, config.report.seed, classes, judgements)
-        shown = shown_classes(connection, run.run_id, choices)
-    draw_gallery(run, session.dataset, config.input_spec, classes, choices, shown)
+        indices = sorted({choice.sample_index for choice in choices})
+        shown = shown_classes(ask(connection, "gallery_samples", run_id=run.run_id, indices=indices).rows)
+    draw_gallery(run, open_studio(run, config, session.dataset), choices, shown)
 
 
 @task(name="report", cache_policy=NO_CACHE)

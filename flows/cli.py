@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from flows.config import AuditConfig
     from reports.gates import Judgement
+    from storage.runs import Run
 
 
 GATE_FAILED, USAGE, FAILED, INTERRUPTED = 1, 2, 3, 130
@@ -155,15 +156,43 @@ def query(
 
 
 @app.command()
-def report(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
-    """Write a run's HTML report, and the index page of the store, again; print where the report is."""
+def report(
+    run_id: RunId = "latest",
+    store: Store = DEFAULT_STORE,
+    folder: Annotated[Path | None, typer.Option(help="Empty folder for a report with all images of the run.")] = None,
+) -> None:
+    """Write a run's HTML report, and the index page of the store, again; print where the report is.
+
+    With --folder the report goes there instead, with pages that show every image and its maps.
+    """
     with exit_codes():
         from reports.index import write_index
         from reports.report import write_report
         from storage.runs import find_run
 
-        typer.echo(write_report(find_run(store, run_id)))
+        run = find_run(store, run_id)
+        if folder is not None:
+            typer.echo(write_gallery(run, folder))
+            return
+        typer.echo(write_report(run))
         write_index(store)
+
+
+def write_gallery(run: "Run", folder: Path) -> Path:
+    """The report with all images of a run. Raises InputError."""
+    from rich.console import Console
+
+    from flows.config import planned_config
+    from flows.drawing import open_studio
+    from flows.gallery import draw_all
+    from flows.listener import ProgressBar
+    from reports.folder import write_folder
+    from storage.datasets import open_dataset
+
+    config = planned_config(run)
+    studio = open_studio(run, config, open_dataset(config.dataset_spec))
+    with ProgressBar(Console(stderr=True)) as listener:
+        return write_folder(run, folder, lambda place, shown: draw_all(place, studio, shown, listener), studio.hexadecimal)
 
 
 @app.command()

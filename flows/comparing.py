@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from auditor.rendering import clear_map
 from flows.config import planned_config
-from flows.drawing import Album, draw_input, open_album, read_map
-from flows.gallery import hexadecimal
+from flows.drawing import Studio, draw_clear, draw_input, open_studio
 from reports.cards import Picture, Swatch
 from reports.comparison import Comparison, Flip
 from reports.comparison_page import Drawing
@@ -24,54 +22,46 @@ class Side:
     """One of the two runs: what is read of it once for all its pictures."""
 
     when: str
-    album: Album
+    studio: Studio
     names: list[str]
 
 
 def open_side(run: Run, when: str) -> Side:
-    names = read_plan(run).class_names
-    return Side(when, open_album(run, len(names)), names)
-
-
-def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawing]:
-    """Samples by their index in the later run. Without the dataset there is no input among the pictures."""
-    config = planned_config(comparison.after)
+    """Without the dataset there is no input among the pictures."""
+    config = planned_config(run)
     try:
         dataset = open_dataset(config.dataset_spec)
     except InputError:
         dataset = None
-    sides = open_side(comparison.before, "before"), open_side(comparison.after, "after")
-    colors = {name: color for side in sides for name, color in zip(side.names, hexadecimal(len(side.names)), strict=True)}
+    return Side(when, open_studio(run, config, dataset), read_plan(run).class_names)
+
+
+def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawing]:
+    """Samples by their index in the later run."""
+    before, after = open_side(comparison.before, "before"), open_side(comparison.after, "after")
+    colors = {name: color for side in (before, after) for name, color in zip(side.names, side.studio.hexadecimal, strict=True)}
 
     def draw(flip: Flip) -> Drawing:
-        indices = flip.before_index, flip.after_index
-        maps, peaks = zip(*(draw_map(side, index) for side, index in zip(sides, indices, strict=True)), strict=True)
+        pairs = (before, flip.before_index), (after, flip.after_index)
+        maps, peaks = zip(*(draw_map(side, index) for side, index in pairs), strict=True)
         spoken = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
-        swatches = [Swatch(colors[name], name) for name in spoken]
-        pictures = (
-            [
-                picture_of(
-                    f"Sample {flip.after_index:,} as the model sees it.",
-                    "input",
-                    draw_input(dataset, config.input_spec, flip.after_index),
-                )
-            ]
-            if dataset
-            else []
-        )
-        return Drawing([*pictures, *maps], swatches, peaks)
+        return Drawing([*show_input(after, flip), *maps], [Swatch(colors[name], name) for name in spoken], peaks)
 
     return {flip.after_index: draw(flip) for flip in flips}
 
 
+def show_input(side: Side, flip: Flip) -> list[Picture]:
+    drawn = draw_input(side.studio, flip.after_index)
+    return [] if drawn is None else [picture_of(drawn, "input", f"Sample {flip.after_index:,} as the model sees it.")]
+
+
 def draw_map(side: Side, index: int) -> tuple[Picture, float]:
     """A sample's CLEAR map, and the response that is full brightness in it."""
-    classes, response, peak = read_map(side.album, index)
-    drawn = Image.fromarray(clear_map(classes, response, side.album.colors)[0].numpy())
-    return picture_of(f"CLEAR map of sample {index:,} {side.when}.", side.when, drawn), peak
+    drawn, peak = draw_clear(side.studio, index)
+    return picture_of(drawn, side.when, f"CLEAR map of sample {index:,} {side.when}."), peak
 
 
-def picture_of(alt: str, name: str, drawn: Image.Image) -> Picture:
+def picture_of(drawn: Image.Image, name: str, alt: str) -> Picture:
     stream = io.BytesIO()
     drawn.save(stream, format="PNG", optimize=True)
     return Picture(name, as_uri(stream.getvalue()), alt)

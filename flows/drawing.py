@@ -1,4 +1,4 @@
-"""Pictures of single samples, from the maps that a run stored and from the dataset. No model is needed."""
+"""Pictures of samples, from the maps that a run stored and from the dataset. No model is needed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,42 +9,67 @@ from PIL import Image
 from torch import Tensor
 
 from auditor.rendering import against_rest, binary_heatmap, clear_map, palette, picture
+from flows.config import AuditConfig
 from storage.datasets import Dataset
 from storage.datasets.preparation import InputSpec, prepare
 from storage.maps import open_maps
-from storage.runs import Run
+from storage.runs import Run, read_plan
 
 
 @dataclass(frozen=True)
-class Album:
-    """A run's maps, to be drawn from. colors: (classes, 3), see `palette`."""
+class Studio:
+    """What pictures of a run are drawn from. colors: (classes, 3), see `palette`. dataset: None where it is not there."""
 
     maps: Any
     colors: Tensor
+    dataset: Dataset | None
+    input: InputSpec
+
+    @property
+    def hexadecimal(self) -> list[str]:
+        """The classes' colours as `#rrggbb`."""
+        return ["#" + bytes(row).hex() for row in (self.colors * 255).round().to(torch.uint8).tolist()]
 
 
-def open_album(run: Run, classes: int) -> Album:
-    return Album(open_maps(run.maps), palette(classes))
+def open_studio(run: Run, config: AuditConfig, dataset: Dataset | None) -> Studio:
+    return Studio(open_maps(run.maps), palette(len(read_plan(run).class_names)), dataset, config.input_spec)
 
 
-def read_map(album: Album, index: int) -> tuple[Tensor, Tensor, float]:
-    """A sample's dominant class and response, (1, H, W) int16 and float32 in [0, 1], and the response that is 1 in it."""
-    stored = (album.maps[name][index : index + 1] for name in ("dominant_class", "dominant_response"))
-    classes, response = (torch.from_numpy(values) for values in stored)
-    return classes, response.float(), float(album.maps["response_peak"][index])
+def read_maps(studio: Studio, start: int, stop: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Dominant class and response of samples, (n, H, W) int16 and float32 in [0, 1], and the responses that are 1, (n,)."""
+    stored = (studio.maps[name][start:stop] for name in ("dominant_class", "dominant_response"))
+    classes, responses = (torch.from_numpy(values) for values in stored)
+    return classes, responses.float(), studio.maps["response_peak"][start:stop]
 
 
-def draw_maps(album: Album, index: int, shown_class: int) -> tuple[dict[str, Image.Image], float]:
-    """A sample's binary heatmap for a class, and its CLEAR map; with the response that is full brightness in both."""
-    classes, response, peak = read_map(album, index)
+def draw_clear(studio: Studio, index: int) -> tuple[Image.Image, float]:
+    """A sample's CLEAR map, and the response that is full brightness in it."""
+    classes, responses, peaks = read_maps(studio, index, index + 1)
+    return as_image(clear_map(classes, responses, studio.colors)[0]), float(peaks[0])
+
+
+def draw_input(studio: Studio, index: int) -> Image.Image | None:
+    """A sample as the model sees it, before it is normalised; None without the dataset."""
+    return draw_inputs(studio, index, index + 1).get(0)
+
+
+def draw_inputs(studio: Studio, start: int, stop: int) -> dict[int, Image.Image]:
+    """By position from `start`; none without the dataset."""
+    if studio.dataset is None:
+        return {}
+    pixels, _ = prepare(studio.dataset.read(start, stop).images, studio.input)
+    drawn = picture(torch.from_numpy(np.ascontiguousarray(pixels)))
+    return {position: as_image(image) for position, image in enumerate(drawn)}
+
+
+def draw_maps(classes: Tensor, responses: Tensor, shown: Tensor, colors: Tensor) -> dict[str, list[Image.Image]]:
+    """Binary heatmaps and CLEAR maps of samples. classes, responses: see `read_maps`. shown: (n,), the heatmaps' classes."""
     drawn = {
-        "heatmap": binary_heatmap(*against_rest(classes, response, torch.tensor([shown_class]))),
-        "clear": clear_map(classes, response, album.colors),
+        "heatmap": binary_heatmap(*against_rest(classes, responses, shown)),
+        "clear": clear_map(classes, responses, colors),
     }
-    return {kind: Image.fromarray(pixels[0].numpy()) for kind, pixels in drawn.items()}, peak
+    return {kind: [as_image(image) for image in images] for kind, images in drawn.items()}
 
 
-def draw_input(dataset: Dataset, spec: InputSpec, index: int) -> Image.Image:
-    """A sample as the model sees it, before it is normalised."""
-    pixels, _ = prepare(dataset.read(index, index + 1).images, spec)
-    return Image.fromarray(picture(torch.from_numpy(np.ascontiguousarray(pixels)))[0].numpy())
+def as_image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.numpy())

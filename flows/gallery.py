@@ -1,39 +1,55 @@
-"""The pictures of a run's report: what a reviewer should see first."""
+"""The pictures of a run's report: of what a reviewer should see first, or of all samples."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
-from auditor.rendering import palette
-from flows.drawing import draw_input, draw_maps, open_album
+from flows.drawing import Studio, draw_inputs, draw_maps, read_maps
+from flows.listener import Listener
+from reports.cards import picture_path
 from reports.gallery import Choice, Gallery, GallerySample
-from storage.datasets import Dataset
-from storage.datasets.preparation import InputSpec
+from storage.maps import CHUNK_SAMPLES
 from storage.runs import Run
 
 
-def draw_gallery(
-    run: Run, dataset: Dataset, spec: InputSpec, classes: int, choices: Sequence[Choice], shown: Mapping[int, int]
-) -> None:
-    """Writes three pictures for each sample, `<index>-{input,heatmap,clear}.png`, and `gallery.json`.
-
-    shown: the class that each sample's binary heatmap is for.
-    """
+def draw_gallery(run: Run, studio: Studio, choices: Sequence[Choice], shown: Mapping[int, int]) -> None:
+    """Draws the chosen samples into the run, with `gallery.json`. shown: the class that each binary heatmap is for."""
     run.gallery.mkdir(exist_ok=True)
-    album, peaks = open_album(run, classes), {}
-    for index in sorted({choice.sample_index for choice in choices}):
-        pictures, peaks[index] = draw_maps(album, index, shown[index])
-        for kind, drawn in ({"input": draw_input(dataset, spec, index)} | pictures).items():
-            drawn.save(run.gallery / f"{index:06d}-{kind}.png", optimize=True)
+    peaks = {index: peak for index in shown for peak in draw_range(run.gallery, studio, index, index + 1, shown).values()}
     samples = [
         GallerySample(sample_index=choice.sample_index, reason=choice.reason, peak=peaks[choice.sample_index], gates=choice.gates)
         for choice in choices
     ]
-    content = Gallery(colors=hexadecimal(classes), samples=samples)
+    content = Gallery(colors=studio.hexadecimal, samples=samples)
     (run.gallery / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
 
 
-def hexadecimal(classes: int) -> list[str]:
-    """The classes' colours as `#rrggbb`."""
-    return ["#" + bytes(row).hex() for row in (palette(classes) * 255).round().to(torch.uint8).tolist()]
+def draw_all(folder: Path, studio: Studio, shown: Mapping[int, int], listener: Listener) -> dict[int, float]:
+    """Draws every sample of `shown` into a folder; returns the responses that are full brightness in their maps."""
+    peaks: dict[int, float] = {}
+    listener.stage("drawing")
+    for start in range(0, max(shown, default=-1) + 1, CHUNK_SAMPLES):
+        peaks |= draw_range(folder, studio, start, start + CHUNK_SAMPLES, shown)
+        listener.advance(len(peaks), 0, len(shown))
+    return peaks
+
+
+def draw_range(folder: Path, studio: Studio, start: int, stop: int, shown: Mapping[int, int]) -> dict[int, float]:
+    """Draws those of samples [start, stop) that are in `shown`: input, binary heatmap and CLEAR map."""
+    wanted = [index for index in range(start, stop) if index in shown]
+    if not wanted:
+        return {}
+    classes, responses, peaks = read_maps(studio, start, stop)
+    positions = torch.tensor([index - start for index in wanted])
+    targets = torch.tensor([shown[index] for index in wanted])
+    drawn = draw_maps(classes[positions], responses[positions], targets, studio.colors)
+    inputs = draw_inputs(studio, start, start + len(classes))
+    for place, index in enumerate(wanted):
+        images = {kind: maps[place] for kind, maps in drawn.items()}
+        if index - start in inputs:
+            images["input"] = inputs[index - start]
+        for kind, image in images.items():
+            image.save(picture_path(folder, index, kind), optimize=True)
+    return {index: float(peaks[index - start]) for index in wanted}

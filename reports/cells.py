@@ -7,7 +7,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from reports.blocks import Column, Table, tabulate
-from reports.formats import NO_LABEL, count, percent
+from reports.formats import NO_LABEL, count, percent, plural
 from reports.gallery import cell_limits
 from reports.queries import Answer, Row
 from reports.scope import Scope
@@ -68,7 +68,7 @@ def make_cell(scope: Scope, drawn: Container[int], label: int | None, dominant: 
     ]
     (total,) = {row["cell_count"] for row in rows}
     table = tabulate(f"{title}; most energy for the dominant class first.", columns, rows, total=total)
-    return Cell(anchor(label, dominant), f"{title}: {count(total)}", key(label), key(dominant), table)
+    return Cell(anchor(label, dominant), f"{title}: {plural(total, 'image')}", key(label), key(dominant), table)
 
 
 def name_sample(index: int, drawn: Container[int]) -> str:

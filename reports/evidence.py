@@ -57,6 +57,6 @@ def make_map(scope: Scope, row: Row) -> MeanMap:
     facts = [
         Fact("images", count(row["evidence_count"])),
         Fact("energy for the class", percent(row["label_energy_frac"])),
-        Fact("full brightness", f"{percent(greatest)} of an image's energy"),
+        Fact("full brightness", f"{percent(greatest)} in a cell"),
     ]
     return MeanMap(name, pictures, facts)

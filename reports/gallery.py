@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.gates import Judgement, Outcome
-from reports.queries import Answer, Parameter, ask
+from reports.queries import Answer, Parameter, Row, ask
 from storage.runs import Record, Run, read_record
 
 if TYPE_CHECKING:
@@ -112,10 +112,11 @@ def select_group(
     return ask(connection, f"gallery_{reason}", **parameters)
 
 
-def shown_classes(connection: "duckdb.DuckDBPyConnection", run_id: str, choices: Sequence[Choice]) -> dict[int, int]:
-    """The class that each chosen sample's binary heatmap is for: its label, else what the model took it to be."""
-    indices = sorted({choice.sample_index for choice in choices})
-    rows = ask(connection, "gallery_samples", run_id=run_id, indices=indices).rows
+def shown_classes(rows: Sequence[Row]) -> dict[int, int]:
+    """The class that each sample's binary heatmap is for: its label, else what the model took it to be.
+
+    rows: of samples, with sample_index, label and prediction.
+    """
     return {row["sample_index"]: row["prediction"] if row["label"] is None else row["label"] for row in rows}
 
 
