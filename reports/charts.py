@@ -70,13 +70,16 @@ def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[s
         ticks=False,
         domain=False,
     )
-    linked = [cell | {"href": f"#{cell['anchor']}" if cell["anchor"] in titles else None} for cell in cells]
-    base = alt.Chart(values_of(linked)).encode(
+    base = alt.Chart(values_of(cells)).encode(
         x=alt.X("dominant:N", sort=list(dominants), scale=alt.Scale(domain=list(dominants)), axis=across),
         y=class_axis(labels, title="label"),
     )
     shade = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.06, 1]), legend=None)
-    tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade, href="href:N")
+    tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade)
+    linked = [cell | {"href": f"#{cell['anchor']}"} for cell in cells if cell["anchor"] in titles]
+    if linked:
+        # Over the other tiles and clear as glass: the library makes a link of every mark of a layer, or of none.
+        tiles += base.properties(data=values_of(linked)).mark_rect(opacity=0).encode(href="href:N")
     text_color = alt.condition("datum.share > 0.62", alt.value("#fff"), alt.value("currentColor"))
     numbers = base.mark_text(fontSize=11).encode(text=alt.Text("count:Q", format=","), color=text_color)
     overhang = 0.5 * room if is_slanted else 5

@@ -36,7 +36,7 @@ def mean_maps(scope: Scope) -> MeanMaps | None:
     answer = scope.ask("mean_evidence", count=CHART_CLASSES)
     if not answer.rows:
         return None
-    side = answer.rows[0]["cell_pixels"]
+    side = answer.rows[0]["cell_pixel_count"]
     note = "Classes are in order of their own share, lowest first."
     if len(scope.labels) > len(answer.rows) == CHART_CLASSES:
         note = f"Shown are the {CHART_CLASSES} of {count(len(scope.labels))} classes with the lowest share of their own."

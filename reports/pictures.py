@@ -4,10 +4,12 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ROOM = 2_000_000
 """Bytes of a page that its pictures may take."""
@@ -28,11 +30,13 @@ def embed(paths: Sequence[Path], room: int = ROOM) -> tuple[dict[Path, str], int
 
     paths: PNG files. room: bytes that all may take; at the smallest of SIDES they take what they need.
     """
+    import PIL.Image
+
     files = {path: path.read_bytes() for path in paths if path.exists()}
     uris = {path: as_uri(data) for path, data in files.items()}
     if size(uris) <= room:
         return uris, None
-    pictures = {path: Image.open(io.BytesIO(data)).convert("RGB") for path, data in files.items()}
+    pictures = {path: PIL.Image.open(io.BytesIO(data)).convert("RGB") for path, data in files.items()}
     longest = max(max(picture.size) for picture in pictures.values())
     for side in (side for side in SIDES if side <= longest or side == SIDES[-1]):
         uris = {path: as_uri(reduce(picture, side), "jpeg") for path, picture in pictures.items()}
@@ -45,9 +49,9 @@ def size(uris: dict[Path, str]) -> int:
     return sum(map(len, uris.values()))
 
 
-def reduce(picture: Image.Image, side: int) -> bytes:
+def reduce(picture: "Image", side: int) -> bytes:
     smaller = picture.copy()
-    smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+    smaller.thumbnail((side, side))
     stream = io.BytesIO()
     smaller.save(stream, **JPEG)
     return stream.getvalue()
@@ -59,9 +63,11 @@ def heat(shares: np.ndarray, greatest: float, is_own: bool) -> bytes:
     shares: (h, w) float ≥ 0. greatest: the share that is full brightness. is_own: from black over red and yellow to white;
     else from black to green.
     """
+    import PIL.Image
+
     part = shares / greatest if greatest > 0 else np.zeros_like(shares)
     hot = part[..., None] * 3 - np.arange(3)
     colors = hot if is_own else part[..., None] * np.array([0, 1, 0])
     stream = io.BytesIO()
-    Image.fromarray((colors.clip(0, 1) * 255).round().astype(np.uint8)).save(stream, format="PNG", optimize=True)
+    PIL.Image.fromarray((colors.clip(0, 1) * 255).round().astype(np.uint8)).save(stream, format="PNG", optimize=True)
     return stream.getvalue()

@@ -1,5 +1,7 @@
 """A run's report: one HTML file that a reviewer opens offline."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,6 +79,9 @@ def environment() -> Environment:
     """Templates that escape whatever they are given, and fail on a name that they are not given."""
     loader = FileSystemLoader(TEMPLATES)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    for name, file in {"style": "style.css", "filters_script": "filters.js"}.items():
-        made.globals[name] = Markup((TEMPLATES / file).read_text(encoding="utf-8"))
+    script = (TEMPLATES / "filters.js").read_text(encoding="utf-8")
+    made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    made.globals["filters_script"] = Markup(script)
+    # By its hash: whatever else got into a page does not run.
+    made.globals["script_source"] = Markup(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'")
     return made

@@ -25,6 +25,7 @@ def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) ->
             asdict(judgement.gate)
             | {
                 "sql": judgement.gate.text,
+                "samples": judgement.gate.samples_text,
                 "outcome": judgement.outcome.value,
                 "value": judgement.value,
                 "reference_value": judgement.reference_value,

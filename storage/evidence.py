@@ -63,7 +63,7 @@ def mean_evidence(parts: Iterable[Path], class_names: list[str], height: int, wi
         "class_index": pa.array(np.arange(len(class_names))),
         "class_name": pa.array(class_names, pa.string()),
         "evidence_count": pa.array(counts),
-        "cell_pixels": pa.array(np.full(len(class_names), side)),
+        "cell_pixel_count": pa.array(np.full(len(class_names), side)),
         "column_count": pa.array(np.full(len(class_names), columns)),
         "label_energy_frac_mean": without(as_lists(means[0]), none),
         "other_energy_frac_mean": without(as_lists(means[1]), none),

@@ -133,7 +133,7 @@ CELLS = "of an image's energy in each cell, row by row from the top left"
 EVIDENCE = [
     *CLASS[:2],
     column("evidence_count", pa.int64(), "samples with this label and any positive response: those that are averaged"),
-    column("cell_pixels", pa.int32(), "pixels a side of a cell"),
+    column("cell_pixel_count", pa.int32(), "pixels a side of a cell"),
     column("column_count", pa.int32(), "cells side by side"),
     column("label_energy_frac_mean", pa.list_(pa.float32()), f"mean share {CELLS}, where the label dominates; NULL = no sample"),
     column("other_energy_frac_mean", pa.list_(pa.float32()), f"mean share {CELLS}, where another class does; NULL = no sample"),

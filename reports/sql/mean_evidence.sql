@@ -2,7 +2,7 @@ SELECT
     class_index,
     class_name,
     evidence_count,
-    cell_pixels,
+    cell_pixel_count,
     column_count,
     list_sum(label_energy_frac_mean) AS label_energy_frac,
     list_max(list_concat(label_energy_frac_mean, other_energy_frac_mean)) AS cell_frac_max,

@@ -29,13 +29,15 @@
     form.addEventListener("reset", () => setTimeout(filter));
     form.addEventListener("submit", (event) => event.preventDefault());
     for (const link of document.querySelectorAll("a.to-gallery")) {
-      link.addEventListener("click", () => {
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
         form.reset();
         for (const select of form.querySelectorAll("select")) {
           if (link.dataset[select.name] !== undefined) select.value = link.dataset[select.name];
         }
         filter();
-        form.querySelector("select").focus({ preventScroll: true });
+        form.scrollIntoView();
+        form.querySelector("select").focus();
       });
     }
     filter();

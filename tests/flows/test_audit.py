@@ -180,7 +180,7 @@ def test_killed_run_is_resumed_and_equals_one_that_was_not(
     assert "(resumed)" in done.stdout
     assert len(list_runs(store)) == 1
     assert {path: path.stat().st_mtime_ns for path in first} == first
-    names = {"samples", "responses", "failures", "confusion", "class_stats", "localization"}
+    names = {"samples", "responses", "failures", "confusion", "class_stats", "localization", "evidence"}
     for name in names:
         assert only_run(store).table(name).read_bytes() == only_run(finished).table(name).read_bytes(), name
     for path in only_run(finished).maps.glob("*/c/**/*"):

@@ -34,7 +34,7 @@ def pixels(uri: str) -> np.ndarray:
 
 
 def test_maps_are_those_of_the_runs_gallery(comparison: Comparison) -> None:
-    """Drawn where the model was, from maps that were not rounded to float16 yet."""
+    """Which test_gallery compares with the model's own."""
     run: Run = comparison.after
     drawn = json.loads((run.gallery / "gallery.json").read_text())["samples"]
     indices = [sample["sample_index"] for sample in drawn]

@@ -156,6 +156,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     max_rise = 0
     severity = "warn"
     min_samples = 7
+    samples = "SELECT 2 AS sample_index"
     """
     config = load(tmp_path, text)
     assert config.model_dump(exclude={"folder"}) == {
@@ -205,6 +206,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "max_rise": 0,
                 "severity": "warn",
                 "min_samples": 7,
+                "samples": "SELECT 2 AS sample_index",
             },
         ),
     }
@@ -582,6 +584,7 @@ GATE = 'name = "accuracy"'
     [
         ([GATE], "gate 'accuracy' has no limit: add min, max, max_drop or max_rise"),
         (['name = "acuracy"\nmin = 0.5'], "gate 'acuracy' has no 'sql' and is not built in: did you mean 'accuracy'?"),
+        ([GATE + '\nmin = 0\nsamples = "SELECT 1"'], "gate 'accuracy' is built in and has its own 'samples'"),
         ([GATE + '\nmin = 0\nsql = "SELECT 1"'], "gate 'accuracy' has 'sql', and its name is that of a built-in gate"),
         ([GATE + "\nmin = 0", GATE + "\nmax = 1"], "two gates are called 'accuracy': give each a name of its own"),
         ([GATE + "\nmin = 0\nmax_dorp = 1"], "unknown key 'gates.0.max_dorp': did you mean 'gates.max_drop'?"),

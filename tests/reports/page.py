@@ -50,14 +50,14 @@ class Page(HTMLParser):
 
     def queries(self) -> dict[str, str]:
         """The SQL that is shown, by the name of its query."""
-        summaries = [element.text for element in self.all("summary")]
-        texts = [element.text for element in self.all("pre")]
-        shown = [text for text in summaries if not text.startswith("Files")]
-        return {
-            summary.removeprefix("SQL: ").split(" ")[0]: text
-            for summary, text in zip(shown, texts, strict=True)
-            if summary.startswith("SQL: ")
-        }
+        begun: dict[str, str] = {}
+        name = ""
+        for element in self.elements:
+            if element.name == "summary":
+                name = element.text.removeprefix("SQL: ").split(" ")[0] if element.text.startswith("SQL: ") else ""
+            elif element.name == "pre" and name:
+                begun[name] = element.text
+        return begun
 
     def tables(self) -> dict[str, list[list[str]]]:
         """Cells of each table's body by its caption."""

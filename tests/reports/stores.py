@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from reports.gates import Gate, as_rows, judge
+from reports.gates import Gate, Judgement, as_rows, judge
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
+from storage.evidence import mean_evidence, write_sums
 from storage.runs import Commit, Examination, Manifest, Plan, Run, create_run, publish
 from storage.sql import connect, select
 from storage.tables import SCHEMA_VERSION, SCHEMAS
@@ -120,6 +122,7 @@ DRAWN = [
     (5, "confident_error"),
     (9, "random"),
     (8, "random"),
+    *((index, "cell") for index in (0, 1, 3, 5, 6, 7, 8, 9)),
 ]
 GATES = [
     Gate("accuracy", min=0.5),
@@ -156,9 +159,11 @@ def make_store(store: Path, content: Content) -> Run:
         place_rows(run, "class_stats", select(connection, CLASS_STATS, names))
         place_rows(run, "localization", select(connection, LOCALIZATION, names))
         place_rows(run, "confusion", select(connection, CONFUSION))
+        place_rows(run, "evidence", make_evidence(run, content))
         place_rows(run, "runs", run_row(connection, plan, commits, facts, finished))
-    place_rows(run, "gates", as_rows(judge(content.gates, run, None), None))
-    draw_gallery(run, content)
+    judgements = judge(content.gates, run, None)
+    place_rows(run, "gates", as_rows(judgements, None))
+    draw_gallery(run, content, judgements)
     manifest = Manifest(
         run_id=run.run_id,
         plan_hash="c" * 64,
@@ -173,6 +178,22 @@ def make_store(store: Path, content: Content) -> Run:
     )
     publish(run, manifest)
     return run
+
+
+def make_evidence(run: Run, content: Content) -> pa.Table:
+    """Of 28 × 28 cells: the label's share at (label, label) from the top left, the others' at the far end of its row."""
+    measured = [row for row in content.samples if row["label"] is not None and row["dominant_class"] is not None]
+    labels = np.array([row["label"] for row in measured], np.int64)
+    own, other = np.zeros((2, len(measured), 28, 28))
+    for place, row in enumerate(measured):
+        own[place, row["label"] % 28, row["label"] % 28] = row["label_energy_frac"]
+        other[place, row["label"] % 28, 27] = 1 - row["label_energy_frac"]
+    parts = []
+    for label in sorted(set(labels.tolist())):
+        parts.append(run.attempts / f"evidence-{label}.parquet")
+        chosen = labels == label
+        write_sums(parts[-1], labels[chosen][:1], np.array([chosen.sum()]), own[chosen].sum(0)[None], other[chosen].sum(0)[None])
+    return mean_evidence(parts, list(content.classes), 28, 28)
 
 
 def make_plan(content: Content) -> Plan:
@@ -199,7 +220,7 @@ def make_plan(content: Content) -> Plan:
     )
 
 
-def draw_gallery(run: Run, content: Content) -> None:
+def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = ()) -> None:
     """Plain squares for pictures; no folder at all where nothing is drawn."""
     if not content.drawn:
         return
@@ -208,7 +229,12 @@ def draw_gallery(run: Run, content: Content) -> None:
         for kind in KINDS:
             Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(run.gallery / f"{index:06d}-{kind}.png")
     colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
-    write_gallery(run, colors, [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn])
+    samples = [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn]
+    against: dict[int, list[str]] = {sample["sample_index"]: [] for sample in samples}
+    for judgement in judgements:
+        for index in against.keys() & set(judgement.samples):
+            against[index].append(judgement.gate.name)
+    write_gallery(run, colors, [sample | {"gates": against[sample["sample_index"]]} for sample in samples])
 
 
 def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:

@@ -1,89 +1,241 @@
-"""The pages in a real browser: no word on its console, both themes, print. Skipped where there is no Chromium."""
+"""The pages in a real browser: themes, print, keyboard, filters, accessibility. Skipped where there is no Chromium."""
 
+import json
 import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from axe_core_python.selenium import Axe
 from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 from reports.comparison import compare
 from reports.comparison_page import write_comparison
+from reports.folder import write_folder
 from reports.index import write_index
 from reports.report import write_report
-from storage.runs import Run
-from tests.reports.stores import SMALL, Content, make_store
+from tests.reports.stores import SCRIPT, SMALL, Content, make_store
 from tests.reports.test_comparison import AFTER, BEFORE, CLASSES, EARLIER
+from tests.reports.test_folder import draw
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+DRIVER = shutil.which("chromedriver")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--no-first-run", "--hide-scrollbars", "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND"),
+    *("--no-first-run", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"),
 )
-PAGES = ("report", "comparison", "index")
-DARK = "--blink-settings=preferredColorScheme=0"
+PAGES = ("report", "comparison", "index", "gallery")
+SERIOUS = ("serious", "critical")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install the package 'chromium'")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="there is no Chromium with its driver: install 'chromium' and 'chromium-driver'"
+)
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     store = tmp_path_factory.mktemp("pages")
-    run: Run = make_store(store, SMALL)
+    run = make_store(store, SMALL)
     before = make_store(store, Content(CLASSES, BEFORE, run_id=EARLIER))
     after = make_store(store, Content(CLASSES, AFTER, run_id="20261120T040000Z-digits-0002"))
+    folder = write_folder(run, store / "folder", draw, ["#ff0000", "#00ff00", "#0000ff"])
     return {
         "report": write_report(run),
         "comparison": write_comparison(compare(before, after), [], {}),
         "index": write_index(store),
+        "gallery": folder.parent / "gallery" / "label-0-1.html",
     }
 
 
-def browse(page: Path, folder: Path, arguments: Sequence[str]) -> str:
-    """Opens a page; returns what the browser printed, and fails where the page had a word on its console."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *arguments, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not said
-    return done.stdout
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+    """As a reader finds it: light, 900 pixels wide. Fails where a page had a word on its console, or asked for anything."""
+    chromium.set_window_size(900, 1200)
+    show_theme(chromium, "light")
+    chromium.get("about:blank")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    yield chromium
+    assert [entry["message"] for entry in chromium.get_log("browser")] == []
+    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    assert asked
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def show_theme(browser: webdriver.Chrome, theme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": theme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def visible_cards(browser: webdriver.Chrome) -> list[str]:
+    cards = browser.find_elements(By.CSS_SELECTOR, "#gallery .card")
+    return [card.get_attribute("id") or "" for card in cards if card.is_displayed()]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_has_no_serious_finding(pages: dict[str, Path], name: str, theme: str, browser: webdriver.Chrome) -> None:
+    browser.get(pages[name].as_uri())
+    show_theme(browser, theme)
+    # What is folded away is looked at as well.
+    browser.execute_script("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    found = Axe().run(browser)
+    assert found["passes"]
+    serious = [
+        (finding["id"], node["html"][:160], node["failureSummary"])
+        for finding in found["violations"]
+        if finding["impact"] in SERIOUS
+        for node in finding["nodes"]
+    ]
+    assert serious == []
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_read_whole_and_says_nothing_on_the_console(pages: dict[str, Path], name: str, tmp_path: Path) -> None:
-    document = browse(pages[name], tmp_path, ["--dump-dom"])
-    assert document.rstrip().endswith("</html>")
-    assert "<main>" in document
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_each_theme_has_its_own_ground(pages: dict[str, Path], name: str, tmp_path: Path) -> None:
+def test_each_theme_has_its_own_ground(pages: dict[str, Path], name: str, browser: webdriver.Chrome, tmp_path: Path) -> None:
     grounds = {}
-    for theme, arguments in (("light", []), ("dark", [DARK])):
-        picture = tmp_path / f"{theme}.png"
-        browse(pages[name], tmp_path, [*arguments, f"--screenshot={picture}", "--window-size=900,1200"])
+    for theme in ("light", "dark"):
+        show_theme(browser, theme)
+        browser.get(pages[name].as_uri())
+        browser.save_screenshot(str(tmp_path / f"{theme}.png"))
         # Of most pixels, as text is thin.
-        grounds[theme] = float(np.median(np.asarray(Image.open(picture).convert("L"))))
+        grounds[theme] = float(np.median(np.asarray(Image.open(tmp_path / f"{theme}.png").convert("L"))))
     assert grounds["light"] > 240
     assert grounds["dark"] < 40
 
 
 @pytest.mark.parametrize("width", [500, 900])
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_no_wider_than_the_window(pages: dict[str, Path], name: str, width: int, tmp_path: Path) -> None:
-    """What is wide scrolls in its own frame: a probe beside the page sees the width that the page asks for."""
-    probe = tmp_path / "probe.html"
-    text = pages[name].read_text(encoding="utf-8")
-    script = "<script>document.title = document.documentElement.scrollWidth - document.documentElement.clientWidth</script>"
-    probe.write_text(text.replace("</body>", f"{script}</body>"), encoding="utf-8")
-    document = browse(probe, tmp_path, ["--dump-dom", f"--window-size={width},900"])
-    assert "<title>0</title>" in document
+def test_page_is_no_wider_than_the_window(pages: dict[str, Path], name: str, width: int, browser: webdriver.Chrome) -> None:
+    """What is wide scrolls in its own frame."""
+    browser.set_window_size(width, 900)
+    browser.get(pages[name].as_uri())
+    root = "document.documentElement"
+    assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_printed(pages: dict[str, Path], name: str, tmp_path: Path) -> None:
-    path = tmp_path / "page.pdf"
-    browse(pages[name], tmp_path, [f"--print-to-pdf={path}"])
-    assert path.read_bytes().startswith(b"%PDF")
+def test_page_is_printed(pages: dict[str, Path], name: str, browser: webdriver.Chrome) -> None:
+    browser.get(pages[name].as_uri())
+    printed: dict[str, Any] = browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert printed["data"].startswith("JVBERi0"), "%PDF- in base64"
+
+
+def test_filters_choose_cards(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    """Of nine cards; label, prediction and dominant class of each sample stand in `stores.SAMPLES`."""
+    browser.get(pages["report"].as_uri())
+    form = browser.find_element(By.ID, "filters")
+    status = form.find_element(By.TAG_NAME, "output")
+    assert status.text == "All 9 images are shown."
+    Select(form.find_element(By.NAME, "label")).select_by_visible_text("cat")
+    assert sorted(visible_cards(browser)) == ["sample-0", "sample-1", "sample-2"]
+    Select(form.find_element(By.NAME, "dominant")).select_by_visible_text(SCRIPT)
+    assert sorted(visible_cards(browser)) == ["sample-1", "sample-2"]
+    Select(form.find_element(By.NAME, "prediction")).select_by_visible_text("cat")
+    assert visible_cards(browser) == ["sample-1"]
+    assert status.text == "1 of 9 images are shown."
+    headings = [heading.text for heading in browser.find_elements(By.CSS_SELECTOR, ".group h3") if heading.is_displayed()]
+    assert headings == ["Right, with evidence for another class"]
+    form.find_element(By.TAG_NAME, "button").click()
+    assert len(visible_cards(browser)) == 9
+    Select(form.find_element(By.NAME, "dominant")).select_by_visible_text("(none)")
+    assert sorted(visible_cards(browser)) == ["sample-7", "sample-9"]
+
+
+def test_filter_by_gate(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    browser.get(pages["report"].as_uri())
+    Select(browser.find_element(By.NAME, "gate")).select_by_visible_text("accuracy")
+    assert sorted(visible_cards(browser)) == ["sample-2", "sample-5"], "predicted wrongly"
+
+
+def test_from_a_cell_of_the_chart_to_a_sample_by_keyboard_alone(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    browser.get(pages["report"].as_uri())
+    link = browser.find_element(By.CSS_SELECTOR, f"svg a[aria-label='Label cat, dominant class {SCRIPT}: 2 images']")
+    browser.execute_script("arguments[0].focus()", link)
+    assert browser.switch_to.active_element == link
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    cell = browser.find_element(By.ID, "cell-0-1")
+    assert cell.is_displayed()
+    for _ in range(9):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        if browser.switch_to.active_element.get_attribute("hash") == "#sample-1":
+            break
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    card = browser.find_element(By.ID, "sample-1")
+    top = browser.execute_script("return arguments[0].getBoundingClientRect().top", card)
+    assert 0 <= top < 1200
+
+
+def test_from_a_cell_to_its_images_in_the_gallery(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    browser.get(pages["report"].as_uri() + "#cell-1-2")
+    link = browser.find_element(By.CSS_SELECTOR, "#cell-1-2 a.to-gallery")
+    assert link.is_displayed(), "its cell is opened where the address names it"
+    link.send_keys(Keys.ENTER)
+    assert visible_cards(browser) == ["sample-5"]
+    assert browser.switch_to.active_element.get_attribute("name") == "label"
+
+
+def test_a_sample_that_is_filtered_away_is_shown_where_a_link_leads_to_it(
+    pages: dict[str, Path], browser: webdriver.Chrome
+) -> None:
+    browser.get(pages["report"].as_uri())
+    Select(browser.find_element(By.NAME, "label")).select_by_visible_text("cat")
+    browser.execute_script("location.hash = '#sample-9'")
+    browser.implicitly_wait(2)
+    assert browser.find_element(By.ID, "sample-9").is_displayed()
+
+
+def test_the_first_stop_of_the_keyboard_leads_past_the_head(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    for page in pages.values():
+        browser.get(page.as_uri())
+        browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+        first = browser.switch_to.active_element
+        assert first.text == "Skip to the content"
+        assert first.is_displayed()
+
+
+def test_a_folders_pages_show_their_pictures(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    browser.get(pages["gallery"].as_uri())
+    widths = browser.execute_script("return [...document.images].map((image) => image.naturalWidth)")
+    assert len(widths) == 9
+    assert set(widths) == {4}
+
+
+def test_script_of_others_does_not_run(pages: dict[str, Path], browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """What would have got past escaping."""
+    page = tmp_path / "page.html"
+    text = pages["report"].read_text(encoding="utf-8")
+    harm = "<script>document.title = 'harmed'</script><img src=x onerror=\"document.title = 'harmed'\">"
+    page.write_text(text.replace("</main>", f"{harm}</main>"), encoding="utf-8")
+    browser.get(page.as_uri())
+    assert browser.title.startswith("digits")
+    assert all("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_without_javascript_everything_can_be_read(pages: dict[str, Path], chromium: webdriver.Chrome) -> None:
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        chromium.get(pages["report"].as_uri() + "#cell-0-1")
+        assert len(visible_cards(chromium)) == 9
+        assert not chromium.find_element(By.ID, "filters").is_displayed()
+        assert chromium.find_element(By.ID, "cell-0-1").is_displayed(), "the browser opens what an address names"
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

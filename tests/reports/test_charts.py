@@ -24,10 +24,10 @@ def accuracy_evidence(names: list[str] = NAMES) -> Markup:
 
 def confusion() -> Markup:
     cells = [
-        {"name": SCRIPT, "dominant": QUOTES, "count": 1234, "share": 0.75},
-        {"name": QUOTES, "dominant": QUOTES, "count": 5, "share": 0.25},
+        {"anchor": "cell-0-1", "name": SCRIPT, "dominant": QUOTES, "count": 1234, "share": 0.75},
+        {"anchor": "cell-1-1", "name": QUOTES, "dominant": QUOTES, "count": 5, "share": 0.25},
     ]
-    return charts.confusion(cells, NAMES, NAMES)
+    return charts.confusion(cells, NAMES, NAMES, {"cell-0-1": f"{SCRIPT} and {QUOTES}"})
 
 
 def sparseness() -> Markup:
@@ -65,6 +65,17 @@ def test_nothing_lies_behind_the_chart(chart) -> None:  # type: ignore[no-untype
 @ALL
 def test_nothing_has_an_id_that_another_chart_could_have(chart) -> None:  # type: ignore[no-untyped-def]
     assert " id=" not in chart()
+
+
+def test_cells_lead_to_their_images_where_these_are_listed() -> None:
+    (link,) = ElementTree.fromstring(confusion()).iter("{http://www.w3.org/2000/svg}a")
+    assert link.attrib == {"href": "#cell-0-1", "aria-label": f"{SCRIPT} and {QUOTES}"}
+    assert len(list(link)) == 1
+
+
+@ALL
+def test_parts_of_a_chart_have_no_roles_without_names(chart) -> None:  # type: ignore[no-untyped-def]
+    assert not re.search(r"role=|aria-roledescription|aria-hidden", chart())
 
 
 def test_confusion_says_the_counts() -> None:

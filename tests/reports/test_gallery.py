@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from reports.gallery import Choice, choose_samples, read_gallery
+from reports.gates import Gate, Judgement, Outcome
 from storage.errors import InputError
 from storage.runs import Run
 from storage.sql import connect
-from tests.reports.stores import SMALL, Content, Row, make_store, sample, write_gallery
+from tests.reports.stores import SMALL, Content, Row, make_store, many_classes, sample, write_gallery
 
 
 def plain_choice(rows: list[Row], count: int, seed: int) -> list[Choice]:
@@ -21,8 +22,14 @@ def plain_choice(rows: list[Row], count: int, seed: int) -> list[Choice]:
     errors = [row for row in rows if row["is_correct"] is False]
     errors.sort(key=lambda row: (-row["probability"], row["sample_index"]))
     drawn = sorted(rows, key=lambda row: hashlib.md5(f"{row['sample_index']} {seed}".encode()).hexdigest())
-    groups = {"other_evidence": other, "confident_error": errors, "random": drawn}
-    return [Choice(row["sample_index"], reason) for reason, chosen in groups.items() for row in chosen[:count]]
+    cells: dict[tuple[int, int], Row] = {}
+    for row in sorted(rows, key=lambda row: (-(row["dominant_energy_frac"] or 0), row["sample_index"])):
+        none = 99
+        place = tuple(none if row[name] is None else row[name] for name in ("label", "dominant_class"))
+        cells.setdefault(place, row)
+    groups = {"other_evidence": other[:count], "confident_error": errors[:count], "random": drawn[:count]}
+    groups["cell"] = [cells[place] for place in sorted(cells)] if count else []
+    return [Choice(row["sample_index"], reason) for reason, chosen in groups.items() for row in chosen]
 
 
 def random_rows(count: int) -> list[Row]:
@@ -49,12 +56,12 @@ def random_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (1, 0), (8, 0), (8, 1), (1000, 2)])
 def test_choice_equals_plain_python(random_run: Run, count: int, seed: int) -> None:
     connection = connect(random_run.store, [random_run.run_id])
-    assert choose_samples(connection, random_run.run_id, count, seed) == plain_choice(random_rows(300), count, seed)
+    assert choose_samples(connection, random_run.run_id, count, seed, 3, []) == plain_choice(random_rows(300), count, seed)
 
 
 def test_choice_worked_by_hand(small_run: Run) -> None:
-    chosen = choose_samples(connect(small_run.store, [small_run.run_id]), small_run.run_id, 2, 7)
-    assert [choice for choice in chosen if choice.reason != "random"] == [
+    chosen = choose_samples(connect(small_run.store, [small_run.run_id]), small_run.run_id, 2, 7, 3, [])
+    assert [choice for choice in chosen if choice.reason not in ("random", "cell")] == [
         Choice(1, "other_evidence"),
         Choice(6, "other_evidence"),
         Choice(2, "confident_error"),
@@ -62,10 +69,29 @@ def test_choice_worked_by_hand(small_run: Run) -> None:
     ]
 
 
+def test_samples_that_count_against_a_gate_stand_first(small_run: Run) -> None:
+    """Of a gate that passed there is no group; what counts against it is known all the same. Sample 10 was not measured."""
+    missed = Judgement(Gate("missed", "SELECT 1"), Outcome.warned, "", samples=(10, 6, 1, 4))
+    kept = Judgement(Gate("kept", "SELECT 1"), Outcome.passed, "", samples=(2, 1))
+    chosen = choose_samples(connect(small_run.store, [small_run.run_id]), small_run.run_id, 2, 7, 3, [kept, missed])
+    assert chosen[:3] == [
+        Choice(6, "gate:missed", ("missed",)),
+        Choice(1, "gate:missed", ("kept", "missed")),
+        Choice(1, "other_evidence", ("kept", "missed")),
+    ]
+    assert Choice(2, "confident_error", ("kept",)) in chosen
+
+
+def test_of_many_classes_the_cells_off_the_diagonal_are_shown(tmp_path: Path) -> None:
+    run = make_store(tmp_path, many_classes(60))
+    chosen = choose_samples(connect(run.store, [run.run_id]), run.run_id, 1, 7, 60, [])
+    assert [choice.sample_index for choice in chosen if choice.reason == "cell"] == list(range(50))
+
+
 def test_random_draw_depends_on_the_seed_alone(random_run: Run) -> None:
     def draw(seed: int) -> list[int]:
         connection = connect(random_run.store, [random_run.run_id])
-        chosen = choose_samples(connection, random_run.run_id, 8, seed)
+        chosen = choose_samples(connection, random_run.run_id, 8, seed, 3, [])
         return [choice.sample_index for choice in chosen if choice.reason == "random"]
 
     assert draw(3) == draw(3)

@@ -34,7 +34,8 @@ def test_confusion_chart_has_rows_and_columns_for_what_is_unknown(small_page: Pa
 
 
 def alts(page: Page) -> list[str]:
-    return [element.attributes["aria-label"] for element in page.all("div", role="img")]
+    shown = [*page.all("div", role="img"), *page.all("div", role="group")]
+    return [element.attributes["aria-label"] for element in shown]
 
 
 def test_sparseness(small_page: Page) -> None:

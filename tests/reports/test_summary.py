@@ -191,7 +191,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     assert figures["Agreement"] == "50.0 %"
     (accuracy,) = page.all("section", id="accuracy")
     assert "No measured image of this run has a label" in accuracy.text
-    assert [alt for alt in page.all("div", role="img") if "For 0 of 0 labelled" in alt.attributes["aria-label"]]
+    assert [alt for alt in page.all("div", role="group") if "For 0 of 0 labelled" in alt.attributes["aria-label"]]
 
 
 def test_a_run_of_failures_alone(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_json_has_every_gate_in_the_configs_order(run: Run, judgements: list[Jud
         "max_rise": None,
         "severity": "error",
         "min_samples": 1,
+        "samples": "SELECT sample_index FROM samples WHERE NOT is_correct ORDER BY probability DESC NULLS LAST, sample_index",
         "outcome": "passed",
         "value": 0.75,
         "reference_value": None,
