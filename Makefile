@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo demo-harmed test soak check bench bench-engine train clean
+.PHONY: help venv demo demo-harmed test soak check bench bench-report bench-engine train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ soak: venv  ## Run the tests that take long
 
 bench: venv  ## Measure speed and memory (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
+
+bench-report: venv  ## Measure size and speed of reports of large runs (a minute)
+	$(BIN)/python -m tests.bench.bench_report
 
 bench-engine: venv  ## Measure the engine against its peers: make bench-engine IMAGENET=folder-with-labels.csv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

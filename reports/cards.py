@@ -225,7 +225,7 @@ def make_card(
 
 
 def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> list[Filter]:
-    """What a reader can choose cards by: only what occurs among them."""
+    """What a reader can choose cards by: only what occurs among them, and not all alike."""
     found = []
     for name, title in FILTER_TITLES.items():
         values = {card.filters[name] for card in cards}
@@ -234,7 +234,8 @@ def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> l
         otherwise = NO_LABEL if name == "label" else NO_CLASS
         found.append(Filter(name, title, [*options, *([("none", otherwise)] if "none" in values else [])]))
     against = [(str(number), gate) for number, gate in enumerate(gates)]
-    return [*found, *([Filter("gate", "Counts against gate", against)] if against else [])]
+    useful = [choice for choice in found if len(choice.options) > 1]
+    return [*useful, *([Filter("gate", "Counts against gate", against)] if against else [])]
 
 
 def make_legend(names: Names, facts: Sequence[Row], shares: Sequence[Row]) -> tuple[list[Swatch], str]:

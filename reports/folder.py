@@ -130,7 +130,7 @@ def render_page(
             page=page,
             before=beside[0],
             after=beside[1],
-            labels={other.label: other.file for other in reversed(pages) if other.number == 1},
+            labels={other.label: other.file for other in pages if other.number == 1},
             legend=legend,
             choices=make_filters(names, [card for group in groups for card in group.cards], []),
             groups=groups,
