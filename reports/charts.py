@@ -26,6 +26,9 @@ SHORT_NAME = "length(datum.label) > 26 ? slice(datum.label, 0, 13) + '…' + sli
 FONT = "system-ui, sans-serif"
 
 LINK = re.compile(r'xlink:href="[^"#]*#([^"]*)"')
+TAG = re.compile(r"<[^>]*>")
+LONG_NUMBER = re.compile(r"\d+\.\d{3,}(?:e-?\d+)?")
+"""Of coordinates: a hundredth of a pixel is more than anyone sees. Numbers in the text of a chart are left alone."""
 ROLES = re.compile(r' (?:role="graphics-[a-z]+"|aria-roledescription="[^"]*"|aria-hidden="true")')
 """What the drawing says of its parts, which have no names: the page says what a chart shows."""
 
@@ -248,4 +251,5 @@ def draw(chart: Any) -> Markup:
         .to_dict()
     )
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return Markup(ROLES.sub("", vl_convert.vegalite_to_svg(specification, vl_version=version)))
+    svg = ROLES.sub("", vl_convert.vegalite_to_svg(specification, vl_version=version))
+    return Markup(TAG.sub(lambda tag: LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", tag[0]), svg))
