@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from reports.queries import FOLDER, fill, load
+from storage.asking import ask, asks_reference
 from storage.errors import InputError
 from storage.runs import Run
-from storage.sql import connect, reads_reference, select
+from storage.sql import connect, select
 from storage.tables import SCHEMAS
 
 if TYPE_CHECKING:
@@ -89,14 +90,19 @@ class NotEvaluated(Exception):
 def judge(gates: Iterable[Gate], run: Run, reference: Run | None) -> list[Judgement]:
     """Puts each gate to the run's tables, which need not be published yet. reference: an earlier run, where there is one."""
     with connect(run.store, [run.run_id], reference=None if reference is None else reference.run_id) as connection:
-        return [judge_gate(connection, gate, reference is not None) for gate in gates]
+        return [judge_gate(connection, gate, run, reference) for gate in gates]
 
 
-def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> Judgement:
+def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> Judgement:
+    def put(sql: str) -> float:
+        if gate.sql is None:
+            return one_number(select(connection, sql))
+        return one_number(ask(run.store, [run.run_id], sql, reference=None if against is None else against.run_id))
+
     try:
-        check_evidence(connection, gate, has_reference)
-        value = one_number(select(connection, gate.text))
-        reference = one_number(select(connection, of_reference(gate.text))) if gate.moves else None
+        check_evidence(connection, gate, run, against)
+        value = put(gate.text)
+        reference = put(of_reference(gate.text)) if gate.moves else None
     except NotEvaluated as error:
         return Judgement(gate, Outcome.not_evaluated, str(error))
     except InputError as error:
@@ -108,12 +114,12 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_referenc
     return Judgement(gate, outcome, "; ".join(breaches), value, reference)
 
 
-def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> None:
+def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> None:
     """Raises NotEvaluated where a run that is asked about is missing or too small."""
-    asks_reference = gate.moves or reads_reference(connection, gate.text)
-    if asks_reference and not has_reference:
+    needs_reference = gate.moves or asks_reference(run.store, gate.text)
+    if needs_reference and against is None:
         raise NotEvaluated("there is no earlier run to compare with: name one as the reference")
-    for schema, what in (("main", "the run"), ("reference", "the reference")) if asks_reference else (("main", "the run"),):
+    for schema, what in (("main", "the run"), ("reference", "the reference")) if needs_reference else (("main", "the run"),):
         measured = one_number(select(connection, f"SELECT count(*) FROM {schema}.samples"))
         if measured < gate.min_samples:
             raise NotEvaluated(f"{what} has {measured:,.0f} measured images, and the gate wants at least {gate.min_samples:,}")
