@@ -12,7 +12,7 @@ from reports.queries import FOLDER, fill, load
 from storage.asking import ask, asks_reference
 from storage.errors import InputError
 from storage.runs import Run
-from storage.sql import connect, select
+from storage.sql import connect, reads_reference, select
 from storage.tables import SCHEMAS
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
 
 def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> None:
     """Raises NotEvaluated where a run that is asked about is missing or too small."""
-    needs_reference = gate.moves or asks_reference(run.store, gate.text)
+    reads = reads_reference(connection, gate.text) if gate.sql is None else asks_reference(run.store, gate.sql)
+    needs_reference = gate.moves or reads
     if needs_reference and against is None:
         raise NotEvaluated("there is no earlier run to compare with: name one as the reference")
     for schema, what in (("main", "the run"), ("reference", "the reference")) if needs_reference else (("main", "the run"),):

@@ -22,7 +22,8 @@ FilesOf = Callable[[Path], dict[str, str]]
 TYPES = """
 SELECT 1::HUGEINT AS h, uuid() IS NULL AS b, INTERVAL 1 DAY AS i, [1, NULL] AS l, {'a': 1} AS s, MAP {'a': 1} AS m,
     '101'::BIT AS t,
- 'a'::ENUM ('a', 'b') AS e, TIMESTAMPTZ '2026-11-21 03:00:00+00' AS z, 1.5::DECIMAL(10, 2) AS d, 'é' || chr(10) AS x, NULL AS n
+    'a'::ENUM ('a', 'b') AS e, TIMESTAMPTZ '2026-11-21 03:00:00+00' AS z, 1.5::DECIMAL(10, 2) AS d,
+    'é' || chr(10) AS x, NULL AS n
 """
 
 
