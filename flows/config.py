@@ -225,7 +225,11 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def planned_config(run: Run) -> AuditConfig:
     """The config that a run was planned with. Raises InputError where its plan is damaged."""
-    return AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
+    try:
+        return AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
+    except ValidationError as error:
+        faults = "; ".join(explain(item) for item in error.errors())
+        raise InputError(f"config of run '{run.run_id}': {faults}; name a config file instead") from error
 
 
 def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
