@@ -11,6 +11,7 @@ from auditor import CannotFold
 from auditor.folding import FoldPlan, Operator, assemble, fold_rows
 from flows.driving import drive
 from flows.worker import AuditWorker, Work, this_worker
+from storage.errors import InputError
 from storage.operators import (
     UnusableOperator,
     operator_path,

@@ -91,9 +91,9 @@ def _parse(content: bytes, address: str) -> pa.Table:
             )
             table = _with_integer_labels(table)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+        return pa.table([_decoded(column) for column in table.columns], names=table.column_names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{address} is no readable {suffix} table ({error}); write it again") from error
-    return pa.table([_decoded(column) for column in table.columns], names=table.column_names)
 
 
 def _read_parquet(content: bytes, address: str) -> pa.Table:
