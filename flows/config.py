@@ -22,7 +22,7 @@ PREFIX = "CLEAR_AUDIT_"
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DatasetSection(Section):
@@ -51,6 +51,8 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def check_source(self) -> "ModelSection":
+        if not is_json(self.arguments):
+            raise ValueError("key 'model.arguments' has a number that is not finite, which a plan cannot keep: give another")
         if self.factory is None and self.program is None:
             raise ValueError(
                 "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
@@ -63,6 +65,14 @@ class ModelSection(Section):
                 f"key 'model.{given[0]}' stands beside 'model.program', which is a whole model: remove one of the two"
             )
         return self
+
+
+def is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 class MethodSection(Section):

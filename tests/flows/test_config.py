@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from auditor.backprojection import REDUCTIONS
 from auditor.operations import RULES
-from flows.config import AuditConfig, known_keys, load_config
+from flows.config import AuditConfig, known_keys, load_config, planned_config
 from reports.gates import Gate
 from storage.errors import InputError
 from storage.models import ModelSpec
-from storage.runs import Plan
+from storage.runs import Plan, Run, create_run
 
 FLOWS = Path(__file__).parents[2] / "flows"
 
@@ -668,3 +668,21 @@ def test_any_tree_of_values_is_a_config_or_an_input_error(
     text = "".join(f"{json.dumps(key)} = {toml(value)}\n" for key, value in whole.items())
     tomllib.loads(text)
     load_anything(text, *(f"{key}={value}" for key, value in flags))
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_a_number_that_a_plan_cannot_keep_is_refused(tmp_path: Path, number: str) -> None:
+    """JSON has no infinity: a run that is resumed would build its model with nothing instead."""
+    for deep in (f"depth = {number}", f"depths = [1, {{a = {number}}}]"):
+        assert "model.arguments" in fault(tmp_path, f"{MINIMAL}\n[model.arguments]\n{deep}")
+    assert "'input.mean.0' is" in fault(tmp_path, MINIMAL.replace("width = 30", f"width = 30\nmean = [{number}]\nstd = [1.0]"))
+
+
+def test_a_config_of_a_plan_that_is_none_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path, "20261121T030000Z-a-0001")
+    facts = {"schema_version": 1, "tool_version": "0", "name": "a", "config_hash": "", "model_hash": "", "dataset_hash": ""}
+    sizes = {"class_names": [], "sample_count": 1, "height": 1, "width": 1, "shard_samples": 16}
+    plan = Plan(run_id=run.run_id, created_at=datetime.now(UTC), config={"dataset": 3}, **facts, **sizes)
+    create_run(tmp_path, plan)
+    with pytest.raises(InputError, match=rf"config of run '{run.run_id}': .*name a config file instead"):
+        planned_config(run)
