@@ -686,3 +686,41 @@ def test_a_config_of_a_plan_that_is_none_is_named(tmp_path: Path) -> None:
     create_run(tmp_path, plan)
     with pytest.raises(InputError, match=rf"config of run '{run.run_id}': .*name a config file instead"):
         planned_config(run)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIAEXAMPLE:xyzzy@bucket/images.idx",
+        "s3://AKIAEXAMPLE:xyzzy/with+slash@bucket/images.idx",
+        "https://me:xyzzy@example.org:8080/images.idx",
+        "ftp://me:xyzzy@example.org/images.idx",
+        "simplecache::s3://AKIAEXAMPLE:xyzzy@bucket/images.idx",
+        "https://bucket.example.org/images.idx?X-Amz-Algorithm=a&X-Amz-Signature=xyzzy",
+        "https://account.example.org/images.idx?sv=2026&sig=xyzzy",
+        "https://example.org/images.idx?access_token=xyzzy",
+    ],
+)
+@pytest.mark.parametrize("key", ["dataset.path", "dataset.labels", "model.weights", "compute.cluster"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path, key: str, address: str) -> None:
+    for found in (
+        fault(tmp_path, MINIMAL, f"{key}={address}"),
+        fault(tmp_path, MINIMAL, environment={"CLEAR_AUDIT_" + key.upper().replace(".", "_"): address}),
+    ):
+        assert f"key '{key}'" in found
+        assert "has credentials in it" in found
+        assert "xyzzy" not in found
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/a:b@c.idx",
+        "https://example.org:8080/images.idx?version=3",
+        "memory://x/y",
+        "file:///a/b.idx",
+        "/a:b@c/images.idx",
+    ],
+)
+def test_addresses_without_credentials_are_taken(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, MINIMAL, f"dataset.path={address}").dataset.path == address

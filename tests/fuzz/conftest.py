@@ -1,6 +1,6 @@
 """How much is tried, and what is watched while it is: that nothing hangs, and nothing outside a folder is touched.
 
-Every property is tried on a few hundred inputs each day, and on FUZZ_EXAMPLES of them by `make soak`.
+Every property is tried on a hundred inputs each day, and on FUZZ_EXAMPLES of them by `make soak`.
 """
 
 import os
@@ -32,7 +32,7 @@ RUNNING = {"subprocess.Popen", "os.system", "os.exec", "socket.connect", "socket
 Watch = Callable[[], AbstractContextManager[None]]
 
 
-@pytest.fixture(params=[200, pytest.param(FUZZ_EXAMPLES, marks=pytest.mark.soak)], ids=["everyday", "soak"])
+@pytest.fixture(params=[100, pytest.param(FUZZ_EXAMPLES, marks=pytest.mark.soak)], ids=["everyday", "soak"])
 def trials(request: pytest.FixtureRequest) -> settings:
     return settings(
         max_examples=request.param,
