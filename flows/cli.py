@@ -141,14 +141,16 @@ def query(
     store: Store = DEFAULT_STORE,
     form: Annotated[Form, typer.Option("--format", help="How rows are written.")] = Form.table,
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout; needed for parquet.")] = None,
+    timeout_secs: Annotated[int, typer.Option(min=1, help="Seconds after which the query is stopped.")] = 60,
 ) -> None:
     """Ask the tables of all finished runs, in SQL."""
     with exit_codes():
+        from storage.asking import ask
         from storage.errors import InputError
 
         if form is Form.parquet and output is None:
             raise InputError("--format parquet writes a file: name it with --output")
-        table = rows_of(store, sql)
+        table = ask(store, run_ids(store), sql, timeout_secs=timeout_secs)
         try:
             write_rows(table, form, output)
         except OSError as error:
@@ -287,14 +289,20 @@ def write_text(path: Path, text: str) -> None:
         raise InputError(f"'{path}' cannot be written ({error.strerror}): name another path") from error
 
 
-def rows_of(store: Path, sql: str, parameters: dict[str, Any] | None = None) -> "pa.Table":
+def run_ids(store: Path) -> list[str]:
+    """The published runs of a store. Raises InputError where there is no such store."""
     from storage.errors import InputError
     from storage.runs import published_runs
-    from storage.sql import connect, select
 
     if not store.is_dir():
         raise InputError(f"store '{store}' does not exist: name it with --store, or make it with 'clear-audit run CONFIG'")
-    return select(connect(store, [found.run_id for found in published_runs(store)]), sql, parameters)
+    return [found.run_id for found in published_runs(store)]
+
+
+def rows_of(store: Path, sql: str, parameters: dict[str, Any] | None = None) -> "pa.Table":
+    from storage.sql import connect, select
+
+    return select(connect(store, run_ids(store)), sql, parameters)
 
 
 def write_rows(table: "pa.Table", form: Form, output: Path | None) -> None:

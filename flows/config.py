@@ -20,9 +20,16 @@ from storage.runs import PREVIOUS, Plan, Run, read_plan, read_record
 
 PREFIX = "CLEAR_AUDIT_"
 
+SIGNED = r"x-amz-(signature|credential|security-token)|sig|signature|(\w*[_-])?(key|token|secret|password)"
+CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECASE)
+"""What in an address is a secret: `s3://key:secret@bucket`, and the signature of an address that was signed."""
+
+PATHS = (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("model", "program"))
+ADDRESSES = (*PATHS, ("compute", "cluster"))
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DatasetSection(Section):
@@ -51,6 +58,8 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def check_source(self) -> "ModelSection":
+        if not is_json(self.arguments):
+            raise ValueError("key 'model.arguments' has a number that is not finite, which a plan cannot keep: give another")
         if self.factory is None and self.program is None:
             raise ValueError(
                 "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
@@ -63,6 +72,14 @@ class ModelSection(Section):
                 f"key 'model.{given[0]}' stands beside 'model.program', which is a whole model: remove one of the two"
             )
         return self
+
+
+def is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 class MethodSection(Section):
@@ -156,6 +173,17 @@ class AuditConfig(Section):
             raise ValueError(f"two gates are called '{twice}': give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def check_addresses(self) -> "AuditConfig":
+        addresses = {f"{section}.{key}": getattr(getattr(self, section), key) for section, key in ADDRESSES}
+        for key, address in addresses.items():
+            if address is not None and CREDENTIALS.search(address):
+                raise ValueError(
+                    f"key '{key}' has credentials in it, which plan and report would keep: take them out, and give them by "
+                    "the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or by the machine's own profile"
+                )
+        return self
+
     @property
     def gate_list(self) -> list[Gate]:
         return [Gate(**gate.model_dump()) for gate in self.gates]
@@ -228,7 +256,11 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def planned_config(run: Run) -> AuditConfig:
     """The config that a run was planned with. Raises InputError where its plan is damaged."""
-    return AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
+    try:
+        return AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
+    except ValidationError as error:
+        faults = "; ".join(explain(item) for item in error.errors())
+        raise InputError(f"config of run '{run.run_id}': {faults}; name a config file instead") from error
 
 
 def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
@@ -274,7 +306,7 @@ def parse_value(text: str, kind: Any) -> Any:
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Makes paths absolute: a worker may have another working directory."""
-    for section, key in (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("model", "program")):
+    for section, key in PATHS:
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str) and "://" not in part[key]:
             part[key] = str(folder / os.path.expanduser(part[key]))  # noqa: PTH111  Path's raises where there is no such user
@@ -290,4 +322,6 @@ def explain(item: Any) -> str:
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    return f"key '{where}' is {json.dumps(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    value = json.dumps(item["input"])
+    shown = "not shown, for it has credentials in it" if CREDENTIALS.search(value) else value
+    return f"key '{where}' is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"

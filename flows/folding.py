@@ -11,6 +11,7 @@ from auditor import CannotFold
 from auditor.folding import FoldPlan, Operator, assemble, fold_rows
 from flows.driving import drive
 from flows.worker import AuditWorker, Work, this_worker
+from storage.errors import InputError
 from storage.operators import (
     UnusableOperator,
     operator_path,
@@ -50,9 +51,12 @@ def make_fold(store: Path, plan: FoldPlan, work: Work, model_hash: str, torch_ve
 
 
 def restore_plan(fields: dict[str, Any]) -> FoldPlan:
-    """The operator of a plan that was read from JSON, which has no tuples."""
+    """The operator of a plan that was read from JSON, which has no tuples. Raises InputError where it is none."""
     restored: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return FoldPlan(**restored)
+    try:
+        return FoldPlan(**restored)
+    except TypeError as error:
+        raise InputError(f"the plan of the unfinished run has no operator that is known ({error}): remove its folder") from error
 
 
 def ensure_operator(

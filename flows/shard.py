@@ -14,7 +14,7 @@ from flows.folding import Fold, adopt_planned
 from flows.rows import failure_rows, response_rows, sample_rows
 from flows.worker import AuditWorker, this_worker
 from storage.datasets import Dataset, Samples
-from storage.datasets.preparation import prepare
+from storage.datasets.preparation import read_prepared
 from storage.evidence import EVIDENCE_SUMS, cell_pixels, write_sums
 from storage.maps import MapShape, write_shard
 from storage.runs import Run, Shard, commit_attempt, open_attempt
@@ -26,10 +26,7 @@ def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: S
     started = time.perf_counter()
     worker = this_worker(key)
     adopt_planned(worker, fold)
-    samples = worker.dataset.read(shard.start, shard.stop)
-    pixels, unprepared = prepare(samples.images, worker.work.input)
-    failures = {position: ("read", reason) for position, reason in samples.failures.items()}
-    failures |= {position: ("prepare", reason) for position, reason in unprepared.items() if position not in failures}
+    samples, pixels, failures = read_prepared(worker.dataset, worker.work.input, shard.start, shard.stop)
     measured = np.array([position for position in range(len(samples.ids)) if position not in failures], dtype=np.int64)
     dominant_class = np.full((len(samples.ids), shape.height, shape.width), -1, np.int16)
     dominant_response = np.zeros(dominant_class.shape, np.float32)

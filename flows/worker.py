@@ -13,7 +13,7 @@ from distributed import WorkerPlugin, get_worker
 from auditor import Clear
 from flows.batches import BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
-from storage.datasets.preparation import InputSpec, normalize, prepare
+from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
 from storage.models import ModelSpec, load_model
 from storage.programs import check_input, place_program
@@ -77,9 +77,8 @@ class AuditWorker(WorkerPlugin):
         """(n, ch, H, W) uint8: the dataset's first samples that can be read, at most a batch; none where none can."""
         size = self.work.batch_samples
         for start in range(0, len(self.dataset), size):
-            samples = self.dataset.read(start, min(start + size, len(self.dataset)))
-            pixels, failures = prepare(samples.images, self.work.input)
-            readable = [position for position in range(len(pixels)) if position not in samples.failures.keys() | failures.keys()]
+            _, pixels, failures = read_prepared(self.dataset, self.work.input, start, min(start + size, len(self.dataset)))
+            readable = [position for position in range(len(pixels)) if position not in failures]
             if readable:
                 return pixels[readable]
         return np.zeros((0, 0, 0, 0), np.uint8)

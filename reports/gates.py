@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from reports.queries import FOLDER, fill, load
+from storage.asking import ask, asks_reference
 from storage.errors import InputError
 from storage.runs import Run
 from storage.sql import connect, reads_reference, select
@@ -105,15 +106,20 @@ class NotEvaluated(Exception):
 def judge(gates: Iterable[Gate], run: Run, reference: Run | None) -> list[Judgement]:
     """Puts each gate to the run's tables, which need not be published yet. reference: an earlier run, where there is one."""
     with connect(run.store, [run.run_id], reference=None if reference is None else reference.run_id) as connection:
-        return [judge_gate(connection, gate, reference is not None) for gate in gates]
+        return [judge_gate(connection, gate, run, reference) for gate in gates]
 
 
-def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> Judgement:
+def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> Judgement:
+    def put(sql: str) -> pa.Table:
+        if gate.sql is None:
+            return select(connection, sql)
+        return ask(run.store, [run.run_id], sql, reference=None if against is None else against.run_id)
+
     try:
-        check_evidence(connection, gate, has_reference)
-        value = one_number(select(connection, gate.text))
-        reference = one_number(select(connection, of_reference(gate.text))) if gate.moves else None
-        samples = find_samples(connection, gate)
+        check_evidence(connection, gate, run, against)
+        value = one_number(put(gate.text))
+        reference = one_number(put(of_reference(gate.text))) if gate.moves else None
+        samples = () if gate.samples_text is None else sample_indices(put(gate.samples_text))
     except NotEvaluated as error:
         return Judgement(gate, Outcome.not_evaluated, str(error))
     except InputError as error:
@@ -125,22 +131,20 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_referenc
     return Judgement(gate, outcome, "; ".join(breaches), value, reference, samples)
 
 
-def find_samples(connection: "duckdb.DuckDBPyConnection", gate: Gate) -> tuple[int, ...]:
+def sample_indices(table: pa.Table) -> tuple[int, ...]:
     """The images that count against a gate, worst first. Raises InputError."""
-    if gate.samples_text is None:
-        return ()
-    table = select(connection, gate.samples_text)
     if "sample_index" not in table.column_names or not pa.types.is_integer(table.schema.field("sample_index").type):
         raise InputError("the gate's query for its images, 'samples', must return a column sample_index of whole numbers")
     return tuple(table["sample_index"].drop_null().to_pylist())
 
 
-def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, has_reference: bool) -> None:
+def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> None:
     """Raises NotEvaluated where a run that is asked about is missing or too small."""
-    asks_reference = gate.moves or reads_reference(connection, gate.text)
-    if asks_reference and not has_reference:
+    reads = reads_reference(connection, gate.text) if gate.sql is None else asks_reference(run.store, gate.sql)
+    needs_reference = gate.moves or reads
+    if needs_reference and against is None:
         raise NotEvaluated("there is no earlier run to compare with: name one as the reference")
-    for schema, what in (("main", "the run"), ("reference", "the reference")) if asks_reference else (("main", "the run"),):
+    for schema, what in (("main", "the run"), ("reference", "the reference")) if needs_reference else (("main", "the run"),):
         measured = one_number(select(connection, f"SELECT count(*) FROM {schema}.samples"))
         if measured < gate.min_samples:
             raise NotEvaluated(f"{what} has {measured:,.0f} measured images, and the gate wants at least {gate.min_samples:,}")

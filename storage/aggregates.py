@@ -143,6 +143,10 @@ def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[st
                 source.replace(target)
             elif not target.exists():
                 raise FileNotFoundError(f"'{source}' of shard {commit.shard} is gone: remove the run's folder and run it again")
+            if f"maps.zarr/{local}" not in commit.files:
+                raise InputError(
+                    f"commit {commit.shard} of run '{run.run_id}' does not name 'maps.zarr/{local}': remove the run's folder"
+                )
             artefacts[target.relative_to(run.store).as_posix()] = commit.files[f"maps.zarr/{local}"]
     return artefacts
 

@@ -78,5 +78,5 @@ def shard_files(shard: int) -> list[str]:
 
 
 def open_maps(path: Path) -> zarr.Group:
-    """The maps of a run, to read."""
-    return zarr.open_group(path, mode="r")
+    """The maps of a run, to read. Of format 3 alone, as ours are: an array of format 2 can be pickled."""
+    return zarr.open_group(path, mode="r", zarr_format=3)

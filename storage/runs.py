@@ -19,14 +19,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storage.errors import InputError
 
 BLOCK = 1 << 20
 PREVIOUS = "previous"
+
+
+def check_inside(path: str) -> str:
+    """Raises ValueError where a path that a record names could lead out of the folder that it is relative to."""
+    if any(part in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\:\0]", path):
+        raise ValueError(f"{path!r} leads out of its folder")
+    return path
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError where it is not the name of one file or folder."""
+    if "/" in name:
+        raise ValueError(f"{name!r} is not a name")
+    return check_inside(name)
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Inside = Annotated[str, AfterValidator(check_inside)]
+Count = Annotated[int, Field(ge=0, le=1 << 40)]
+Size = Annotated[int, Field(gt=0, le=1 << 40)]
+
+MOST_SHARDS = 1 << 24
 
 
 class Record(BaseModel):
@@ -47,7 +69,7 @@ class Examination(Record):
     responses from the network's, relative to the peak.
     """
 
-    sample_count: int
+    sample_count: Count
     precision_agreement_frac: float | None = None
     fold: dict[str, Any] | None = None
     fold_deviation: float | None = None
@@ -60,8 +82,8 @@ class Plan(Record):
     examination: None where an older version planned.
     """
 
-    run_id: str
-    created_at: datetime
+    run_id: Name
+    created_at: AwareDatetime
     schema_version: int
     tool_version: str
     name: str
@@ -70,11 +92,17 @@ class Plan(Record):
     model_hash: str
     dataset_hash: str
     class_names: list[str]
-    sample_count: int
-    height: int
-    width: int
-    shard_samples: int
+    sample_count: Count
+    height: Size
+    width: Size
+    shard_samples: Size
     examination: Examination | None = None
+
+    @model_validator(mode="after")
+    def check_shards(self) -> "Plan":
+        if self.sample_count > MOST_SHARDS * self.shard_samples:
+            raise ValueError(f"{self.sample_count} samples in shards of {self.shard_samples} are too many shards")
+        return self
 
     @property
     def identity(self) -> tuple[int, str, str, str, str]:
@@ -98,12 +126,12 @@ class Shard:
 class Commit(Record):
     """The shard's work is done and lies under `attempts/<attempt>`. files: SHA-256 by path in the attempt."""
 
-    shard: int
-    attempt: str
-    processed_count: int
-    failed_count: int
+    shard: Count
+    attempt: Name
+    processed_count: Count
+    failed_count: Count
     duration_secs: float
-    files: dict[str, str]
+    files: dict[Inside, str]
 
 
 class Manifest(Record):
@@ -112,17 +140,17 @@ class Manifest(Record):
     examination: the plan's; None where an older version planned. artefacts: SHA-256 by path in the store.
     """
 
-    run_id: str
+    run_id: Name
     plan_hash: str
-    started_at: datetime
-    finished_at: datetime
-    expected_count: int
-    processed_count: int
-    failed_count: int
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
+    expected_count: Count
+    processed_count: Count
+    failed_count: Count
     readings: list[str]
     examination: Examination | None = None
     environment: dict[str, str]
-    artefacts: dict[str, str]
+    artefacts: dict[Inside, str]
 
 
 @dataclass(frozen=True)
@@ -191,8 +219,8 @@ def read_record(kind: type[RecordT], path: Path) -> RecordT:
         raise InputError(f"'{path}' cannot be read ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"'{path}' is not a {kind.__name__.lower()} of this version: {where}: {first['msg']}") from error
+        where, message = ".".join(map(str, first["loc"])), " ".join(first["msg"].split())
+        raise InputError(f"'{path}' is not a {kind.__name__.lower()} of this version: {where}: {message}") from error
 
 
 def read_plan(run: Run) -> Plan:
@@ -288,7 +316,7 @@ def commit_attempt(run: Run, attempt: Path, shard: Shard, processed: int, failed
         files=files,
     )
     try:
-        write_once(run.commits / f"{shard.index:05d}.json", record.model_dump_json(indent=1))
+        write_once(run.commits / commit_name(shard.index), record.model_dump_json(indent=1))
     except FileExistsError:
         shutil.rmtree(attempt)
         return False
@@ -296,9 +324,18 @@ def commit_attempt(run: Run, attempt: Path, shard: Shard, processed: int, failed
 
 
 def read_commits(run: Run) -> dict[int, Commit]:
-    """The committed shards, by index."""
-    commits = [read_record(Commit, path) for path in sorted(run.commits.glob("*.json"))]
-    return {commit.shard: commit for commit in commits}
+    """The committed shards, by index. Raises InputError where a record is damaged, or is not the one of its shard."""
+    commits = {}
+    for path in sorted(run.commits.glob("*.json")):
+        commit = read_record(Commit, path)
+        if path.name != commit_name(commit.shard):
+            raise InputError(f"'{path}' is not a commit of this version: it is of shard {commit.shard}")
+        commits[commit.shard] = commit
+    return commits
+
+
+def commit_name(shard: int) -> str:
+    return f"{shard:05d}.json"
 
 
 def publish(run: Run, manifest: Manifest) -> None:

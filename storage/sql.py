@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY_LIMIT = "2GB"
+"""What DuckDB may hold of tables at work; nothing is written beside. A query that needs more is an error."""
 
 READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 """The parts of a SELECT that read; DuckDB's other ones (COPY_QUERY_NODE …) let a WITH write."""
 
 FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 """The table functions that a query may call: others read files, or run SQL that is hidden in a string."""
+
+NAMING = {"BASE_TABLE", "SHOW_REF"}
+SPACES = {"", "memory", "main", "reference", "system", "information_schema", "pg_catalog"}
+"""The catalogs and schemas that there are."""
 
 
 def connect(
@@ -45,6 +50,8 @@ def connect(
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    # Else what does not fit into memory is written to the folder that the program happens to be in.
+    connection.execute("SET temp_directory = ''")
     connection.execute(f"SET allowed_directories = [{quote(str(folder))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -74,10 +81,23 @@ def quote(text: str) -> str:
 
 
 def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
-    """The rows of one SELECT, from whoever wrote it.
+    """The rows of one SELECT of ours: a user's is asked by `storage.asking`, which holds it to limits of time and memory.
 
     Raises InputError where the text is not exactly one SELECT, or DuckDB cannot run it.
     """
+    import duckdb
+
+    try:
+        table: pa.Table = relation_of(connection, sql, parameters).to_arrow_table()
+    except duckdb.Error as error:
+        raise InputError(first_line(error)) from error
+    return table
+
+
+def relation_of(
+    connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None
+) -> "duckdb.DuckDBPyRelation":
+    """One SELECT, checked and bound, that runs when its rows are fetched. Raises InputError as `select` does."""
     import duckdb
 
     try:
@@ -85,17 +105,23 @@ def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[s
     except UnicodeEncodeError as error:
         raise InputError("the query is not valid UTF-8 text") from error
     try:
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            found = ", ".join(statement.type.name for statement in statements) or "nothing"
+        kinds = [kind_of(statement) for statement in connection.extract_statements(sql)]
+        if kinds != ["SELECT"]:
+            found = ", ".join(kinds) or "nothing"
             raise InputError(f"a query must be exactly one SELECT, and this is {found}: the tables can only be read")
         check_reads_only(connection, sql)
-        table: pa.Table = connection.sql(sql, params=parameters).to_arrow_table()
+        return connection.sql(sql, params=parameters)
     except duckdb.CatalogException as error:
         raise InputError(unknown_table(error) or first_line(error)) from error
     except duckdb.Error as error:
         raise InputError(first_line(error)) from error
-    return table
+
+
+def kind_of(statement: "duckdb.Statement") -> str:
+    try:
+        return statement.type.name
+    except ValueError:  # DuckDB has kinds that its Python package has no name for
+        return "something else"
 
 
 def check_reads_only(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:
@@ -109,8 +135,15 @@ def check_reads_only(connection: "duckdb.DuckDBPyConnection", sql: str) -> None:
         if kind == "TABLE_FUNCTION" and part["function"]["function_name"].lower() not in FUNCTIONS:
             called, allowed = part["function"]["function_name"], ", ".join(sorted(FUNCTIONS))
             raise InputError(f"a query can only read the tables, and this calls {called}: it may call {allowed}")
-        if kind == "BASE_TABLE" and "." in part["table_name"]:
-            raise InputError(f"a query can only read the tables, and this reads '{part['table_name']}'")
+        if kind in NAMING and not is_a_table(part):
+            read = ".".join(filter(None, (part["catalog_name"], part["schema_name"], part["table_name"])))
+            raise InputError(f"a query can only read the tables, and this reads '{read}'")
+
+
+def is_a_table(part: dict[str, Any]) -> bool:
+    """Whether a name can only be of a table: DuckDB takes `'x.parquet'`, and `"x".parquet` too, for a file."""
+    spaces = {part["catalog_name"].lower(), part["schema_name"].lower()}
+    return spaces <= SPACES and "." not in part["table_name"]
 
 
 def reads_reference(connection: "duckdb.DuckDBPyConnection", sql: str) -> bool:

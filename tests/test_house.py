@@ -1,4 +1,4 @@
-"""Imports point one way: flows → auditor, storage, reports; reports → storage; nothing else."""
+"""Imports point one way: flows → auditor, storage, reports; reports → storage; nothing else. Data are never run as code."""
 
 import ast
 from pathlib import Path
@@ -31,3 +31,36 @@ def test_imports_point_one_way(package: str) -> None:
     assert files
     for path in files:
         assert imported(path) & set(MAY_IMPORT) <= MAY_IMPORT[package], path
+
+
+OPENING_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
+UNPICKLERS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+RUNNING_CODE = {"eval", "exec", "compile", "torch.jit.load", "torch.export.load", "pd.read_pickle", "os.system"}
+
+
+def faults_of(source: str) -> list[str]:
+    """What in a source file would run what it reads."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keyword, wanted = UNPICKLERS.get(called, ("", None))
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if called in RUNNING_CODE or (keyword and given.get(keyword) != str(wanted)) or given.get("shell") == "True":
+                found.append(called)
+    return found
+
+
+def test_what_runs_data_as_code_is_found() -> None:
+    harmless = "torch.load(a, weights_only=True); np.load(a, allow_pickle=False); model.eval(); re.compile('a')"
+    assert faults_of(harmless) == []
+    harmful = "torch.load(a); torch.load(a, weights_only=False); np.load(a); eval(a); subprocess.run(a, shell=True)"
+    assert faults_of(harmful) == ["torch.load", "torch.load", "np.load", "eval", "subprocess.run"]
+
+
+def test_nothing_that_is_read_is_run_as_code() -> None:
+    """The one way in for code is `model.factory`, which is imported by its name."""
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("*.py"):
+            assert not imported(path) & OPENING_CODE, path
+            assert faults_of(path.read_text(encoding="utf-8")) == [], path

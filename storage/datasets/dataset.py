@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
+from storage.errors import InputError
+
 Format = Literal["idx", "folder", "manifest"]
 
 
@@ -69,6 +71,7 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
     """
     from storage.datasets.folder import FolderDataset
     from storage.datasets.idx import IdxDataset
+    from storage.datasets.images import MOST_CLASSES
     from storage.datasets.manifest import ManifestDataset
 
     formats: dict[Format, Callable[[DatasetSpec], Dataset]] = {
@@ -76,4 +79,7 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
         "folder": FolderDataset,
         "manifest": ManifestDataset,
     }
-    return formats[spec.format](spec)
+    dataset = formats[spec.format](spec)
+    if len(dataset.classes) > MOST_CLASSES:
+        raise InputError(f"{spec.path} has {len(dataset.classes):,} classes, and an audit holds {MOST_CLASSES:,}: merge some")
+    return dataset

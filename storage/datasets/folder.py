@@ -4,16 +4,18 @@ import hashlib
 import json
 import posixpath
 import re
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from os.path import realpath
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from storage.datasets.dataset import DatasetSpec, Samples
 from storage.datasets.images import (
@@ -31,6 +33,7 @@ from storage.errors import InputError
 
 READING_THREADS = 8
 FILES_IN_FLIGHT = 1024
+LARGEST_FILE = 1 << 30
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
 
 
@@ -84,13 +87,31 @@ class ImageFiles:
 
     def _blocks(self, path: str) -> Iterator[bytes]:
         located = self._locate(path)
+        left = LARGEST_FILE
         try:
+            if isinstance(self.filesystem, LocalFileSystem):
+                self._check_local(path, located)
             with self.filesystem.open(located, "rb") as file:
-                yield from iter(partial(file.read, BLOCK_BYTES), b"")
+                for block in iter(partial(file.read, BLOCK_BYTES), b""):
+                    left -= len(block)
+                    if left < 0:
+                        raise UnreadableImage(f"{path!r} is larger than {LARGEST_FILE >> 20} MB")
+                    yield block
         except FileNotFoundError as error:
             raise UnreadableImage(f"there is no file {path!r}") from error
         except OSError as error:
             raise UnreadableImage(f"{path!r} cannot be read: {error.strerror or error}") from error
+
+    def _check_local(self, path: str, located: str) -> None:
+        """A link must not lead out of the folder, and a pipe or a device never ends."""
+        if not Path(realpath(located)).is_relative_to(self._real_root):
+            raise UnreadableImage(f"{path!r} is a link that leads out of the dataset's folder; copy there what it leads to")
+        if not stat.S_ISREG(Path(located).stat().st_mode):
+            raise UnreadableImage(f"{path!r} cannot be read: it is not a file")
+
+    @cached_property
+    def _real_root(self) -> str:
+        return realpath(self.root or "/")
 
     def _locate(self, path: str) -> str:
         if not path or "\0" in path:
@@ -106,7 +127,8 @@ class FolderDataset:
     """One folder a class, with its images in it or anywhere below it.
 
     Ids are POSIX paths relative to the root, in the order of their code points on every machine. Hidden files and
-    folders (".…") and other suffixes are passed over; a folder without images is no class. Linked folders are entered.
+    folders (".…") and other suffixes are passed over; a folder without images is no class. Linked folders are entered,
+    but what lies outside the root is a failure of its sample.
 
     Raises InputError: no such folder, one that cannot be listed, no images, an image outside a class folder, or a class
     folder that `spec.classes` does not name.

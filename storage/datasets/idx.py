@@ -19,6 +19,7 @@ from storage.datasets.images import (
     Content,
     UnreadableImage,
     check_classes,
+    check_count,
     check_labels,
     check_range,
     filesystem_of,
@@ -29,6 +30,9 @@ from storage.errors import InputError
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 LARGEST_IMAGE = 1 << 30
+LARGEST_RATIO = 1032
+"""How much deflate can make of a byte: what claims to be more is no honest file."""
+
 BROKEN_STREAM = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -136,10 +140,13 @@ class IdxDataset:
             raise InputError(f"{path} has shape {header.shape}; name a file of images, (N, H, W) or (N, H, W, 3)")
         if 0 in header.shape or prod(header.shape[1:]) > LARGEST_IMAGE:
             raise InputError(f"{path} has shape {header.shape}, which no set of images has; fetch the file again")
-        if not isinstance(stream, gzip.GzipFile):
-            expected, size = header.offset + prod(header.shape), stream.seek(0, 2)
-            if size < expected:
-                raise InputError(f"{path} is cut off: {size} bytes of {expected}; fetch the file again")
+        check_count(header.shape[0], path)
+        expected = header.offset + prod(header.shape)
+        if isinstance(stream, _GzipFile):
+            if stream.compressed_size * LARGEST_RATIO < expected:
+                raise InputError(f"{path} claims {expected:,} bytes, which its size cannot hold; fetch the file again")
+        elif (size := stream.seek(0, 2)) < expected:
+            raise InputError(f"{path} is cut off: {size} bytes of {expected}; fetch the file again")
 
     def _read_labels(self) -> np.ndarray:
         path = self._spec.labels
@@ -168,6 +175,13 @@ class _GzipFile(gzip.GzipFile):
     def __init__(self, compressed: IO[bytes]) -> None:
         self._compressed = compressed
         super().__init__(fileobj=compressed)
+
+    @property
+    def compressed_size(self) -> int:
+        """In bytes; the stream is to be read from its beginning after."""
+        size = self._compressed.seek(0, 2)
+        self._compressed.seek(0)
+        return size
 
     def close(self) -> None:
         super().close()

@@ -19,10 +19,18 @@ Content = tuple[np.ndarray, str]
 """An image, uint8 (H, W) or (H, W, 3), and the SHA-256 of the bytes that it was read from."""
 
 BLOCK_BYTES = 1 << 20
+MOST_SAMPLES = 1 << 27
 MOST_CLASSES = np.iinfo(np.int16).max + 1  # class indices are kept as int16
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 COMMON_DAMAGE = (OSError, SyntaxError, ValueError, TypeError)  # what 400,000 damaged files made Pillow raise
-RARE_DAMAGE = (EOFError, LookupError, ArithmeticError, struct.error, zlib.error)  # what its plugins can raise besides
+RARE_DAMAGE = (
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)  # what its plugins can raise
 
 
 class UnreadableImage(Exception):
@@ -50,6 +58,12 @@ def check_classes(spec: DatasetSpec) -> None:
     twice = [name for name, count in Counter(spec.classes).items() if count > 1]
     if twice:
         raise InputError(f"{spec.path}: `classes` names {twice[0]!r} more than once; give each output its own name")
+
+
+def check_count(count: int, address: str) -> None:
+    """Raises InputError where a file claims more samples than an audit can hold the labels of."""
+    if count > MOST_SAMPLES:
+        raise InputError(f"{address} lists {count:,} samples; split it into datasets of at most {MOST_SAMPLES:,}")
 
 
 def numbered_classes(labels: np.ndarray, address: str) -> tuple[str, ...]:
@@ -116,6 +130,8 @@ def decode(content: bytes) -> np.ndarray:
         raise UnreadableImage("the file is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if 0 in image.size:
+                raise UnreadableImage(f"it has {image.width}×{image.height} pixels")
             most = Image.MAX_IMAGE_PIXELS
             if most is not None and image.width * image.height > most:
                 raise UnreadableImage(f"decompression bomb: {image.width}×{image.height} is more than {most} pixels")

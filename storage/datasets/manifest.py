@@ -13,10 +13,11 @@ import pyarrow.parquet
 
 from storage.datasets.dataset import DatasetSpec, Samples
 from storage.datasets.folder import ImageFiles
-from storage.datasets.images import check_classes, check_labels, filesystem_of, nearest, numbered_classes
+from storage.datasets.images import check_classes, check_count, check_labels, filesystem_of, nearest, numbered_classes
 from storage.errors import InputError
 
 ROWS_A_BATCH = 4096
+LARGEST_TABLE = 4 << 30
 
 
 class ManifestDataset:
@@ -79,7 +80,7 @@ def _parse(content: bytes, address: str) -> pa.Table:
         raise InputError(f"{address}: a manifest is a .csv or .parquet file; rename or convert it")
     try:
         if suffix == "parquet":
-            table = pa.parquet.read_table(io.BytesIO(content)).replace_schema_metadata(None)
+            table = _read_parquet(content, address)
         else:
             table = pa.csv.read_csv(
                 io.BytesIO(content),
@@ -89,9 +90,24 @@ def _parse(content: bytes, address: str) -> pa.Table:
                 ),
             )
             table = _with_integer_labels(table)
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)
+        return pa.table([_decoded(column) for column in table.columns], names=table.column_names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{address} is no readable {suffix} table ({error}); write it again") from error
-    return pa.table([_decoded(column) for column in table.columns], names=table.column_names)
+
+
+def _read_parquet(content: bytes, address: str) -> pa.Table:
+    """Bit by bit: a few kilobytes of Parquet can unfold to any number of rows, or to any length."""
+    with pa.parquet.ParquetFile(io.BytesIO(content)) as file:
+        check_count(file.metadata.num_rows, address)
+        batches: list[pa.RecordBatch] = []
+        left = LARGEST_TABLE
+        for batch in file.iter_batches(ROWS_A_BATCH):
+            left -= batch.nbytes
+            if left < 0:
+                raise InputError(f"{address} is larger than {LARGEST_TABLE >> 20} MB when unpacked; drop columns, or split it")
+            batches.append(batch)
+        return pa.Table.from_batches(batches, file.schema_arrow).replace_schema_metadata(None)
 
 
 def _with_integer_labels(table: pa.Table) -> pa.Table:

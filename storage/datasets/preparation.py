@@ -1,16 +1,22 @@
 """From decoded images of any size to the pixels that a model takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
+from storage.datasets.dataset import Dataset, Samples
 from storage.errors import InputError
 
 Resize = Literal["crop", "stretch", "none"]
+Failure = tuple[str, str]
+"""The stage at which a sample failed, read or prepare, and the reason."""
+
+IMAGES_HELD = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,43 @@ class InputSpec:
             )
         if not all(map(isfinite, self.mean + self.std)) or any(value <= 0 for value in self.std):
             raise InputError(f"input: mean {self.mean}, std {self.std}; give finite numbers, and std above 0")
+
+
+def read_prepared(dataset: Dataset, spec: InputSpec, start: int, stop: int) -> tuple[Samples, np.ndarray, dict[int, Failure]]:
+    """Samples [start, stop) with their pixels, uint8 (N, channels, height, width), in place of their images.
+
+    Whole images are held a few at a time: they may be a hundred times as large as what a model takes. Returns also
+    {position: (stage, reason)} of what could not be read or prepared, whose pixels are zeros.
+    """
+    pixels = np.zeros((stop - start, spec.channels, spec.height, spec.width), dtype=np.uint8)
+    failures: dict[int, Failure] = {}
+    parts = []
+    for first in range(start, stop, IMAGES_HELD):
+        samples = dataset.read(first, min(first + IMAGES_HELD, stop))
+        place = first - start
+        pixels[place : place + len(samples.ids)], unprepared = prepare(samples.images, spec)
+        failures |= {place + position: ("prepare", reason) for position, reason in unprepared.items()}
+        failures |= {place + position: ("read", reason) for position, reason in samples.failures.items()}
+        parts.append(replace(samples, images=[None] * len(samples.ids)))
+    return join(parts), pixels, failures
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Consecutive ranges, at least one, as one."""
+    places = np.cumsum([0, *(len(part.ids) for part in parts)]).tolist()
+    meta = [part.meta for part in parts if part.meta is not None]
+    return Samples(
+        ids=[name for part in parts for name in part.ids],
+        images=[image for part in parts for image in part.images],
+        labels=np.concatenate([part.labels for part in parts]),
+        hashes=[digest for part in parts for digest in part.hashes],
+        failures={
+            place + position: reason
+            for place, part in zip(places, parts, strict=False)
+            for position, reason in part.failures.items()
+        },
+        meta=pa.concat_tables(meta) if meta else None,
+    )
 
 
 def prepare(images: Sequence[np.ndarray | None], spec: InputSpec) -> tuple[np.ndarray, dict[int, str]]:

@@ -63,6 +63,13 @@ def test_query_of_a_store_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_query_without_an_end_is_stopped(finished: Path) -> None:
+    sql = "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM t) SELECT max(i) FROM t"
+    result = runner.invoke(app, ["query", sql, "--store", str(finished), "--timeout-secs", "1"])
+    assert result.exit_code == 2
+    assert result.stderr.strip().endswith("took longer than 1 s and was stopped: ask for less, or of fewer runs")
+
+
 def test_ls_and_show_tell_of_the_run(finished: Path) -> None:
     (run,) = published_runs(finished)
     assert run.run_id in runner.invoke(app, ["ls", "--store", str(finished)]).stdout

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from auditor.backprojection import REDUCTIONS
 from auditor.operations import RULES
-from flows.config import AuditConfig, known_keys, load_config
+from flows.config import AuditConfig, known_keys, load_config, planned_config
 from reports.gates import Gate
 from storage.errors import InputError
 from storage.models import ModelSpec
-from storage.runs import Plan
+from storage.runs import Plan, Run, create_run
 
 FLOWS = Path(__file__).parents[2] / "flows"
 
@@ -671,3 +671,59 @@ def test_any_tree_of_values_is_a_config_or_an_input_error(
     text = "".join(f"{json.dumps(key)} = {toml(value)}\n" for key, value in whole.items())
     tomllib.loads(text)
     load_anything(text, *(f"{key}={value}" for key, value in flags))
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_a_number_that_a_plan_cannot_keep_is_refused(tmp_path: Path, number: str) -> None:
+    """JSON has no infinity: a run that is resumed would build its model with nothing instead."""
+    for deep in (f"depth = {number}", f"depths = [1, {{a = {number}}}]"):
+        assert "model.arguments" in fault(tmp_path, f"{MINIMAL}\n[model.arguments]\n{deep}")
+    assert "'input.mean.0' is" in fault(tmp_path, MINIMAL.replace("width = 30", f"width = 30\nmean = [{number}]\nstd = [1.0]"))
+
+
+def test_a_config_of_a_plan_that_is_none_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path, "20261121T030000Z-a-0001")
+    facts = {"schema_version": 1, "tool_version": "0", "name": "a", "config_hash": "", "model_hash": "", "dataset_hash": ""}
+    sizes = {"class_names": [], "sample_count": 1, "height": 1, "width": 1, "shard_samples": 16}
+    plan = Plan(run_id=run.run_id, created_at=datetime.now(UTC), config={"dataset": 3}, **facts, **sizes)
+    create_run(tmp_path, plan)
+    with pytest.raises(InputError, match=rf"config of run '{run.run_id}': .*name a config file instead"):
+        planned_config(run)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIAEXAMPLE:xyzzy@bucket/images.idx",
+        "s3://AKIAEXAMPLE:xyzzy/with+slash@bucket/images.idx",
+        "https://me:xyzzy@example.org:8080/images.idx",
+        "ftp://me:xyzzy@example.org/images.idx",
+        "simplecache::s3://AKIAEXAMPLE:xyzzy@bucket/images.idx",
+        "https://bucket.example.org/images.idx?X-Amz-Algorithm=a&X-Amz-Signature=xyzzy",
+        "https://account.example.org/images.idx?sv=2026&sig=xyzzy",
+        "https://example.org/images.idx?access_token=xyzzy",
+    ],
+)
+@pytest.mark.parametrize("key", ["dataset.path", "dataset.labels", "model.weights", "compute.cluster"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path, key: str, address: str) -> None:
+    for found in (
+        fault(tmp_path, MINIMAL, f"{key}={address}"),
+        fault(tmp_path, MINIMAL, environment={"CLEAR_AUDIT_" + key.upper().replace(".", "_"): address}),
+    ):
+        assert f"key '{key}'" in found
+        assert "has credentials in it" in found
+        assert "xyzzy" not in found
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/a:b@c.idx",
+        "https://example.org:8080/images.idx?version=3",
+        "memory://x/y",
+        "file:///a/b.idx",
+        "/a:b@c/images.idx",
+    ],
+)
+def test_addresses_without_credentials_are_taken(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, MINIMAL, f"dataset.path={address}").dataset.path == address

@@ -1,12 +1,14 @@
 """Gates: five outcomes worked out by hand on a small store; the built-in questions against plain Python."""
 
 from dataclasses import replace
+from functools import partial
 from math import sqrt
 from statistics import mean, stdev
 
 import pytest
 
 from reports.gates import BUILT_IN, WITH_SAMPLES, Gate, Judgement, Outcome, as_rows, judge, overall, worst_first
+from storage.asking import ask
 from storage.runs import Run
 from tests.reports.stores import SAMPLES, SMALL, Content, make_store, sample
 
@@ -108,6 +110,13 @@ def test_any_question(sql: str, outcome: Outcome, message: str, run: Run) -> Non
     assert message in judgement.message
     assert judgement.fails == (outcome is not Outcome.passed)
     assert judge_one(Gate("mine", sql, min=0, severity="warn"), run).fails is False
+
+
+def test_question_without_an_end_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reports.gates.ask", partial(ask, timeout_secs=1))
+    judgement = judge_one(Gate("mine", "SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000000) c", min=0), run)
+    assert judgement.outcome is Outcome.error
+    assert judgement.message.startswith("the query took longer than 1 s and was stopped")
 
 
 @pytest.mark.parametrize("limits", [{"min": -1e9, "max": 1e9}, {"max_drop": 1e9, "max_rise": 1e9}])

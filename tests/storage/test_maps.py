@@ -1,11 +1,14 @@
 """Maps on disk: shards that are written apart and joined by moving their files."""
 
+import contextlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,3 +151,29 @@ def test_a_shard_is_the_greatest_multiple_of_a_chunk_within_512_samples_and_32_m
 @pytest.mark.parametrize(("side", "expected"), [(28, 512), (32, 512), (224, 144), (512, 16), (4000, 16)])
 def test_shards_of_known_sizes(side: int, expected: int) -> None:
     assert shard_samples(side, side) == expected
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_pickled_maps_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zarr's older format lets an array say that its chunks are pickles."""
+    monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    marker, array = tmp_path / "executed", tmp_path / "maps.zarr" / "dominant_class"
+    array.mkdir(parents=True)
+    (array.parent / ".zgroup").write_text('{"zarr_format": 2}')
+    pickled = {"compressor": {"id": "pickle", "protocol": 5}, "filters": [{"id": "vlen-bytes"}], "dtype": "|O"}
+    shape = {"zarr_format": 2, "shape": [2], "chunks": [2], "order": "C", "fill_value": None}
+    (array / ".zarray").write_text(json.dumps(shape | pickled))
+    (array / "0").write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(zarr.errors.GroupNotFoundError):
+        open_maps(array.parent)
+    assert not marker.exists()
+    with contextlib.suppress(Exception):  # what it makes of the bomb is not what it expected
+        zarr.open_group(array.parent, mode="r")["dominant_class"][:]
+    assert marker.exists(), "the bomb is one"

@@ -412,3 +412,59 @@ def test_a_plan_that_lacks_a_key_names_it(run: Run, key: str) -> None:
 def test_a_record_that_is_not_there_is_named(run: Run) -> None:
     with pytest.raises(InputError, match=r"manifest\.json' cannot be read \(No such file"):
         read_manifest(run)
+
+
+OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", ".", "", "a//b", "a/", "C:/x", "..\\x", "a\0b", "./a"]
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "a/b"])
+def test_a_record_that_names_what_is_outside_is_refused(run: Run, name: str, make_manifest: MakeManifest) -> None:
+    attempt = open_attempt(run, Shard(0, 0, 16))
+    (attempt / "a").write_text("b")
+    commit_attempt(run, attempt, Shard(0, 0, 16), 16, 0, 1)
+    change(run.commits / "00000.json", attempt=name)
+    with pytest.raises(InputError, match=r"00000\.json' is not a commit of this version: attempt: "):
+        read_commits(run)
+    change(run.folder / "plan.json", run_id=name)
+    with pytest.raises(InputError, match=r"plan\.json' is not a plan of this version: run_id: "):
+        read_plan(run)
+    change(run.commits / "00000.json", attempt=attempt.name, files={name: "0"})
+    publish(run, make_manifest(run))
+    change(run.manifest, artefacts={name: "0"})
+    if name in OUTSIDE:
+        with pytest.raises(InputError, match=r"00000\.json' is not a commit of this version: files"):
+            read_commits(run)
+        with pytest.raises(InputError, match=r"manifest\.json' is not a manifest of this version: artefacts"):
+            read_manifest(run)
+    else:
+        assert read_commits(run)[0].files == read_manifest(run).artefacts == {name: "0"}
+
+
+def test_a_commit_under_another_ones_name_is_refused(run: Run) -> None:
+    attempt = open_attempt(run, Shard(1, 16, 32))
+    commit_attempt(run, attempt, Shard(1, 16, 32), 16, 0, 1)
+    (run.commits / "00001.json").rename(run.commits / "00000.json")
+    with pytest.raises(InputError, match=r"00000\.json' is not a commit of this version: it is of shard 1"):
+        read_commits(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shard_samples": 0},
+        {"shard_samples": -16},
+        {"sample_count": -1},
+        {"sample_count": 10**30},
+        {"sample_count": 1 << 40, "shard_samples": 16},
+        {"height": 0},
+        {"created_at": "2026-11-21T03:00:00"},
+    ],
+)
+def test_a_plan_without_an_end_is_refused(run: Run, changes: dict[str, Any]) -> None:
+    change(run.folder / "plan.json", **changes)
+    with pytest.raises(InputError, match=r"plan\.json' is not a plan of this version"):
+        read_plan(run)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import InputError
+from storage.runs import Run
 from storage.sql import connect, reads_reference, select
-from storage.tables import SCHEMAS
+from storage.tables import SCHEMAS, write_table
 
 OLD_STORE = Path(__file__).parent / "old_stores" / "v1"
 """A run of twelve digits as schema version 1 left it, without its arrays."""
@@ -193,7 +194,43 @@ REFUSED = [
     "WITH x AS (INSERT INTO failures VALUES (1, 'a', 'b', 'c', 'd') RETURNING *) SELECT * FROM x",
     "WITH x AS (UPDATE failures SET stage = 'x' RETURNING *) SELECT * FROM x",
     "WITH x AS (DELETE FROM failures RETURNING *) SELECT * FROM x",
+    "CREATE OR REPLACE VIEW samples AS SELECT 1",
+    "CREATE TEMP TABLE x AS SELECT 1",
+    "CREATE SEQUENCE x",
+    "CREATE TYPE x AS ENUM ('a')",
+    "CREATE FUNCTION x() AS TABLE SELECT 1",
+    "MERGE INTO failures USING failures AS f ON true WHEN MATCHED THEN DELETE",
+    "TRUNCATE failures",
+    "COMMENT ON VIEW samples IS 'x'",
+    "SET VARIABLE x = 1",
+    "SET SESSION threads = 1",
+    "PRAGMA memory_limit = '99GB'",
+    "DETACH memory",
+    "COPY FROM DATABASE memory TO system",
+    "FORCE CHECKPOINT",
+    "VACUUM",
+    "UPDATE EXTENSIONS",
+    "PREPARE x AS SELECT 1",
+    "EXECUTE x",
+    "DEALLOCATE x",
+    "ROLLBACK",
+    "EXPLAIN SELECT 1",
+    "CALL enable_logging()",
+    "SELECT getenv('HOME')",
+    "SELECT read_text('{outside}')",
+    "SELECT nextval('x')",
     # SQL inside a string.
+    "FROM query_table(['samples'])",
+    "FROM histogram('samples', label)",
+    "FROM summary((SELECT 1))",
+    "FROM duckdb_settings()",
+    "FROM duckdb_secrets()",
+    "FROM which_secret('s3://bucket', 's3')",
+    "FROM enable_logging(storage = 'file', storage_config = {{'path': '{tables}/x'}})",
+    "FROM enable_profiling(save_location = '{tables}/x')",
+    "FROM checkpoint()",
+    "FROM pandas_scan(0)",
+    "FROM python_map_function(0)",
     "FROM query('WITH x AS (COPY (SELECT 1) TO ''{tables}/x.csv'') SELECT 1')",
     "FROM system.main.QUERY('WITH x AS (COPY (SELECT 1) TO ''{tables}/x.csv'') SELECT 1')",
     "FROM json_execute_serialized_sql(json_serialize_sql('WITH x AS (COPY (SELECT 1) TO ''{tables}/x.csv'') SELECT 1'))",
@@ -222,30 +259,66 @@ REFUSED = [
     "SELECT * FROM '{unfinished}'",
     "SELECT * FROM parquet_metadata('{unfinished}')",
     "SELECT * FROM glob('{tables}/**')",
+    "SELECT * FROM '{stem}.parquet'",
+    'SELECT * FROM "{stem}".parquet',
+    'SELECT * FROM "{stem}"."PARQUET"',
+    'SELECT (SELECT max(label) FROM "{stem}".parquet)',
+    'TABLE "{stem}".parquet',
+    'SHOW "{stem}".parquet',
+    'SUMMARIZE "{stem}".parquet',
+    'SELECT * FROM (DESCRIBE "{stem}".parquet)',
+    'SELECT * FROM ""."{stem}".parquet',
+    "SELECT * FROM parquet_scan('{unfinished}')",
+    "SELECT * FROM parquet_schema('{unfinished}')",
+    "SELECT * FROM read_single_parquet_file('{unfinished}')",
+    "SELECT * FROM samples, LATERAL read_text('{outside}')",
+    "SUMMARIZE '{outside}'",
+    "DESCRIBE SELECT * FROM read_csv('{outside}')",
+    # Other machines.
+    "SELECT * FROM 'https://example.org/x.parquet'",
+    'SELECT * FROM "https://example.org/x".parquet',
+    "SELECT * FROM read_csv('https://example.org/x.csv')",
+    "SELECT * FROM read_parquet('s3://bucket/x.parquet')",
     # A variable of the Python program.
     "SELECT * FROM rows",
 ]
 
 
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A store of a published run of three samples and one that is not, beside a secret; and a connection to it."""
+    store = tmp_path_factory.mktemp("attacked")
+    for run, labels in {"a": [0, 1, 0], "unfinished": [7]}.items():
+        path = Run(store, run).table("samples")
+        path.parent.mkdir(parents=True)
+        write_table(pa.Table.from_pylist([{"label": label} for label in labels], schema=SCHEMAS["samples"]), path)
+    (store / "secret.csv").write_text("word\nxyzzy\n")
+    return store, connect(store, ["a"])
+
+
 @pytest.mark.parametrize("template", REFUSED)
 def test_what_is_more_than_a_select_of_the_tables_is_refused_and_writes_nothing(
-    store: Path, template: str, files_of: FilesOf
+    attacked: tuple[Path, Any], template: str, files_of: FilesOf
 ) -> None:
-    outside = store / "secret.csv"
-    outside.write_text("word\nxyzzy\n")
-    places = {"published": "a", "unfinished": "unfinished"}
-    paths = {name: store / "tables" / "samples" / f"run_id={run}" / "part-0.parquet" for name, run in places.items()}
-    sql = template.format(tables=store / "tables", store=store, outside=outside, **paths)
+    store, connection = attacked
+    published, unfinished = (Run(store, run).table("samples") for run in ("a", "unfinished"))
+    sql = template.format(
+        tables=store / "tables",
+        store=store,
+        outside=store / "secret.csv",
+        published=published,
+        unfinished=unfinished,
+        stem=unfinished.with_suffix(""),
+    )
     rows = pa.table({"word": ["xyzzy"]})
     before = files_of(store)
-    connection = connect(store, ["a", "b"])
     with pytest.raises(InputError) as caught:
         select(connection, sql)
     assert files_of(store) == before
     assert "\n" not in str(caught.value)
     assert "xyzzy" not in str(caught.value)
     # The connection is as it was.
-    assert select(connection, "SELECT count(*) AS n FROM samples").to_pylist() == [{"n": 5}]
+    assert select(connection, "SELECT count(*) AS n, max(label) AS most FROM samples").to_pylist() == [{"n": 3, "most": 1}]
     assert select(connection, "SELECT count(*) AS n FROM failures").to_pylist() == [{"n": 0}]
     assert rows.num_rows == 1
 
@@ -256,6 +329,8 @@ def test_the_refused_forms_do_write_where_nothing_stops_them(tmp_path: Path) -> 
 
     inner = "WITH x AS (COPY (SELECT 1) TO ''{0}'') SELECT 1"
     forms = [inner.replace("''", "'"), f"FROM json_execute_serialized_sql(json_serialize_sql('{inner}'))"]
+    duckdb.sql(f"COPY (SELECT 42 AS n) TO '{tmp_path / 'part.parquet'}'")
+    assert duckdb.sql(f'SELECT n FROM "{tmp_path / "part"}".parquet').fetchall() == [(42,)]
     for number, sql in enumerate(forms):
         target = tmp_path / f"{number}.csv"
         connection = duckdb.connect()

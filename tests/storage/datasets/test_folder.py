@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import fsspec
@@ -96,13 +97,46 @@ def test_an_image_that_vanishes_is_a_failure_of_its_sample(tmp_path: Path) -> No
     assert dataset.content_hash() != whole
 
 
-def test_links_to_folders_and_images_are_followed(tmp_path: Path) -> None:
-    fill(str(tmp_path), {"elsewhere/1.png": png(1), "data/dog/2.png": png(2)})
-    (tmp_path / "data/cat").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "data/dog/1.png").symlink_to(tmp_path / "elsewhere/1.png")
-    samples = open_folder(tmp_path / "data").read(0, 3)
-    assert samples.ids == ["cat/1.png", "dog/1.png", "dog/2.png"]
+def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
+    fill(str(tmp_path), {"data/all/1.png": png(1), "data/dog/2.png": png(2)})
+    (tmp_path / "data/cat").symlink_to(tmp_path / "data/all")
+    (tmp_path / "data/dog/1.png").symlink_to("../all/1.png")
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    samples = open_folder(tmp_path / "linked").read(0, 4)
+    assert samples.ids == ["all/1.png", "cat/1.png", "dog/1.png", "dog/2.png"]
     assert samples.failures == {}
+
+
+def test_a_link_that_leads_out_of_the_folder_is_a_failure_of_its_sample(tmp_path: Path) -> None:
+    fill(str(tmp_path), {"elsewhere/1.png": png(1), "data/dog/2.png": png(2), "data2/3.png": png(3)})
+    (tmp_path / "data/cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/dog/1.png").symlink_to("../../elsewhere/1.png")
+    (tmp_path / "data/dog/3.png").symlink_to(tmp_path / "data2/3.png")
+    (tmp_path / "data/dog/4.png").symlink_to("/dev/zero")
+    dataset = open_folder(tmp_path / "data")
+    samples = dataset.read(0, 5)
+    assert samples.ids == ["cat/1.png", "dog/1.png", "dog/2.png", "dog/3.png", "dog/4.png"]
+    assert samples.failures.keys() == {0, 1, 3, 4}
+    assert all("leads out of the dataset's folder" in reason for reason in samples.failures.values())
+    whole = dataset.content_hash()
+    (tmp_path / "elsewhere/1.png").write_bytes(png(9))
+    assert dataset.content_hash() == whole, "what lies outside was read"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_a_failure_of_its_sample_and_not_waited_for(tmp_path: Path) -> None:
+    fill(str(tmp_path), {"cat/1.png": png(1), "cat/2.png": b""})
+    (tmp_path / "cat/2.png").unlink()
+    os.mkfifo(tmp_path / "cat/2.png")
+    dataset = open_folder(tmp_path)
+    assert dataset.read(0, 2).failures == {1: "'cat/2.png' cannot be read: it is not a file"}
+    dataset.content_hash()
+
+
+def test_a_file_that_is_too_large_is_a_failure_of_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(str(tmp_path), {"cat/1.png": png(1), "cat/2.png": png(2) + bytes(2 << 20)})
+    monkeypatch.setattr("storage.datasets.folder.LARGEST_FILE", 1 << 20)
+    assert open_folder(tmp_path).read(0, 2).failures == {1: "'cat/2.png' is larger than 1 MB"}
 
 
 def test_a_folder_that_links_to_itself_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pickle
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -198,3 +199,55 @@ def test_an_address_that_leads_nowhere(tmp_path: Path, address: str) -> None:
     named = address.format(tmp_path)
     with pytest.raises(InputError, match=named):
         open_dataset(DatasetSpec("idx", named, None, ("a",)))
+
+
+def header(*sizes: int, dtype: int = 0x08) -> bytes:
+    return bytes([0, 0, dtype, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes)
+
+
+MOST = 2**32 - 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(MOST, MOST, MOST),
+        header(MOST, MOST, MOST, 3),
+        header(MOST, 1, 1) + bytes(100),
+        header(2**31, 2, 2),  # 2^33, which 32 bits hold as 0
+        header(1, 2**16, 2**16),
+        header(100, 0, 5),
+        header(*[MOST] * 255),
+        header(*[1] * 255) + b"x",
+        header(60_000, 28, 28) + bytes(28 * 28),
+    ],
+)
+def test_a_header_that_claims_more_than_there_is(tmp_path: Path, content: bytes, pack: Callable[[bytes], bytes]) -> None:
+    spec = save(tmp_path, pack(content), idx_bytes(np.zeros(2)), ("a", "b"))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=str(tmp_path)):
+        IdxDataset(DatasetSpec("idx", spec.path, None, ("a",)))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        IdxDataset(spec)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        IdxDataset(save(tmp_path, idx_bytes(noise(2, 2, 2)), pack(content), ("a", "b")))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_gzip_bomb_is_read_as_far_as_its_header_says(tmp_path: Path) -> None:
+    images, labels = (gzip.compress(idx_bytes(values) + bytes(50_000_000), 1) for values in (noise(4, 3, 3), np.zeros(4)))
+    spec = save(tmp_path, images, labels)
+    tracemalloc.start()
+    dataset = IdxDataset(spec)
+    assert np.array_equal(pixels(dataset.read(0, 4)), noise(4, 3, 3))
+    dataset.content_hash()
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_more_samples_than_an_audit_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.datasets.images.MOST_SAMPLES", 3)
+    with pytest.raises(InputError, match=r"lists 4 samples; split it into datasets of at most 3"):
+        IdxDataset(save(tmp_path, idx_bytes(noise(4, 2, 2)), idx_bytes(np.zeros(4))))

@@ -1,5 +1,8 @@
+import contextlib
 import io
 import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +152,47 @@ def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch, li
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(UnreadableImage, match=r"^decompression bomb: "):
         decode(content)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+BOMB = zlib.compress(bytes(80_000_000), 9)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        chunk(b"zTXt", b"word\0\0" + BOMB),
+        chunk(b"iTXt", b"word\0\1\0\0\0" + BOMB),
+        chunk(b"iCCP", b"word\0\0" + BOMB),
+        100 * chunk(b"zTXt", b"word\0\0" + zlib.compress(bytes(1_000_000), 9)),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "many"],
+)
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_bomb_of_text_in_an_image_is_not_unpacked(bomb: bytes, where: str) -> None:
+    whole = encode(Image.fromarray(GREY))
+    cut_at = 33 if where == "before" else len(whole) - 12  # after the header, and before the end
+    tracemalloc.start()
+    with contextlib.suppress(UnreadableImage):
+        assert np.array_equal(decode(whole[:cut_at] + bomb + whole[cut_at:]), GREY)
+    assert tracemalloc.get_traced_memory()[1] < 75_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (0, 5), (5, 0), (0, 0)])
+def test_a_header_that_claims_too_much_or_nothing_is_not_decoded(width: int, height: int) -> None:
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    png += chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    bmp = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 154, 0, 0, 54, 40, width, height, 1, 8, 0, 100, 0, 0, 0, 0) + bytes(100)
+    gif = b"GIF89a" + struct.pack("<HHBBB", width % 65_536, height % 65_536, 0, 0, 0) + b";"
+    ppm = f"P5 {width} {height} 255\n".encode() + bytes(100)
+    for content in (png, bmp, gif, ppm):
+        with pytest.raises(UnreadableImage) as caught:
+            decode(content)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on

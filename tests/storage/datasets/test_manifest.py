@@ -201,3 +201,67 @@ def test_a_wrong_file_is_named_with_the_way_out(tmp_path: Path, name: str, messa
         (tmp_path / name).write_bytes(b"path,label\na,0\n")
     with pytest.raises(InputError, match=message):
         open_dataset(DatasetSpec("manifest", str(tmp_path / name)))
+
+
+def test_a_table_that_unfolds_to_too_much_is_not_unfolded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = {"path": ["x" * 10_000] * 3000, "label": [0] * 3000}
+    monkeypatch.setattr("storage.datasets.manifest.LARGEST_TABLE", 10 << 20)
+    monkeypatch.setattr("storage.datasets.manifest.ROWS_A_BATCH", 100)
+    with pytest.raises(InputError, match=r"manifest.parquet is larger than 10 MB when unpacked"):
+        from_parquet(folder, **bomb)
+    assert (folder / "manifest.parquet").stat().st_size < 100_000
+    monkeypatch.setattr("storage.datasets.images.MOST_SAMPLES", 2999)
+    with pytest.raises(InputError, match=r"lists 3,000 samples"):
+        from_parquet(folder, **bomb)
+
+
+def test_text_that_is_no_text_is_named(folder: Path) -> None:
+    offsets, content = pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeab")
+    invalid = pa.Array.from_buffers(pa.string(), 2, [None, offsets, content])
+    for columns in ({"path": invalid, "label": [0, 0]}, {"path": ["a", "b"], "label": invalid}):
+        with pytest.raises(InputError, match=r"manifest.parquet is no readable parquet table .*UTF"):
+            from_parquet(folder, **columns)
+    with pytest.raises(InputError, match=r"manifest.parquet is no readable parquet table .*UTF"):
+        from_parquet(folder, path=["a", "b"], label=[0, 0], site=invalid)
+    (folder / "manifest.csv").write_bytes(b"path,label\n\xff\xfe,0\n")
+    with pytest.raises(InputError, match=r"manifest.csv is no readable csv table .*UTF"):
+        ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array([2**64 - 1, 0], pa.uint64()),
+        pa.array([-(2**63), 0]),
+        pa.array([float("nan"), 0]),
+        pa.array([float("inf"), 0]),
+        pa.array([1e300, 0]),
+        pa.array([2**40, 0]),
+        pa.array([[0], [1]]),
+        pa.array([{"a": 0}, {"a": 1}]),
+        pa.array([b"cat", b"dog"]),
+    ],
+    ids=lambda labels: str(labels[:1]),
+)
+def test_labels_that_are_none_are_named(folder: Path, labels: pa.Array) -> None:
+    for classes in (None, ("cat", "dog")):
+        with pytest.raises(InputError, match=r"manifest.parquet.*label"):
+            from_parquet(folder, classes, path=["cat/1.png"] * 2, label=labels)
+
+
+def test_more_classes_than_a_map_can_hold(folder: Path) -> None:
+    names = [f"class {index}" for index in range(2**15 + 1)]
+    pa.parquet.write_table(pa.table({"path": ["cat/1.png"] * len(names), "label": names}), folder / "manifest.parquet")
+    with pytest.raises(InputError, match=r"has 32,769 classes, and an audit holds 32,768"):
+        open_dataset(DatasetSpec("manifest", str(folder / "manifest.parquet")))
+
+
+def test_a_link_out_of_the_folder_and_a_loop_of_links_are_failures_of_their_samples(folder: Path) -> None:
+    (folder.parent / "secret.png").write_bytes(png(9))
+    (folder / "link.png").symlink_to(folder.parent / "secret.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "up").symlink_to("..")
+    paths = ["link.png", "loop.png", "up/secret.png", "up/data/cat/1.png", "x" * 300, "cat/1.png/x", "~/secret.png"]
+    samples = from_parquet(folder, path=[*paths, "cat/1.png"], label=[0] * 8).read(0, 8)
+    assert samples.failures.keys() == {0, 1, 2, 4, 5, 6}
+    assert all("\n" not in reason for reason in samples.failures.values())

@@ -1,12 +1,16 @@
 import time
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from storage.datasets.preparation import InputSpec, normalize, prepare
+from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets.preparation import IMAGES_HELD, InputSpec, normalize, prepare, read_prepared
 from storage.errors import InputError
 
 
@@ -146,3 +150,41 @@ def test_normalize_by_hand() -> None:
 def test_a_wrong_input_is_named(make: Callable[[], InputSpec], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 40), (3, 35), (16, 32), (39, 40)])
+def test_samples_read_a_few_at_a_time_are_those_read_at_once(tmp_path: Path, start: int, stop: int) -> None:
+    rows = ["path,label,site"]
+    for index in range(40):
+        Image.fromarray(noise(9 + index % 3, 11, 3, seed=index)).save(tmp_path / f"{index:02d}.png")
+        rows.append(f"{index:02d}.png,{index % 2},{index}")
+    for index in (5, 17, 39):
+        (tmp_path / f"{index:02d}.png").write_bytes(b"")
+    (tmp_path / "all.csv").write_text("\n".join(rows))
+    dataset = open_dataset(DatasetSpec("manifest", str(tmp_path / "all.csv")))
+    spec = InputSpec(3, 10, 11, resize="none")
+    whole = dataset.read(start, stop)
+    pixels, unprepared = prepare(whole.images, spec)
+    expected = {place: ("prepare", reason) for place, reason in unprepared.items()}
+    expected |= {place: ("read", reason) for place, reason in whole.failures.items()}
+    samples, found, failures = read_prepared(dataset, spec, start, stop)
+    assert failures == expected
+    assert {stage for stage, _ in failures.values()} == ({"read"} if start == 39 else {"read", "prepare"})
+    np.testing.assert_array_equal(found, pixels)
+    assert (samples.ids, samples.hashes, samples.failures) == (whole.ids, whole.hashes, whole.failures)
+    assert samples.labels.tolist() == whole.labels.tolist()
+    assert samples.meta is not None
+    assert samples.meta.equals(whole.meta)
+    assert samples.images == [None] * (stop - start)
+
+
+def test_few_whole_images_are_held_at_a_time(tmp_path: Path) -> None:
+    for index in range(64):
+        path = tmp_path / f"cat/{index:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (1000, 1000)).save(path)
+    dataset = open_dataset(DatasetSpec("folder", str(tmp_path)))
+    tracemalloc.start()
+    read_prepared(dataset, InputSpec(1, 8, 8), 0, 64)
+    assert tracemalloc.get_traced_memory()[1] < 3 * IMAGES_HELD * 1_000_000 < 64_000_000
+    tracemalloc.stop()

@@ -1,0 +1,149 @@
+"""Questions of users to the tables of published runs: each is asked in a process of its own, which is ended at its limits.
+
+DuckDB can be interrupted only between the steps of a query, and counts only a part of the memory that it takes: one call of
+one function (`levenshtein` of two long texts), the parsing of deep parentheses, or an answer without end would hold on for
+hours. A process ends when it is told to.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pyarrow as pa
+
+from storage.errors import InputError
+from storage.sql import connect, first_line, reads_reference, relation_of
+
+QUESTION_SECS = 60.0
+"""How long a question may take."""
+
+PROCESS_BYTES = 4 << 30
+"""What its process may take. DuckDB's own limit, `storage.sql.MEMORY_LIMIT`, counts neither strings nor lists at work."""
+
+ANSWER_BYTES = 1 << 30
+"""The largest answer, as Arrow holds it."""
+
+BATCH_ROWS = 10_000
+REFUSED = 2
+"""The exit code of a process whose last line on stderr is the message of an InputError."""
+
+
+def ask(
+    store: Path, runs: Sequence[str], sql: str, reference: str | None = None, timeout_secs: float = QUESTION_SECS
+) -> pa.Table:
+    """The rows of one SELECT, from whoever wrote it. runs, reference: as for `storage.sql.connect`.
+
+    Raises InputError where the query is refused or cannot be run, or goes beyond a limit of time, memory or size.
+    """
+    return _exchange({"store": str(store), "runs": list(runs), "sql": sql, "reference": reference}, timeout_secs)
+
+
+def asks_reference(store: Path, sql: str) -> bool:
+    """Whether a query reads the tables of the reference run. Raises InputError as `ask` does."""
+    if "reference" not in sql.lower():
+        return False
+    found: bool = _exchange({"store": str(store), "sql": sql}, QUESTION_SECS).column(0)[0].as_py()
+    return found
+
+
+def _exchange(question: dict[str, Any], timeout_secs: float) -> pa.Table:
+    # -P: a module in the working directory is not to be taken for one of ours.
+    command = [sys.executable, "-P", "-m", "storage.asking", str(math.ceil(timeout_secs))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    timer = Timer(timeout_secs, process.kill)
+    timer.start()
+    try:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        with process.stdin:
+            process.stdin.write(json.dumps(question).encode())
+        answer = _read_answer(process)
+        messages = process.stderr.read().decode(errors="replace").strip().splitlines()
+        code = process.wait()
+    except BrokenPipeError:
+        answer, messages, code = None, [], process.wait()
+    finally:
+        has_ended = timer.finished.is_set()
+        timer.cancel()
+        process.kill()
+        process.wait()
+    if answer is not None and code == 0:
+        return answer
+    if code == REFUSED and messages:
+        raise InputError(messages[-1])
+    if has_ended:
+        raise InputError(f"the query took longer than {timeout_secs:g} s and was stopped: ask for less, or of fewer runs")
+    raise InputError(
+        f"the query was stopped, most likely for it needs more than the {PROCESS_BYTES >> 30} GB of memory that it may take "
+        f"({messages[-1] if messages else f'code {code}'}): ask for less, or of fewer runs"
+    )
+
+
+def _read_answer(process: "subprocess.Popen[bytes]") -> pa.Table | None:
+    """What the process writes; None where it ends before that is whole. Raises InputError where it is too large."""
+    assert process.stdout is not None
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    try:
+        with pa.ipc.open_stream(process.stdout) as stream:
+            for batch in stream:
+                batches.append(batch)
+                size += batch.nbytes
+                if size > ANSWER_BYTES:
+                    raise InputError(
+                        f"the answer is larger than {ANSWER_BYTES >> 30} GB: ask for less, or read the Parquet files themselves"
+                    )
+            return pa.Table.from_batches(batches, stream.schema)
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def _limit_process(timeout_secs: int) -> None:
+    """What holds whatever DuckDB does, and should the asking process be gone; on Windows only DuckDB's own limits do."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (PROCESS_BYTES, PROCESS_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    signal.alarm(timeout_secs + 1)
+
+
+def _answer(question: dict[str, Any]) -> pa.RecordBatchReader:
+    if "runs" not in question:
+        found = reads_reference(connect(Path(question["store"]), []), question["sql"])
+        return pa.table({"found": [found]}).to_reader()
+    connection = connect(Path(question["store"]), question["runs"], reference=question["reference"])
+    return relation_of(connection, question["sql"]).to_arrow_reader(BATCH_ROWS)
+
+
+def _main() -> int:
+    import duckdb
+
+    _limit_process(int(sys.argv[1]))
+    try:
+        reader = _answer(json.loads(sys.stdin.buffer.read()))
+        with pa.ipc.new_stream(sys.stdout.buffer, reader.schema) as stream:
+            for batch in reader:
+                stream.write_batch(batch)
+    except InputError as error:
+        message = str(error)
+    except duckdb.Error as error:
+        message = first_line(error)
+    else:
+        return 0
+    print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
+    return REFUSED
+
+
+if __name__ == "__main__":
+    code = _main()
+    sys.stdout.flush()
+    os._exit(code)  # else DuckDB says at the end what it has not let go of

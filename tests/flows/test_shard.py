@@ -1,0 +1,77 @@
+"""A shard of hostile samples: each that cannot be measured is one row of `failures`, and the others are measured."""
+
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import flows.shard
+from flows.shard import audit_shard
+from flows.worker import AuditWorker, Work
+from storage.datasets import DatasetSpec
+from storage.maps import MapShape
+from storage.runs import Run, Shard, read_commits
+from tests.flows.conftest import Digits
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb(path: Path, _: bytes) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+
+
+def not_a_number(path: Path, _: bytes) -> None:
+    Image.fromarray(np.full((28, 28), np.nan, np.float32)).save(path, "TIFF")
+
+
+HOSTILE: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
+    "bomb": (bomb, "decompression bomb"),
+    "cut": (lambda path, whole: path.write_bytes(whole[:-40]), "damaged or truncated"),
+    "empty": (lambda path, _: path.touch(), "empty"),
+    "link": (lambda path, _: path.symlink_to("/dev/zero"), "leads out of the dataset's folder"),
+    "nan": (not_a_number, "floating-point pixels"),
+    "other": (lambda path, _: path.write_bytes(b"\x80\x04cos\nsystem\n"), "not an image"),
+    "pipe": (lambda path, _: os.mkfifo(path), "not a file"),
+    "shape": (lambda path, _: Image.new("L", (28, 29)).save(path), "29×28 pixels where the model takes 28×28"),
+}
+
+
+def test_each_hostile_sample_is_one_row_of_failures(
+    digits_work: Work, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images" / "0"
+    images.mkdir(parents=True)
+    Image.fromarray(digits.pixels[0]).save(images / "a-good.png")
+    whole = (images / "a-good.png").read_bytes()
+    (images / "z-good.png").write_bytes(whole)
+    for name, (make, _) in HOSTILE.items():
+        make(images / f"{name}.png", whole)
+    spec = DatasetSpec("folder", str(tmp_path / "images"), classes=tuple("0123456789"))
+    worker = AuditWorker(replace(digits_work, dataset=spec, input=replace(digits_work.input, resize="none")))
+    monkeypatch.setattr(flows.shard, "this_worker", lambda key: worker)
+    run = Run(tmp_path, "run")
+    run.attempts.mkdir(parents=True)
+    run.commits.mkdir()
+
+    counts = audit_shard("digits", run, MapShape(10, 28, 28, 16), None, Shard(0, 0, 10))
+
+    assert counts == {"processed": 2, "failed": len(HOSTILE)}
+    attempt = run.attempts / read_commits(run)[0].attempt
+    failures = pq.read_table(attempt / "failures.parquet").to_pylist()
+    assert [row["sample_id"] for row in failures] == [f"0/{name}.png" for name in sorted(HOSTILE)]
+    for row, name in zip(failures, sorted(HOSTILE), strict=True):
+        assert HOSTILE[name][1] in row["reason"]
+        assert row["stage"] == ("prepare" if name == "shape" else "read")
+    measured = pq.read_table(attempt / "samples.parquet").to_pylist()
+    assert [row["sample_index"] for row in measured] == [0, 9]
+    assert measured[0]["prediction"] == digits.labels[0]
