@@ -23,6 +23,7 @@ from flows.config import AuditConfig
 from flows.gallery import draw_gallery, write_gallery
 from flows.listener import Listener
 from flows.planning import Planned, plan_run
+from flows.trigger import find_trigger
 from flows.worker import Work
 from reports.charts import start_engine
 from reports.gallery import choose_samples
@@ -36,6 +37,7 @@ from storage.runs import (
     Manifest,
     Plan,
     Run,
+    Trigger,
     files_below,
     find_reference,
     hash_file,
@@ -104,14 +106,14 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
     """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
     session = starting.get()
     if session is not None:
-        return run_stages(session)
+        return run_stages(session, find_trigger("command line"))
     resolved = AuditConfig.model_validate_json(json.dumps(config))
     with Session(resolved, Path(store), open_dataset(resolved.dataset_spec), Listener()) as session:
-        return run_stages(session)
+        return run_stages(session, find_trigger("python"))
 
 
-def run_stages(session: Session) -> Outcome:
-    planned = make_plan(session)
+def run_stages(session: Session, trigger: Trigger) -> Outcome:
+    planned = make_plan(session, trigger)
     run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
     resumed = bool(read_commits(run))
@@ -121,7 +123,7 @@ def run_stages(session: Session) -> Outcome:
     now = datetime.now(UTC)
     artefacts = finalise(session, planned, now)
     judgements = judge_run(session, run)
-    manifest = publish_run(session, planned, artefacts, now)
+    manifest = publish_run(session, planned, trigger, artefacts, now)
     session.cluster.release()
     session.listener.stage("reporting")
     charts.join()
@@ -139,9 +141,9 @@ def run_stages(session: Session) -> Outcome:
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def make_plan(session: Session) -> Planned:
+def make_plan(session: Session, trigger: Trigger) -> Planned:
     """Freezes what is to be done and how, or finds the unfinished run that planned the same."""
-    return plan_run(session.config, session.store, session.dataset, session.cluster, session.listener)
+    return plan_run(session.config, session.store, session.dataset, session.cluster, session.listener, trigger)
 
 
 @task(name="compute", cache_policy=NO_CACHE)
@@ -197,7 +199,7 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
 
 
 @task(name="publish", cache_policy=NO_CACHE)
-def publish_run(session: Session, planned: Planned, artefacts: dict[str, str], now: datetime) -> Manifest:
+def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts: dict[str, str], now: datetime) -> Manifest:
     """Publishes the run by its manifest."""
     run, plan = planned.run, planned.plan
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
@@ -214,6 +216,7 @@ def publish_run(session: Session, planned: Planned, artefacts: dict[str, str], n
         failed_count=sum(commit.failed_count for commit in commits),
         readings=list(READINGS),
         examination=plan.examination,
+        trigger=trigger,
         environment={
             "python": platform.python_version(),
             "platform": platform.platform(),

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -54,10 +54,26 @@ class Examination(Record):
     fold_reason: str | None = None
 
 
-class Plan(Record):
-    """What a run will do, frozen: a run is resumed only where all of it still holds.
+class Trigger(Record):
+    """What started an audit. Times are UTC; what there is not is None.
 
-    examination: None where an older version planned.
+    kind: `command line`; `schedule`, a deployment's; `deployment`, run by hand or through Prefect's API; or `python`, a
+    program that called the flow. flow_run_id: of the audit's flow run in Prefect. parent_flow_run_id: of the flow run that
+    it is a part of. scheduled_at: when the deployment's run was to start.
+    """
+
+    kind: Literal["command line", "schedule", "deployment", "python"]
+    flow_run_id: str
+    parent_flow_run_id: str | None = None
+    deployment_id: str | None = None
+    deployment_name: str | None = None
+    scheduled_at: datetime | None = None
+
+
+class Plan(Record):
+    """What a run will do, frozen: a run is resumed only where all that identifies it still holds.
+
+    examination, trigger: None where an older version planned.
     """
 
     run_id: str
@@ -75,6 +91,7 @@ class Plan(Record):
     width: int
     shard_samples: int
     examination: Examination | None = None
+    trigger: Trigger | None = None
 
     @property
     def identity(self) -> tuple[int, str, str, str, str]:
@@ -109,7 +126,8 @@ class Commit(Record):
 class Manifest(Record):
     """What a finished run holds and how it was made.
 
-    examination: the plan's; None where an older version planned. artefacts: SHA-256 by path in the store.
+    examination: the plan's; None where an older version planned. trigger: of what finished the run, which is not what the
+    plan says where it was resumed. artefacts: SHA-256 by path in the store.
     """
 
     run_id: str
@@ -121,6 +139,7 @@ class Manifest(Record):
     failed_count: int
     readings: list[str]
     examination: Examination | None = None
+    trigger: Trigger | None = None
     environment: dict[str, str]
     artefacts: dict[str, str]
 
