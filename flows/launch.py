@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 from flows.config import AuditConfig
 from flows.listener import Listener
 from flows.server import prefect_server
-from storage.datasets import open_dataset
+from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
 
 if TYPE_CHECKING:
     from flows.audit import Outcome
+
+
+def check_places(config: AuditConfig, store: Path) -> Dataset:
+    """The dataset, opened. Raises InputError where it is not as it must be, or the store is no place for a run."""
+    # A drive letter is one character; pathlib makes one slash of two.
+    if re.match(r"\w{2,}:/", store.as_posix()):
+        raise InputError(f"store '{store}' is not a local folder: name one")
+    try:
+        return open_dataset(config.dataset_spec)
+    except InputError as error:
+        raise InputError(f"section [dataset] of the config: {error}") from error
 
 
 def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
@@ -19,13 +30,7 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
 
     Raises InputError, for a bad dataset or store before anything starts.
     """
-    # A drive letter is one character; pathlib makes one slash of two.
-    if re.match(r"\w{2,}:/", store.as_posix()):
-        raise InputError(f"store '{store}' is not a local folder: name one")
-    try:
-        dataset = open_dataset(config.dataset_spec)
-    except InputError as error:
-        raise InputError(f"section [dataset] of the config: {error}") from error
+    dataset = check_places(config, store)
     listener.stage("starting")
     with prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.
@@ -43,3 +48,13 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
                     return audit(config.model_dump(mode="json"), str(store))
             finally:
                 starting.reset(token)
+
+
+def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
+    """That more samples failed than the config allows, in a sentence; None where they did not."""
+    if outcome.failed <= config.limits.failed_frac_max * outcome.expected:
+        return None
+    return (
+        f"{outcome.failed:,} of {outcome.expected:,} samples failed, more than limits.failed_frac_max = "
+        f"{config.limits.failed_frac_max:g} allows: see the table 'failures'"
+    )
