@@ -6,6 +6,7 @@ Import after `prepare_environment`: Prefect reads the environment when it is imp
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
@@ -20,6 +21,7 @@ from prefect.types import BANNED_CHARACTERS
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
+from auditor.errors import UnsupportedModel
 from flows.config import load_config
 from flows.launch import check_places, run_audit, say_excess
 from flows.listener import Listener
@@ -35,22 +37,28 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 def deployed_audit(config: str, store: str) -> State:
     """What a deployment runs: as `clear-audit run`, with Prefect's state for an exit code.
 
-    config: path of the audit's config, read anew for each run. store: path of the store. Failed where a gate failed or too
-    many samples did; raises what ended the audit before its end.
+    config: path of the audit's config, read anew for each run. store: path of the store. Failed where a gate failed, too many
+    samples did, or the input is wrong; raises what else ended the audit before its end.
     """
     try:
         resolved = load_config(Path(config))
         outcome = run_audit(resolved, Path(store), Listener())
+    except (InputError, UnsupportedModel) as error:
+        return say(Failed, str(error))
     except Exception as error:
         print(f"clear-audit: the audit of '{config}' failed ({type(error).__name__}: {error})", file=sys.stderr)
         raise
-    faults = [say_judgement(judgement) for judgement in worst_first(outcome.judgements) if judgement.fails]
     excess = say_excess(outcome, resolved)
-    if excess is not None:
-        faults.insert(0, excess)
-    message = f"run {outcome.run.run_id}: " + ("; ".join(faults) or f"gates {overall_of(outcome.judgements)}")
+    faults = [] if excess is None else [excess]
+    faults += [say_judgement(judgement) for judgement in worst_first(outcome.judgements) if judgement.fails]
+    found = "; ".join(faults) or f"gates {overall_of(outcome.judgements)}"
+    return say(Failed if faults else Completed, f"run {outcome.run.run_id}: {found}")
+
+
+def say(state: Callable[..., State], message: str) -> State:
+    """A state with a message that is said on stderr too."""
     print(f"clear-audit: {message}", file=sys.stderr)
-    return Failed(message=message) if faults else Completed(message=message)
+    return state(message=message)
 
 
 def plan_deployment(config: Path, store: Path, cron: str, timezone: str, name: str | None) -> RunnerDeployment:
