@@ -114,7 +114,7 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
 
 def run_stages(session: Session, trigger: Trigger) -> Outcome:
     planned = make_plan(session, trigger)
-    run = planned.run
+    run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
     resumed = bool(read_commits(run))
     compute_secs = compute(session, planned)

@@ -63,19 +63,14 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
     except (typer.Exit, typer.Abort):
         raise
     except (KeyboardInterrupt, Exception) as error:
+        from flows.launch import was_interrupted
+
         if was_interrupted(error):
             typer.echo(f"clear-audit: interrupted; {afterwards}", err=True)
             raise typer.Exit(INTERRUPTED) from error
         traceback.print_exc()
         typer.echo(f"clear-audit: failed ({type(error).__name__}: {error}); {afterwards}", err=True)
         raise typer.Exit(FAILED) from error
-
-
-def was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is at the bottom of an error: Prefect raises others while it handles one."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 @app.command()

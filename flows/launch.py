@@ -1,11 +1,14 @@
 """Starting an audit from a terminal: what need not wait for each other starts side by side."""
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from auditor.errors import UnsupportedModel
 from flows.config import AuditConfig
 from flows.listener import Listener
+from flows.notification import News, notify
 from flows.server import prefect_server
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
@@ -28,8 +31,39 @@ def check_places(config: AuditConfig, store: Path) -> Dataset:
 def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
     """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
 
-    Raises InputError, for a bad dataset or store before anything starts.
+    Whoever is to be told of its end is told. Raises InputError, for a bad dataset or store before anything starts.
     """
+    try:
+        outcome = start_audit(config, store, listener)
+    except Exception as error:
+        if not was_interrupted(error):
+            said = str(error) if isinstance(error, (InputError, UnsupportedModel)) else f"{type(error).__name__}: {error}"
+            tell(config, store, News("failure", error=said, run=listener.run))
+        raise
+    excess = say_excess(outcome, config)
+    if excess is not None or any(judgement.fails for judgement in outcome.judgements):
+        event = "gate" if excess is None else "failure"
+        counts = {"expected": outcome.expected, "processed": outcome.processed, "failed": outcome.failed}
+        tell(config, store, News(event, error=excess, run=outcome.run, judgements=outcome.judgements, **counts))
+    return outcome
+
+
+def tell(config: AuditConfig, store: Path, news: News) -> None:
+    """A webhook that is not reached changes nothing of the audit."""
+    problem = notify(config, store, news)
+    if problem is not None:
+        print(f"clear-audit: {problem}", file=sys.stderr)
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of an error: Prefect raises others while it handles one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def start_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
+    """The audit itself, when its dataset is there."""
     dataset = check_places(config, store)
     listener.stage("starting")
     with prefect_server() as server:
