@@ -65,6 +65,8 @@ def was_interrupted(error: BaseException | None) -> bool:
 def start_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
     """The audit itself, when its dataset is there."""
     dataset = check_places(config, store)
+    # Workers of a cluster that is not ours may have another working directory.
+    store = store.absolute()
     listener.stage("starting")
     with prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.

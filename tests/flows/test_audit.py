@@ -414,7 +414,9 @@ def test_existing_scheduler_is_used_and_left_running(
     store = tmp_path / "audits"
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        done = clear_audit("run", digits_config, "--store", store, "--set", f"compute.cluster={address}", api=prefect_api)
+        # Its workers have another working directory, in which the store must not be looked for.
+        arguments = ["run", digits_config, "--store", "audits", "--set", f"compute.cluster={address}"]
+        done = clear_audit(*arguments, api=prefect_api, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(cluster.scheduler.workers) == 1
     assert only_run(store).table("samples").read_bytes() == only_run(finished).table("samples").read_bytes()
