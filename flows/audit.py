@@ -24,6 +24,7 @@ from flows.drawing import open_studio
 from flows.gallery import draw_gallery
 from flows.listener import Listener
 from flows.planning import Planned, plan_run
+from flows.trigger import find_trigger
 from flows.worker import Work
 from reports.charts import start_engine
 from reports.gallery import choose_samples, shown_classes
@@ -38,6 +39,7 @@ from storage.runs import (
     Manifest,
     Plan,
     Run,
+    Trigger,
     files_below,
     find_reference,
     hash_file,
@@ -106,15 +108,15 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
     """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
     session = starting.get()
     if session is not None:
-        return run_stages(session)
+        return run_stages(session, find_trigger("command line"))
     resolved = AuditConfig.model_validate_json(json.dumps(config))
     with Session(resolved, Path(store), open_dataset(resolved.dataset_spec), Listener()) as session:
-        return run_stages(session)
+        return run_stages(session, find_trigger("python"))
 
 
-def run_stages(session: Session) -> Outcome:
-    planned = make_plan(session)
-    run = planned.run
+def run_stages(session: Session, trigger: Trigger) -> Outcome:
+    planned = make_plan(session, trigger)
+    run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
     resumed = bool(read_commits(run))
     compute_secs = compute(session, planned)
@@ -125,7 +127,7 @@ def run_stages(session: Session) -> Outcome:
     artefacts = finalise(session, planned, now)
     judgements = judge_run(session, run)
     draw(session, planned, judgements)
-    manifest = publish_run(session, planned, artefacts, now)
+    manifest = publish_run(session, planned, trigger, artefacts, now)
     session.listener.stage("reporting")
     charts.join()
     report(run)
@@ -142,9 +144,9 @@ def run_stages(session: Session) -> Outcome:
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def make_plan(session: Session) -> Planned:
+def make_plan(session: Session, trigger: Trigger) -> Planned:
     """Freezes what is to be done and how, or finds the unfinished run that planned the same."""
-    return plan_run(session.config, session.store, session.dataset, session.cluster, session.listener)
+    return plan_run(session.config, session.store, session.dataset, session.cluster, session.listener, trigger)
 
 
 @task(name="compute", cache_policy=NO_CACHE)
@@ -198,7 +200,7 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
 
 
 @task(name="publish", cache_policy=NO_CACHE)
-def publish_run(session: Session, planned: Planned, artefacts: dict[str, str], now: datetime) -> Manifest:
+def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts: dict[str, str], now: datetime) -> Manifest:
     """Publishes the run by its manifest."""
     run, plan = planned.run, planned.plan
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
@@ -215,6 +217,7 @@ def publish_run(session: Session, planned: Planned, artefacts: dict[str, str], n
         failed_count=sum(commit.failed_count for commit in commits),
         readings=list(READINGS),
         examination=plan.examination,
+        trigger=trigger,
         environment={
             "python": platform.python_version(),
             "platform": platform.platform(),

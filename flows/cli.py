@@ -48,8 +48,11 @@ class Form(StrEnum):
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turns what went wrong into a sentence on stderr and the exit code that stands for it."""
+def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator[None]:
+    """Turns what went wrong into a sentence on stderr and the exit code that stands for it.
+
+    afterwards: what becomes of what was interrupted.
+    """
     from auditor.errors import UnsupportedModel
     from storage.errors import InputError
 
@@ -61,19 +64,14 @@ def exit_codes() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except (KeyboardInterrupt, Exception) as error:
+        from flows.launch import was_interrupted
+
         if was_interrupted(error):
-            typer.echo("clear-audit: interrupted; the same command resumes the run", err=True)
+            typer.echo(f"clear-audit: interrupted; {afterwards}", err=True)
             raise typer.Exit(INTERRUPTED) from error
         traceback.print_exc()
-        typer.echo(f"clear-audit: the run failed ({type(error).__name__}: {error}); the same command resumes it", err=True)
+        typer.echo(f"clear-audit: failed ({type(error).__name__}: {error}); {afterwards}", err=True)
         raise typer.Exit(FAILED) from error
-
-
-def was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is at the bottom of an error: Prefect raises others while it handles one."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 @app.command()
@@ -112,6 +110,24 @@ def run(
         from flows.config import load_config
 
         audit_and_tell(load_config(config, settings or []), store)
+
+
+@app.command()
+def schedule(
+    config: Annotated[Path, typer.Argument(help="The audit's config; it is read anew for each run.")],
+    cron: Annotated[str, typer.Option(metavar="FIELDS", help="When: minute, hour, day, month, weekday, as in '0 3 * * *'.")],
+    timezone: Annotated[str, typer.Option(metavar="ZONE", help="The time zone of --cron, as in 'Europe/Berlin'.")] = "UTC",
+    store: Store = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="The deployment's name in Prefect; default: the audit's.")] = None,
+) -> None:
+    """Audit a dataset by the clock, one run at a time, until Ctrl-C."""
+    with exit_codes("the next run goes on with what was begun"):
+        from flows.server import prepare_environment
+
+        prepare_environment()
+        from flows.schedule import plan_deployment, serve_deployment
+
+        serve_deployment(plan_deployment(config, store, cron, timezone, name))
 
 
 @app.command("ls")
@@ -270,12 +286,11 @@ def compare(
 
 def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
     """Says what did not pass, on stderr, and exits with 1 where that fails the audit."""
-    from reports.gates import Outcome, worst_first
+    from reports.gates import Outcome, say_judgement, worst_first
 
     for judgement in worst_first(judgements):
         if judgement.outcome is not Outcome.passed:
-            weight = "" if judgement.fails else " (a warning)"
-            typer.echo(f"clear-audit: gate '{judgement.gate.name}' {judgement.outcome}{weight}: {judgement.message}", err=True)
+            typer.echo(f"clear-audit: {say_judgement(judgement)}", err=True)
     if any(judgement.fails for judgement in judgements):
         raise typer.Exit(GATE_FAILED)
 
@@ -369,7 +384,7 @@ def audit_and_tell(config: "AuditConfig", store: Path) -> None:
     from flows.listener import ProgressBar
 
     with ProgressBar(Console(stderr=True)) as listener:
-        from flows.launch import run_audit
+        from flows.launch import run_audit, say_excess
 
         outcome = run_audit(config, store, listener)
     (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": outcome.run.run_id}).to_pylist()
@@ -396,12 +411,9 @@ def audit_and_tell(config: "AuditConfig", store: Path) -> None:
     }
     for name, text in lines.items():
         typer.echo(f"{name:<13} {text}")
-    if outcome.failed > config.limits.failed_frac_max * outcome.expected:
-        typer.echo(
-            f"clear-audit: {outcome.failed:,} of {outcome.expected:,} samples failed, more than limits.failed_frac_max = "
-            f"{config.limits.failed_frac_max:g} allows: see the table 'failures'",
-            err=True,
-        )
+    excess = say_excess(outcome, config)
+    if excess is not None:
+        typer.echo(f"clear-audit: {excess}", err=True)
         raise typer.Exit(FAILED)
     exit_by_gates(outcome.judgements)
 

@@ -8,8 +8,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from reports.gates import BUILT_IN, Gate
 from storage.datasets import DatasetSpec
@@ -117,6 +118,28 @@ class AboutSection(Section):
     known_limits: str | None = None
 
 
+class NotifySection(Section):
+    """Who is told of an audit that did not end well. webhook: an http or https URL, which may hold a secret.
+
+    on: gate, where a gate failed; failure, where the audit itself did, or too many of its samples.
+    """
+
+    webhook: SecretStr | None = None
+    on: tuple[Literal["gate", "failure"], ...] = ("gate", "failure")
+
+    @field_validator("webhook")
+    @classmethod
+    def check_webhook(cls, webhook: SecretStr | None) -> SecretStr | None:
+        try:
+            parts = urlsplit("" if webhook is None else webhook.get_secret_value())
+            is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_web = False
+        if webhook is not None and not is_web:
+            raise ValueError("key 'notify.webhook' is not a URL that begins with https:// or http:// and names a host: give one")
+        return webhook
+
+
 class GateSection(Section):
     """See `reports.gates.Gate`."""
 
@@ -149,7 +172,8 @@ class GateSection(Section):
 class AuditConfig(Section):
     """One audit: a dataset, a model, and how the one is to be explained on the other. Paths are absolute.
 
-    reference: the earlier run that gates compare with: a run's id, or `previous`, the latest of the same name.
+    reference: the earlier run that gates compare with: a run's id, or `previous`, the latest of the same name. notify: is in
+    no dump, and so in no plan, no report and no database of Prefect's: it may hold a secret.
     """
 
     name: str = Field(default="audit", min_length=1)
@@ -162,6 +186,7 @@ class AuditConfig(Section):
     limits: LimitsSection = LimitsSection()
     report: ReportSection = ReportSection()
     about: AboutSection = AboutSection()
+    notify: NotifySection = Field(default=NotifySection(), exclude=True)
     gates: tuple[GateSection, ...] = ()
     folder: str = "."
 
@@ -290,7 +315,7 @@ def overrides(settings: Sequence[str], environment: Mapping[str, str]) -> list[t
         if not equals:
             raise InputError(f"setting '{setting}' is not of the form section.key=value")
         if key not in known_keys() and not key.startswith("model.arguments."):
-            raise InputError(f"setting '{setting}': unknown key '{key}', did you mean '{nearest(key, known_keys())}'?")
+            raise InputError(f"setting '{key}=…': unknown key '{key}', did you mean '{nearest(key, known_keys())}'?")
         found.append((key, parse_value(text, known_keys().get(key))))
     return found
 
@@ -322,6 +347,8 @@ def explain(item: Any) -> str:
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
+    if item["loc"][0] == "notify":
+        return f"key '{where}': {item['msg'][0].lower()}{item['msg'][1:]}"
     value = json.dumps(item["input"])
     shown = "not shown, for it has credentials in it" if CREDENTIALS.search(value) else value
     return f"key '{where}' is {shown}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -1,32 +1,73 @@
 """Starting an audit from a terminal: what need not wait for each other starts side by side."""
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from auditor.errors import UnsupportedModel
 from flows.config import AuditConfig
 from flows.interruption import heeding_interrupts
 from flows.listener import Listener
+from flows.notification import News, notify
 from flows.server import prefect_server
-from storage.datasets import open_dataset
+from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
 
 if TYPE_CHECKING:
     from flows.audit import Outcome
 
 
-def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
-    """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
-
-    Raises InputError, for a bad dataset or store before anything starts.
-    """
+def check_places(config: AuditConfig, store: Path) -> Dataset:
+    """The dataset, opened. Raises InputError where it is not as it must be, or the store is no place for a run."""
     # A drive letter is one character; pathlib makes one slash of two.
     if re.match(r"\w{2,}:/", store.as_posix()):
         raise InputError(f"store '{store}' is not a local folder: name one")
     try:
-        dataset = open_dataset(config.dataset_spec)
+        return open_dataset(config.dataset_spec)
     except InputError as error:
         raise InputError(f"section [dataset] of the config: {error}") from error
+
+
+def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
+    """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
+
+    Whoever is to be told of its end is told. Raises InputError, for a bad dataset or store before anything starts.
+    """
+    try:
+        outcome = start_audit(config, store, listener)
+    except Exception as error:
+        if not was_interrupted(error):
+            said = str(error) if isinstance(error, (InputError, UnsupportedModel)) else f"{type(error).__name__}: {error}"
+            tell(config, store, News("failure", error=said, run=listener.run))
+        raise
+    excess = say_excess(outcome, config)
+    if excess is not None or any(judgement.fails for judgement in outcome.judgements):
+        event = "gate" if excess is None else "failure"
+        counts = {"expected": outcome.expected, "processed": outcome.processed, "failed": outcome.failed}
+        tell(config, store, News(event, error=excess, run=outcome.run, judgements=outcome.judgements, **counts))
+    return outcome
+
+
+def tell(config: AuditConfig, store: Path, news: News) -> None:
+    """A webhook that is not reached changes nothing of the audit."""
+    problem = notify(config, store, news)
+    if problem is not None:
+        print(f"clear-audit: {problem}", file=sys.stderr)
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of an error: Prefect raises others while it handles one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def start_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
+    """The audit itself, when its dataset is there."""
+    dataset = check_places(config, store)
+    # Workers of a cluster that is not ours may have another working directory.
+    store = store.absolute()
     listener.stage("starting")
     with heeding_interrupts(listener), prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.
@@ -44,3 +85,13 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome"
                     return audit(config.model_dump(mode="json"), str(store))
             finally:
                 starting.reset(token)
+
+
+def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
+    """That more samples failed than the config allows, in a sentence; None where they did not."""
+    if outcome.failed <= config.limits.failed_frac_max * outcome.expected:
+        return None
+    return (
+        f"{outcome.failed:,} of {outcome.expected:,} samples failed, more than limits.failed_frac_max = "
+        f"{config.limits.failed_frac_max:g} allows: see the table 'failures'"
+    )

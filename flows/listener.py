@@ -6,17 +6,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from storage.runs import Run
+
 
 class Listener:
     """Hears the stages of a run and its progress, and says nothing.
 
-    began: when it was made, by time.perf_counter. interrupted: whether a person wants the run to end; a stage that begins
-    or gets on then raises KeyboardInterrupt.
+    began: when it was made, by time.perf_counter. run: the run, when it is planned. interrupted: whether a person wants the
+    run to end; a stage that begins or gets on then raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.interrupted = False
+        self.run: Run | None = None
 
     def stage(self, name: str) -> None:
         """A stage begins."""

@@ -17,7 +17,7 @@ from storage.datasets import Dataset
 from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models import model_hash
-from storage.runs import Examination, Plan, Run, create_run, find_unfinished, new_run_id, read_plan
+from storage.runs import Examination, Plan, Run, Trigger, create_run, find_unfinished, new_run_id, read_plan
 from storage.tables import SCHEMA_VERSION
 
 
@@ -52,7 +52,9 @@ def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
     )
 
 
-def plan_run(config: AuditConfig, store: Path, dataset: Dataset, cluster: Cluster, listener: Listener) -> Planned:
+def plan_run(
+    config: AuditConfig, store: Path, dataset: Dataset, cluster: Cluster, listener: Listener, trigger: Trigger
+) -> Planned:
     """Plans a run, or finds the unfinished one that planned the same and does as it did. Raises InputError.
 
     Nothing of a run is written before all is checked.
@@ -67,7 +69,7 @@ def plan_run(config: AuditConfig, store: Path, dataset: Dataset, cluster: Cluste
     unfinished = find_unfinished(store, draft)
     if unfinished is None:
         examination, fold = examine_model(config, store, draft, cluster, listener)
-        plan = draft.model_copy(update={"examination": examination})
+        plan = draft.model_copy(update={"examination": examination, "trigger": trigger})
         return Planned(create_run(store, plan), plan, fold, facts)
     plan = read_plan(unfinished)
     fold = None

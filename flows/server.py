@@ -21,6 +21,14 @@ NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"
 QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_WIKI": "false"}
 """No log lines between ours: failures reach people as our own messages."""
 
+LEAN = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_FINAL": "1"}
+
+EPHEMERAL = {"PREFECT__SERVER_EPHEMERAL": "1"}
+"""Without the services of a server that stays, the one among them that makes scheduled runs."""
+
+KEEPS_SCHEDULES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+"""Who runs is written down: in memory, a run that died with its server would be taken to run for ever, and no other begin."""
+
 
 def prepare_environment() -> None:
     """Sets what Prefect reads when it is imported; call before. What the user has set stays, but for telemetry."""
@@ -36,9 +44,9 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def prefect_server() -> Iterator["PrefectServer"]:
+def prefect_server(keeps_schedules: bool = False) -> Iterator["PrefectServer"]:
     """Begins to start a server, unless one is named; `wait()` returns when it answers. Stopped on leaving."""
-    server = PrefectServer()
+    server = PrefectServer(keeps_schedules)
     try:
         yield server
     finally:
@@ -48,10 +56,11 @@ def prefect_server() -> Iterator["PrefectServer"]:
 class PrefectServer:
     """A Prefect API server in a process of its own, on a free port of the loopback interface.
 
-    url: its API's; None where PREFECT_API_URL names another, which then serves.
+    keeps_schedules: whether it makes the runs of deployments that have a schedule. url: its API's; None where
+    PREFECT_API_URL names another, which then serves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_schedules: bool = False) -> None:
         prepare_environment()
         self.process: subprocess.Popen[bytes] | None = None
         self.url: str | None = None
@@ -62,7 +71,7 @@ class PrefectServer:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(port)],
             stdin=subprocess.PIPE,
-            env=os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            env=os.environ | LEAN | (KEEPS_SCHEDULES if keeps_schedules else EPHEMERAL),
             stdout=subprocess.DEVNULL,
             # Ctrl-C is for the run, which then stops its server.
             start_new_session=True,

@@ -212,6 +212,12 @@ def worst_first(judgements: Sequence[Judgement]) -> list[Judgement]:
     return sorted(judgements, key=lambda judgement: (not judgement.fails, WORST_FIRST.index(judgement.outcome)))
 
 
+def say_judgement(judgement: Judgement) -> str:
+    """What became of a gate, and why, in a sentence."""
+    weight = "" if judgement.fails else " (a warning)"
+    return f"gate '{judgement.gate.name}' {judgement.outcome}{weight}: {judgement.message}"
+
+
 def as_rows(judgements: Sequence[Judgement], reference: Run | None) -> pa.Table:
     """The rows of the table `gates`, in the config's order."""
     rows = [

@@ -10,7 +10,7 @@ from reports.blocks import Block, Column, Table, tabulate
 from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.gates import overall
 from reports.queries import Answer, Row
-from storage.runs import Examination, Manifest, Plan, Run
+from storage.runs import Examination, Manifest, Plan, Run, Trigger
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"
@@ -176,6 +176,8 @@ def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:
         ("Dataset, SHA-256", plan.dataset_hash),
         ("Config, SHA-256", plan.config_hash),
         ("Planned", moment(plan.created_at)),
+        ("Started by", say_trigger(plan.trigger)),
+        *([("Resumed by", say_trigger(manifest.trigger))] if manifest.trigger != plan.trigger else []),
         ("Started", moment(manifest.started_at)),
         ("Finished", moment(manifest.finished_at)),
         ("Images expected", count(manifest.expected_count)),
@@ -192,6 +194,19 @@ def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:
         facts_table("Environment.", sorted(manifest.environment.items())),
         tabulate("Files of the run.", files, artefacts),
     ]
+
+
+def say_trigger(trigger: Trigger | None) -> str:
+    """What started an audit, with what is needed to find it in Prefect again."""
+    if trigger is None:
+        return UNDEFINED
+    said: str = trigger.kind
+    if trigger.deployment_id is not None:
+        said += f": deployment “{trigger.deployment_name}” ({trigger.deployment_id})"
+    if trigger.scheduled_at is not None:
+        said += f", to start at {moment(trigger.scheduled_at)}"
+    said += f"; flow run {trigger.flow_run_id}"
+    return said if trigger.parent_flow_run_id is None else f"{said}, a part of flow run {trigger.parent_flow_run_id}"
 
 
 def about_table(plan: Plan) -> Table:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -76,10 +76,26 @@ class Examination(Record):
     fold_reason: str | None = None
 
 
-class Plan(Record):
-    """What a run will do, frozen: a run is resumed only where all of it still holds.
+class Trigger(Record):
+    """What started an audit. Times are UTC; what there is not is None.
 
-    examination: None where an older version planned.
+    kind: `command line`; `schedule`, a deployment's; `deployment`, run by hand or through Prefect's API; or `python`, a
+    program that called the flow. flow_run_id: of the audit's flow run in Prefect. parent_flow_run_id: of the flow run that
+    it is a part of. scheduled_at: when the deployment's run was to start.
+    """
+
+    kind: Literal["command line", "schedule", "deployment", "python"]
+    flow_run_id: str
+    parent_flow_run_id: str | None = None
+    deployment_id: str | None = None
+    deployment_name: str | None = None
+    scheduled_at: datetime | None = None
+
+
+class Plan(Record):
+    """What a run will do, frozen: a run is resumed only where all that identifies it still holds.
+
+    examination, trigger: None where an older version planned.
     """
 
     run_id: Name
@@ -97,6 +113,7 @@ class Plan(Record):
     width: Size
     shard_samples: Size
     examination: Examination | None = None
+    trigger: Trigger | None = None
 
     @model_validator(mode="after")
     def check_shards(self) -> "Plan":
@@ -137,7 +154,8 @@ class Commit(Record):
 class Manifest(Record):
     """What a finished run holds and how it was made.
 
-    examination: the plan's; None where an older version planned. artefacts: SHA-256 by path in the store.
+    examination: the plan's; None where an older version planned. trigger: of what finished the run, which is not what the
+    plan says where it was resumed. artefacts: SHA-256 by path in the store.
     """
 
     run_id: Name
@@ -149,6 +167,7 @@ class Manifest(Record):
     failed_count: Count
     readings: list[str]
     examination: Examination | None = None
+    trigger: Trigger | None = None
     environment: dict[str, str]
     artefacts: dict[Inside, str]
 

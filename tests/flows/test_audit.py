@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from flows.audit import git_state
 from flows.demo.allcnn import build
 from storage.maps import open_maps
 from storage.models import ModelSpec, load_model
-from storage.runs import Run, list_runs, published_runs, read_manifest, read_plan
+from storage.runs import Run, Trigger, list_runs, published_runs, read_manifest, read_plan
 from storage.sql import connect, select
 from storage.tables import SCHEMAS
 from tests.flows.conftest import DEMO, MODEL, SAMPLES, Digits, clear_audit
@@ -159,6 +160,20 @@ def test_what_was_found_of_the_model_is_said_wherever_one_looks(finished: Path) 
     assert "built by 490 passes through the network" in run.report.read_text(encoding="utf-8")
 
 
+def test_what_started_the_run_is_recorded(finished: Path) -> None:
+    run = only_run(finished)
+    trigger = read_plan(run).trigger
+    assert trigger is not None
+    assert read_manifest(run).trigger == trigger
+    assert trigger == Trigger(kind="command line", flow_run_id=trigger.flow_run_id)
+    with sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "prefect.db") as database:
+        named = database.execute(
+            "SELECT f.name FROM flow_run r JOIN flow f ON f.id = r.flow_id WHERE r.id = ?", [trigger.flow_run_id]
+        )
+        assert named.fetchall() == [("audit",)]
+    assert f"command line; flow run {trigger.flow_run_id}" in run.report.read_text(encoding="utf-8")
+
+
 def test_killed_run_is_resumed_and_equals_one_that_was_not(
     digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +194,7 @@ def test_killed_run_is_resumed_and_equals_one_that_was_not(
     assert done.returncode == 0, done.stderr
     assert "(resumed)" in done.stdout
     assert len(list_runs(store)) == 1
+    assert read_plan(only_run(store)).trigger != read_manifest(only_run(store)).trigger
     assert {path: path.stat().st_mtime_ns for path in first} == first
     names = {"samples", "responses", "failures", "confusion", "class_stats", "localization", "evidence"}
     for name in names:
@@ -398,7 +414,9 @@ def test_existing_scheduler_is_used_and_left_running(
     store = tmp_path / "audits"
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        done = clear_audit("run", digits_config, "--store", store, "--set", f"compute.cluster={address}", api=prefect_api)
+        # Its workers have another working directory, in which the store must not be looked for.
+        arguments = ["run", digits_config, "--store", "audits", "--set", f"compute.cluster={address}"]
+        done = clear_audit(*arguments, api=prefect_api, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(cluster.scheduler.workers) == 1
     assert only_run(store).table("samples").read_bytes() == only_run(finished).table("samples").read_bytes()

@@ -147,6 +147,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     owner = "us"
     intended_use = "to sort"
     known_limits = "at night"
+    [notify]
+    webhook = "https://host/hook"
+    on = ["gate"]
     [[gates]]
     name = "mine"
     sql = "SELECT 1"
@@ -159,6 +162,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     samples = "SELECT 2 AS sample_index"
     """
     config = load(tmp_path, text)
+    assert config.notify.on == ("gate",)
+    assert config.notify.webhook is not None
+    assert config.notify.webhook.get_secret_value() == "https://host/hook"
     assert config.model_dump(exclude={"folder"}) == {
         "name": "all",
         "dataset": {"format": "manifest", "path": "/data/m.csv", "labels": str(tmp_path / "l.idx"), "classes": ("a", "b")},
@@ -379,6 +385,8 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "about.owner": '"us"',
         "about.intended_use": '"it"',
         "about.known_limits": '"no"',
+        "notify.webhook": '"https://host/hook"',
+        "notify.on": '["failure"]',
         "gates": '[{ name = "accuracy", min = 0.5 }]',
     }
     expected = tomllib.loads(f"value = {values[key]}")["value"]
@@ -388,6 +396,8 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         found: Any = config
         for part in key.split("."):
             found = getattr(found, part)
+        if key == "notify.webhook":
+            found = found.get_secret_value()
         if key == "gates":
             found = [gate.model_dump(exclude_unset=True) for gate in found]
         assert (list(found) if isinstance(found, tuple) else found) == expected
@@ -563,7 +573,7 @@ def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) ->
 def test_init_shows_the_defaults(tmp_path: Path) -> None:
     """What it does not leave to the user is what stands there anyway."""
     shown, default = load(tmp_path, (FLOWS / "init.toml").read_text(encoding="utf-8")), load(tmp_path)
-    for section in ("method", "compute", "limits", "report", "about", "gates", "reference"):
+    for section in ("method", "compute", "limits", "report", "about", "notify", "gates", "reference"):
         assert getattr(shown, section) == getattr(default, section)
 
 

@@ -18,7 +18,9 @@ from flows.planning import Planned, plan_run
 from flows.worker import AuditWorker, Work
 from storage.datasets import open_dataset
 from storage.errors import InputError
-from storage.runs import list_runs, read_plan
+from storage.runs import Trigger, list_runs, read_plan
+
+TRIGGER = Trigger(kind="python", flow_run_id="f0")
 
 
 class Heard(Listener):
@@ -53,7 +55,7 @@ def plan(client: Client, config: AuditConfig, work: Work, store: Path, heard: He
     ready = Ready(client, work)
     ready.facts.update(facts)
     try:
-        return plan_run(config, store, open_dataset(config.dataset_spec), ready, heard or Heard())  # type: ignore[arg-type]
+        return plan_run(config, store, open_dataset(config.dataset_spec), ready, heard or Heard(), TRIGGER)  # type: ignore[arg-type]
     finally:
         client.unregister_worker_plugin(work.key)
 

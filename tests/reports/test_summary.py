@@ -3,6 +3,7 @@
 import shlex
 import shutil
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from reports import summary
 from reports.report import render
-from storage.runs import Examination, Run, published_runs, read_plan
+from storage.runs import Examination, Run, Trigger, published_runs, read_manifest, read_plan
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample
 
@@ -161,9 +162,34 @@ def test_provenance(small_page: Page) -> None:
     assert identity["Plan, SHA-256"] == "c" * 64
     assert identity["Finished"] == "2026-11-21 03:01:15 UTC"
     assert identity["Images failed"] == "2"
+    assert identity["Started by"] == "–"
+    assert "Resumed by" not in identity
     assert small_page.table("Environment") == [["device", "cpu"], ["python", "3.11.2"]]
     assert [row[1][-1] for row in small_page.table("Files of the run")] == ["0", "1", "2"]
     assert '"path": "</pre><script>alert(2)</script>"' in small_page.all("pre")[-1].text
+
+
+def test_what_started_a_run_and_what_resumed_it(small_run: Run) -> None:
+    paris = datetime(2026, 11, 21, 4, 0, 0, tzinfo=timezone(timedelta(hours=1)))
+    nightly = Trigger(
+        kind="schedule",
+        flow_run_id="f1",
+        parent_flow_run_id="f0",
+        deployment_id="d0",
+        deployment_name=SCRIPT,
+        scheduled_at=paris,
+    )
+    plan = read_plan(small_run).model_copy(update={"trigger": nightly})
+    manifest = read_manifest(small_run)
+    by_hand = Trigger(kind="command line", flow_run_id="f2")
+    rows = {
+        resumed: dict(summary.provenance_tables(plan, manifest.model_copy(update={"trigger": trigger}))[0].rows)
+        for resumed, trigger in ((False, nightly), (True, by_hand))
+    }
+    started = f"schedule: deployment “{SCRIPT}” (d0), to start at 2026-11-21 03:00:00 UTC; flow run f1, a part of flow run f0"
+    assert rows[False]["Started by"] == rows[True]["Started by"] == started
+    assert "Resumed by" not in rows[False]
+    assert rows[True]["Resumed by"] == "command line; flow run f2"
 
 
 def test_what_the_config_says_of_the_model_and_how_to_run_it_again(small_page: Page, small_run: Run) -> None:

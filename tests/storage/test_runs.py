@@ -20,6 +20,7 @@ from storage.runs import (
     Plan,
     Run,
     Shard,
+    Trigger,
     commit_attempt,
     create_run,
     find_run,
@@ -57,8 +58,8 @@ def test_shards_of_forty_samples(make_plan: MakePlan) -> None:
 def test_records_of_an_older_version_are_read() -> None:
     (old,) = published_runs(Path(__file__).parent / "old_stores" / "v1")
     plan, manifest = read_plan(old), read_manifest(old)
-    assert (plan.schema_version, plan.sample_count, plan.examination) == (1, 12, None)
-    assert (manifest.processed_count, manifest.failed_count, manifest.examination) == (11, 1, None)
+    assert (plan.schema_version, plan.sample_count, plan.examination, plan.trigger) == (1, 12, None, None)
+    assert (manifest.processed_count, manifest.failed_count, manifest.examination, manifest.trigger) == (11, 1, None, None)
 
 
 def test_what_was_found_of_the_model_is_kept_in_plan_and_manifest(
@@ -73,6 +74,24 @@ def test_what_was_found_of_the_model_is_kept_in_plan_and_manifest(
         assert kept is not None
         assert kept.model_dump() == found.model_dump() | {"fold": fold | {"shape": [4, 5]}}
     assert find_unfinished(tmp_path, make_plan(examination=None)) is None
+
+
+def test_what_started_a_run_is_kept_and_another_may_resume_it(
+    tmp_path: Path, make_plan: MakePlan, make_manifest: MakeManifest
+) -> None:
+    nightly = Trigger(
+        kind="schedule",
+        flow_run_id="f1",
+        parent_flow_run_id="f0",
+        deployment_id="d0",
+        deployment_name="nightly",
+        scheduled_at=datetime(2026, 11, 21, 3, tzinfo=UTC),
+    )
+    by_hand = Trigger(kind="command line", flow_run_id="f2")
+    run = create_run(tmp_path, make_plan(trigger=nightly))
+    assert find_unfinished(tmp_path, make_plan(run_id="another", trigger=by_hand)) == run
+    publish(run, make_manifest(run).model_copy(update={"trigger": by_hand}))
+    assert (read_plan(run).trigger, read_manifest(run).trigger) == (nightly, by_hand)
 
 
 def test_an_unfinished_run_is_found_whatever_was_found_of_its_model(tmp_path: Path, make_plan: MakePlan) -> None:
