@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import time
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,9 +25,11 @@ from flows.drawing import open_studio
 from flows.gallery import draw_gallery
 from flows.listener import Listener
 from flows.planning import Planned, plan_run
+from flows.shard import set_aside
 from flows.trigger import find_trigger
 from flows.worker import Work
 from reports.charts import start_engine
+from reports.formats import plural
 from reports.gallery import choose_samples, shown_classes
 from reports.gates import Judgement, as_rows, judge
 from reports.index import write_index
@@ -34,6 +37,7 @@ from reports.queries import ask
 from reports.report import write_report
 from storage.aggregates import gather
 from storage.datasets import Dataset, open_dataset
+from storage.lock import hold
 from storage.maps import MapShape
 from storage.runs import (
     Manifest,
@@ -45,6 +49,7 @@ from storage.runs import (
     hash_file,
     publish,
     read_commits,
+    sweep_orphans,
 )
 from storage.sql import connect
 from storage.tables import SCHEMAS, write_table
@@ -59,7 +64,7 @@ PACKAGES = ("torch", "dask", "zarr", "pyarrow", "duckdb", "prefect", "numpy")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an audit came to. startup_secs: until the first shard; compute_secs: all shards."""
+    """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all."""
 
     run: Run
     judgements: list[Judgement]
@@ -67,15 +72,19 @@ class Outcome:
     expected: int
     processed: int
     failed: int
+    set_aside: int
     startup_secs: float
     compute_secs: float
 
 
 class Session:
-    """What is started once for an audit and used by its stages."""
+    """What is started once for an audit and used by its stages. resumed: the run to go on with, where one is named."""
 
-    def __init__(self, config: AuditConfig, store: Path, dataset: Dataset, listener: Listener) -> None:
+    def __init__(
+        self, config: AuditConfig, store: Path, dataset: Dataset, listener: Listener, resumed: str | None = None
+    ) -> None:
         self.config, self.store, self.dataset, self.listener = config, store, dataset, listener
+        self.resumed = resumed
         self.work = Work(
             key=f"clear-audit-{config.config_hash[:16]}",
             model=config.model_spec,
@@ -91,12 +100,14 @@ class Session:
             threads=worker_threads(config.compute),
         )
         self.cluster = Cluster(config.compute, self.work)
+        self.held = ExitStack()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.cluster.close()
+        with self.held:
+            self.cluster.close()
 
 
 starting: ContextVar[Session | None] = ContextVar("starting", default=None)
@@ -138,6 +149,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         expected=manifest.expected_count,
         processed=manifest.processed_count,
         failed=manifest.failed_count,
+        set_aside=sum(commit.is_set_aside for commit in read_commits(run).values()),
         startup_secs=startup_secs,
         compute_secs=compute_secs,
     )
@@ -145,8 +157,13 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
 
 @task(name="plan", cache_policy=NO_CACHE)
 def make_plan(session: Session, trigger: Trigger) -> Planned:
-    """Freezes what is to be done and how, or finds the unfinished run that planned the same."""
-    return plan_run(session.config, session.store, session.dataset, session.cluster, session.listener, trigger)
+    """Freezes what is to be done and how, or finds the unfinished run that planned the same; holds it until the end."""
+    planned = plan_run(
+        session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
+    )
+    session.held.enter_context(hold(planned.run))
+    sweep_orphans(planned.run)
+    return planned
 
 
 @task(name="compute", cache_policy=NO_CACHE)
@@ -173,7 +190,11 @@ def compute(session: Session, planned: Planned) -> float:
     client, _ = session.cluster.wait()
     shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
     remaining = [shard for shard in plan.shards() if shard.index not in commits]
-    drive_shards(client, session.work, run, shape, planned.fold, remaining, progress)
+    tries = session.config.compute.shard_tries
+    for shard in drive_shards(client, session.work, run, shape, planned.fold, remaining, progress, tries):
+        reason = f"its shard, {shard.index}, was given up: a worker died of it {plural(tries, 'time')} (compute.shard_tries)"
+        session.listener.say(f"shard {shard.index} is given up, for a worker died of it {plural(tries, 'time')}")
+        progress(set_aside(run, shape, shard, session.dataset, reason))
     return time.perf_counter() - started
 
 

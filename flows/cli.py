@@ -3,6 +3,7 @@
 Heavy packages are imported by the commands that need them: `--help` must answer at once.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -69,9 +70,20 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
         if was_interrupted(error):
             typer.echo(f"clear-audit: interrupted; {afterwards}", err=True)
             raise typer.Exit(INTERRUPTED) from error
+        if is_full_or_gone(error):
+            typer.echo(
+                f"clear-audit: failed, for a place could not be written ({error}): make it writable; {afterwards}", err=True
+            )
+            raise typer.Exit(FAILED) from error
         traceback.print_exc()
         typer.echo(f"clear-audit: failed ({type(error).__name__}: {error}); {afterwards}", err=True)
         raise typer.Exit(FAILED) from error
+
+
+def is_full_or_gone(error: BaseException) -> bool:
+    """Whether a disk is full, or read-only, or a network's is lost: nothing that our traceback would explain."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in codes
 
 
 @app.command()
@@ -104,12 +116,16 @@ def run(
     config: Annotated[Path, typer.Argument(help="The audit's config, as 'clear-audit init' writes it.")],
     store: Store = DEFAULT_STORE,
     settings: Setting = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="The unfinished run to go on with; an error where what it planned has changed."),
+    ] = None,
 ) -> None:
-    """Audit a dataset. A run that was interrupted is resumed."""
+    """Audit a dataset. A run that was interrupted is resumed, where config, model and dataset are as it planned."""
     with exit_codes():
         from flows.config import load_config
 
-        audit_and_tell(load_config(config, settings or []), store)
+        audit_and_tell(load_config(config, settings or []), store, resume)
 
 
 @app.command()
@@ -249,6 +265,73 @@ def check(
 
 
 @app.command()
+def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
+    """Hash all files of a finished run again, and say which are not as its manifest has them. Exit code 3: some are not."""
+    with exit_codes():
+        from rich.console import Console
+
+        from flows.listener import ProgressBar
+        from storage import verification
+        from storage.runs import find_run
+
+        run = find_run(store, run_id)
+        with ProgressBar(Console(stderr=True)) as listener:
+            listener.stage("verifying")
+            found = verification.verify(run, lambda done, total: listener.advance(done, 0, total, "files"))
+        for word, paths in {"changed": found.changed, "missing": found.missing, "unknown": found.unknown}.items():
+            for path in paths:
+                typer.echo(f"{word:<8} {path}")
+        if not found.is_sound:
+            problems = f"{len(found.changed):,} changed, {len(found.missing):,} missing, {len(found.unknown):,} unknown"
+            typer.echo(
+                f"clear-audit: run '{run.run_id}' is not as it was written: of {found.checked:,} files {problems}", err=True
+            )
+            raise typer.Exit(FAILED)
+        typer.echo(f"{run.run_id}: all {found.checked:,} files are as they were written")
+
+
+@app.command()
+def gc(
+    store: Store = DEFAULT_STORE,
+    keep: Annotated[int | None, typer.Option(min=0, help="Runs beyond the latest so many of each audit may go.")] = None,
+    older_than: Annotated[int | None, typer.Option(metavar="DAYS", min=0, help="Runs begun longer ago may go.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
+) -> None:
+    """List the runs that may go, and remove them with --delete: never one that a run that stays refers to.
+
+    With both --keep and --older-than a run goes that is both. Unfinished runs go by the same rules.
+    """
+    with exit_codes("the same command goes on"):
+        from datetime import UTC, datetime, timedelta
+
+        from reports.formats import file_size, plural
+        from reports.index import write_index
+        from storage import retention
+        from storage.errors import InputError
+
+        if keep is None and older_than is None:
+            raise InputError("nothing says which runs may go: give --keep, --older-than, or both")
+        if not store.is_dir():
+            raise InputError(f"store '{store}' does not exist: name it with --store")
+        before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
+        runs = retention.removable(store, keep, before)
+        operators = retention.unused_operators(store, runs)
+        for run in runs:
+            typer.echo(f"{run.run_id}  {file_size(retention.size_of(run))}")
+            if delete:
+                retention.remove(run)
+        for path in operators:
+            typer.echo(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
+            if delete:
+                path.unlink()
+        if delete:
+            retention.sweep(store)
+            write_index(store)
+        what = "removed" if delete else "may go; --delete removes them"
+        typer.echo(f"clear-audit: {plural(len(runs), 'run')} and {plural(len(operators), 'fixed operator')} {what}", err=True)
+
+
+@app.command()
 def compare(
     before: Annotated[
         str,
@@ -377,7 +460,7 @@ def say_gates(judgements: "Sequence[Judgement]") -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "none"
 
 
-def audit_and_tell(config: "AuditConfig", store: Path) -> None:
+def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None) -> None:
     """Runs an audit with a progress bar, prints what it came to, and exits with the code that says so."""
     from rich.console import Console
 
@@ -386,7 +469,7 @@ def audit_and_tell(config: "AuditConfig", store: Path) -> None:
     with ProgressBar(Console(stderr=True)) as listener:
         from flows.launch import run_audit, say_excess
 
-        outcome = run_audit(config, store, listener)
+        outcome = run_audit(config, store, listener, resume)
     (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": outcome.run.run_id}).to_pylist()
 
     def percent(value: float | None) -> str:

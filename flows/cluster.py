@@ -10,7 +10,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from flows.config import ComputeSection
-from flows.driving import drive
+from flows.driving import drive, try_alone
 from flows.folding import Fold
 from flows.shard import audit_shard
 from flows.worker import AuditWorker, Work, warm_up
@@ -21,6 +21,10 @@ from storage.runs import Run, Shard
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
 and takes them again all the time: the same shard takes 1.8 times as long (docs/decisions/0006-workers-keep-their-memory.md)."""
+
+
+FAIL_AT_ONCE = {"distributed.scheduler.allowed-failures": 0}
+"""A task whose worker dies is given back to us, who count how often, and try it again without neighbours."""
 
 
 def cores() -> int:
@@ -44,7 +48,8 @@ def open_cluster(compute: ComputeSection) -> Any:
         return cuda_cluster()
     if compute.cluster != "local":
         return None
-    with dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEP_MEMORY.items()}):
+    settings = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEP_MEMORY.items()}
+    with dask.config.set(settings | FAIL_AT_ONCE):
         return LocalCluster(
             n_workers=local_workers(compute),
             threads_per_worker=1,
@@ -83,13 +88,21 @@ def drive_shards(
     fold: Fold | None,
     shards: list[Shard],
     progress: Callable[[dict[str, int]], None],
-) -> None:
-    """Computes shards over the cluster. fold: the operator that the run was planned with."""
+    tries: int,
+) -> list[Shard]:
+    """Computes shards over the cluster. fold: the operator that the run was planned with.
 
-    def submit(shard: Shard) -> Any:
-        return client.submit(audit_shard, work.key, run, shape, fold, shard, key=f"{run.run_id}-{shard.index:05d}", pure=False)
+    Returns the shards that killed their worker each of `tries` times, the last of them alone on the cluster.
+    """
 
-    drive(client, submit, shards, progress)
+    def submit(shard: Shard, deaths: int = 0) -> Any:
+        key = f"{run.run_id}-{shard.index:05d}-{deaths}"
+        return client.submit(audit_shard, work.key, run, shape, fold, shard, key=key, pure=False)
+
+    def is_computed(shard: Shard) -> bool:
+        return try_alone(lambda deaths: submit(shard, deaths), progress, tries)
+
+    return [shard for shard in drive(client, submit, shards, progress) if not is_computed(shard)]
 
 
 class Cluster:

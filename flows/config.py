@@ -99,6 +99,7 @@ class ComputeSection(Section):
     batch_samples: int = Field(default=64, gt=0)
     shard_samples: int | None = Field(default=None, gt=0, multiple_of=16)
     operator_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    shard_tries: int = Field(default=3, gt=0)
 
 
 class LimitsSection(Section):
@@ -232,7 +233,7 @@ class AuditConfig(Section):
         Whether a run folds changes how its sums are rounded, so `compute.operator_gb`, which decides that, belongs to it.
         """
         whole = {"folder": True, "limits": True, "report": True, "about": True, "gates": True, "reference": True}
-        facts = self.model_dump(mode="json", exclude=whole | {"compute": {"cluster", "workers", "threads"}})
+        facts = self.model_dump(mode="json", exclude=whole | {"compute": {"cluster", "workers", "threads", "shard_tries"}})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from distributed import Client
 
 from auditor import CannotFold
 from auditor.folding import FoldPlan, Operator, assemble, fold_rows
-from flows.driving import drive
+from flows.driving import drive, try_alone
 from flows.worker import AuditWorker, Work, this_worker
 from storage.errors import InputError
 from storage.operators import (
@@ -25,6 +25,8 @@ from storage.operators import (
 ROWS_ALONE = 2000
 """Up to so many rows one worker builds, without a file between; more are built by all."""
 ROWS_A_PART = 256
+TRIES = 3
+"""How often a worker may die of building a part before there is no operator."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def ensure_operator(
     """
     fault = client.submit(find_fault, fold, pure=False).result()
     if fault is None:
+        # When it was last used says whether a run that is left may still use it.
+        fold.path.touch()
         return client.submit(use_operator, key, fold, pure=False).result()
     if fault:
         say(f"operator '{fold.path}' is built again: {fault}")
@@ -81,12 +85,13 @@ def ensure_operator(
         progress(done, fold.plan.rows)
 
     with rows_folder(fold.path) as folder:
-        drive(
-            client,
-            lambda start: client.submit(build_part, key, fold, folder, start, pure=False),
-            range(0, fold.plan.rows, ROWS_A_PART),
-            count,
-        )
+
+        def submit(start: int) -> Any:
+            return client.submit(build_part, key, fold, folder, start, pure=False)
+
+        for start in drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count):
+            if not try_alone(lambda _, start=start: submit(start), count, TRIES):
+                raise CannotFold(f"a worker died {TRIES} times of building it")
         return client.submit(finish_operator, key, fold, folder, pure=False).result()
 
 

@@ -11,6 +11,7 @@ from flows.interruption import heeding_interrupts
 from flows.listener import Listener
 from flows.notification import News, notify
 from flows.server import prefect_server
+from reports.formats import plural
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
 
@@ -29,13 +30,14 @@ def check_places(config: AuditConfig, store: Path) -> Dataset:
         raise InputError(f"section [dataset] of the config: {error}") from error
 
 
-def run_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
+def run_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None = None) -> "Outcome":
     """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
 
-    Whoever is to be told of its end is told. Raises InputError, for a bad dataset or store before anything starts.
+    resumed: the unfinished run that is to be gone on with; where none is named, one that planned the same is. Whoever is to be
+    told of the audit's end is told. Raises InputError, for a bad dataset or store before anything starts.
     """
     try:
-        outcome = start_audit(config, store, listener)
+        outcome = start_audit(config, store, listener, resumed)
     except Exception as error:
         if not was_interrupted(error):
             said = str(error) if isinstance(error, (InputError, UnsupportedModel)) else f"{type(error).__name__}: {error}"
@@ -63,7 +65,7 @@ def was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def start_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcome":
+def start_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> "Outcome":
     """The audit itself, when its dataset is there."""
     dataset = check_places(config, store)
     # Workers of a cluster that is not ours may have another working directory.
@@ -75,7 +77,7 @@ def start_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcom
 
         from flows.audit import Session, audit, starting
 
-        with Session(config, store, dataset, listener) as session:
+        with Session(config, store, dataset, listener, resumed) as session:
             token = starting.set(session)
             try:
                 server.wait()
@@ -88,7 +90,12 @@ def start_audit(config: AuditConfig, store: Path, listener: Listener) -> "Outcom
 
 
 def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
-    """That more samples failed than the config allows, in a sentence; None where they did not."""
+    """That shards were given up, or more samples failed than the config allows, in a sentence; None where all is well."""
+    if outcome.set_aside:
+        return (
+            f"{plural(outcome.set_aside, 'shard')} given up, for a worker died of each of {config.compute.shard_tries} tries: "
+            "their images are in the table 'failures'"
+        )
     if outcome.failed <= config.limits.failed_frac_max * outcome.expected:
         return None
     return (

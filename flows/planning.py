@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,20 @@ from storage.datasets import Dataset
 from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models import model_hash
-from storage.runs import Examination, Plan, Run, Trigger, create_run, find_unfinished, new_run_id, read_plan
+from storage.retention import readable_plan
+from storage.runs import (
+    Examination,
+    Plan,
+    Run,
+    Trigger,
+    create_run,
+    find_resumable,
+    find_unfinished,
+    list_runs,
+    new_run_id,
+    read_plan,
+    what_changed,
+)
 from storage.tables import SCHEMA_VERSION
 
 
@@ -53,9 +67,17 @@ def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
 
 
 def plan_run(
-    config: AuditConfig, store: Path, dataset: Dataset, cluster: Cluster, listener: Listener, trigger: Trigger
+    config: AuditConfig,
+    store: Path,
+    dataset: Dataset,
+    cluster: Cluster,
+    listener: Listener,
+    trigger: Trigger,
+    resumed: str | None = None,
 ) -> Planned:
     """Plans a run, or finds the unfinished one that planned the same and does as it did. Raises InputError.
+
+    resumed: the id of the run that is to be gone on with; an error where it cannot be.
 
     Nothing of a run is written before all is checked.
     """
@@ -66,8 +88,10 @@ def plan_run(
             f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and {config.model_spec.title} has "
             f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
         )
-    unfinished = find_unfinished(store, draft)
+    unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:
+        for sentence in say_left(store, draft):
+            listener.say(sentence)
         examination, fold = examine_model(config, store, draft, cluster, listener)
         plan = draft.model_copy(update={"examination": examination, "trigger": trigger})
         return Planned(create_run(store, plan), plan, fold, facts)
@@ -77,6 +101,15 @@ def plan_run(
         fold = make_fold(store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
         build(fold, cluster, listener)
     return Planned(unfinished, plan, fold, facts)
+
+
+def say_left(store: Path, draft: Plan) -> Iterator[str]:
+    """Of each unfinished run of the same audit: that it is not gone on with, and why."""
+    for run in list_runs(store):
+        plan = None if run.is_published else readable_plan(run)
+        if plan is not None and plan.name == draft.name:
+            changed = " and ".join(what_changed(plan, draft))
+            yield f"run '{run.run_id}' did not end and is not gone on with: {changed} changed since it was planned"
 
 
 def examine_model(

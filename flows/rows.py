@@ -1,5 +1,6 @@
 """Measurements as rows of the tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,10 @@ def response_rows(start: int, chosen: np.ndarray, measured: Measurement) -> pa.T
     return as_table(columns, SCHEMAS["responses"])
 
 
-def failure_rows(samples: Samples, start: int, failures: dict[int, tuple[str, str]]) -> pa.Table:
-    """Rows of `failures`. failures: stage and reason by position in `samples`."""
+def failure_rows(ids: Sequence[str], start: int, failures: dict[int, tuple[str, str]]) -> pa.Table:
+    """Rows of `failures`. ids: of samples, the first of which is `start`. failures: stage and reason by position in `ids`."""
     rows = [
-        {"sample_index": start + position, "sample_id": samples.ids[position], "stage": stage, "reason": reason}
+        {"sample_index": start + position, "sample_id": ids[position], "stage": stage, "reason": reason}
         for position, (stage, reason) in sorted(failures.items())
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMAS["failures"])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,27 @@ from storage.runs import Run, Shard, commit_attempt, open_attempt
 from storage.tables import SCHEMAS, write_table
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What there is to say of a shard's n samples. labels: (n,) int64, −1 = unknown.
+
+    dominant_class: (n, height, width) int16, −1 = none. dominant_response: the same shape, float32 ≥ 0. samples, responses:
+    rows of these tables, in parts.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    dominant_class: np.ndarray
+    dominant_response: np.ndarray
+    samples: list[pa.Table] = field(default_factory=list)
+    responses: list[pa.Table] = field(default_factory=list)
+
+
+def nothing_found(ids: list[str], labels: np.ndarray, shape: MapShape) -> Findings:
+    dominant_class = np.full((len(ids), shape.height, shape.width), -1, np.int16)
+    return Findings(ids, labels, dominant_class, np.zeros(dominant_class.shape, np.float32))
+
+
 def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: Shard) -> dict[str, int]:
     """Measures a shard, writes its maps and rows, and commits it. Returns its counts. fold: the run's operator, if it has one."""
     started = time.perf_counter()
@@ -28,28 +50,45 @@ def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: S
     adopt_planned(worker, fold)
     samples, pixels, failures = read_prepared(worker.dataset, worker.work.input, shard.start, shard.stop)
     measured = np.array([position for position in range(len(samples.ids)) if position not in failures], dtype=np.int64)
-    dominant_class = np.full((len(samples.ids), shape.height, shape.width), -1, np.int16)
-    dominant_response = np.zeros(dominant_class.shape, np.float32)
-    tables: dict[str, list[pa.Table]] = {"samples": [], "responses": []}
+    findings = nothing_found(samples.ids, samples.labels, shape)
     for chosen, measurement in measure_batches(worker, samples, pixels, measured):
-        dominant_class[chosen] = measurement.maps.dominant_class.cpu().numpy()
-        dominant_response[chosen] = measurement.maps.dominant_response.cpu().numpy()
-        tables["samples"].append(sample_rows(samples, shard.start, chosen, measurement, worker.dataset.meta_schema))
-        tables["responses"].append(response_rows(shard.start, chosen, measurement))
+        findings.dominant_class[chosen] = measurement.maps.dominant_class.cpu().numpy()
+        findings.dominant_response[chosen] = measurement.maps.dominant_response.cpu().numpy()
+        findings.samples.append(sample_rows(samples, shard.start, chosen, measurement, worker.dataset.meta_schema))
+        findings.responses.append(response_rows(shard.start, chosen, measurement))
+    return commit(run, shape, shard, worker.dataset, findings, failures, started)
+
+
+def set_aside(run: Run, shape: MapShape, shard: Shard, dataset: Dataset, reason: str) -> dict[str, int]:
+    """Commits a shard that cannot be computed: all its samples are failures. Nothing of them is read, for that may be why."""
+    ids = dataset.ids(shard.start, shard.stop)
+    findings = nothing_found(ids, np.full(len(ids), -1), shape)
+    failures = dict.fromkeys(range(len(ids)), ("compute", reason))
+    return commit(run, shape, shard, dataset, findings, failures, time.perf_counter(), is_set_aside=True)
+
+
+def commit(
+    run: Run,
+    shape: MapShape,
+    shard: Shard,
+    dataset: Dataset,
+    findings: Findings,
+    failures: dict[int, tuple[str, str]],
+    started: float,
+    is_set_aside: bool = False,
+) -> dict[str, int]:
+    """Writes a shard's maps and rows, and commits it; returns its counts. started: by time.perf_counter."""
     attempt = open_attempt(run, shard)
-    write_shard(attempt / "maps.zarr", shape, dominant_class, dominant_response)
-    evidence = label_evidence(
-        torch.from_numpy(dominant_class),
-        torch.from_numpy(dominant_response),
-        torch.from_numpy(samples.labels),
-        cell_pixels(shape.height, shape.width),
-    )
+    write_shard(attempt / "maps.zarr", shape, findings.dominant_class, findings.dominant_response)
+    maps = torch.from_numpy(findings.dominant_class), torch.from_numpy(findings.dominant_response)
+    evidence = label_evidence(*maps, torch.from_numpy(findings.labels), cell_pixels(shape.height, shape.width))
     write_sums(attempt / EVIDENCE_SUMS, *(sums.numpy() for sums in evidence))
-    for name, parts in tables.items():
-        write_table(pa.concat_tables(parts) if parts else empty_table(name, worker.dataset), attempt / f"{name}.parquet")
-    write_table(failure_rows(samples, shard.start, failures), attempt / "failures.parquet")
-    commit_attempt(run, attempt, shard, len(measured), len(failures), time.perf_counter() - started)
-    return {"processed": len(measured), "failed": len(failures)}
+    for name, parts in {"samples": findings.samples, "responses": findings.responses}.items():
+        write_table(pa.concat_tables(parts) if parts else empty_table(name, dataset), attempt / f"{name}.parquet")
+    write_table(failure_rows(findings.ids, shard.start, failures), attempt / "failures.parquet")
+    counts = {"processed": len(findings.ids) - len(failures), "failed": len(failures)}
+    commit_attempt(run, attempt, shard, **counts, duration=time.perf_counter() - started, is_set_aside=is_set_aside)
+    return counts
 
 
 def measure_batches(

@@ -141,7 +141,10 @@ class Shard:
 
 
 class Commit(Record):
-    """The shard's work is done and lies under `attempts/<attempt>`. files: SHA-256 by path in the attempt."""
+    """The shard's work is done and lies under `attempts/<attempt>`. files: SHA-256 by path in the attempt.
+
+    is_set_aside: nothing was measured, for the shard killed whoever tried.
+    """
 
     shard: Count
     attempt: Name
@@ -149,6 +152,7 @@ class Commit(Record):
     failed_count: Count
     duration_secs: float
     files: dict[Inside, str]
+    is_set_aside: bool = False
 
 
 class Manifest(Record):
@@ -190,6 +194,10 @@ class Run:
     @property
     def commits(self) -> Path:
         return self.folder / "commits"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
 
     @property
     def maps(self) -> Path:
@@ -311,6 +319,22 @@ def find_unfinished(store: Path, plan: Plan) -> Run | None:
     return None
 
 
+def find_resumable(store: Path, run_id: str, plan: Plan) -> Run:
+    """A run that did not end and planned the same work. Raises InputError, which says what changed."""
+    run = Run(store, run_id)
+    if run not in list_runs(store):
+        raise InputError(f"store '{store}' has no run '{run_id}': its folder 'runs' has the ids of all, finished or not")
+    if run.is_published:
+        raise InputError(f"run '{run_id}' is finished: leave --resume out, and a new run begins")
+    changed = what_changed(read_plan(run), plan)
+    if changed:
+        raise InputError(
+            f"run '{run_id}' cannot be gone on with: {' and '.join(changed)} changed since it was planned; "
+            "leave --resume out, and a new run begins"
+        )
+    return run
+
+
 def open_attempt(run: Run, shard: Shard) -> Path:
     """A folder of its own for one try at a shard."""
     path = run.attempts / f"{shard.index:05d}-{secrets.token_hex(4)}"
@@ -318,7 +342,9 @@ def open_attempt(run: Run, shard: Shard) -> Path:
     return path
 
 
-def commit_attempt(run: Run, attempt: Path, shard: Shard, processed: int, failed: int, duration: float) -> bool:
+def commit_attempt(
+    run: Run, attempt: Path, shard: Shard, processed: int, failed: int, duration: float, is_set_aside: bool = False
+) -> bool:
     """Makes an attempt the shard's result; False, and the attempt is discarded, where another was first."""
     files = {}
     for path in files_below(attempt):
@@ -333,6 +359,7 @@ def commit_attempt(run: Run, attempt: Path, shard: Shard, processed: int, failed
         failed_count=failed,
         duration_secs=round(duration, 3),
         files=files,
+        is_set_aside=is_set_aside,
     )
     try:
         write_once(run.commits / commit_name(shard.index), record.model_dump_json(indent=1))
@@ -360,7 +387,32 @@ def commit_name(shard: int) -> str:
 def publish(run: Run, manifest: Manifest) -> None:
     """Writes the manifest, by which the run becomes visible, and sweeps what work left behind."""
     write_once(run.manifest, manifest.model_dump_json(indent=1))
-    shutil.rmtree(run.attempts)
+    # A worker that was presumed dead may still be writing there: what it leaves is swept another time.
+    shutil.rmtree(run.attempts, ignore_errors=True)
+
+
+def sweep_orphans(run: Run) -> None:
+    """Removes what ended work left in an unfinished run: attempts that no commit names, and halves of records."""
+    named = {commit.attempt for commit in read_commits(run).values()}
+    for path in run.attempts.iterdir():
+        if path.name not in named:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in (run.folder, run.commits):
+        for path in folder.glob(".*-*"):
+            path.unlink()
+
+
+def what_changed(plan: Plan, now: Plan) -> list[str]:
+    """Why a run that was planned is not gone on with: what differs from what is planned now. Empty where nothing does."""
+    differences = {
+        "the config": plan.config_hash != now.config_hash,
+        "the model": plan.model_hash != now.model_hash,
+        "the dataset": plan.dataset_hash != now.dataset_hash,
+        f"the version of clear-audit, from {plan.tool_version} to {now.tool_version},": plan.tool_version != now.tool_version,
+        f"the version of the tables, from {plan.schema_version} to {now.schema_version},": plan.schema_version
+        != now.schema_version,
+    }
+    return [what for what, differs in differences.items() if differs]
 
 
 def write_once(path: Path, text: str) -> None:

@@ -59,7 +59,9 @@ def connect(
 
 
 def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Path, runs: list[str]) -> None:
-    """Makes the tables of `runs` known by their names in the schema `into`."""
+    """Makes the tables of `runs` known by their names in the schema `into`. Raises InputError where a file is damaged."""
+    import duckdb
+
     for table, schema in SCHEMAS.items():
         files = [str(path) for run in runs for path in sorted((folder / table / f"run_id={run}").glob("*.parquet"))]
         if not files:
@@ -69,11 +71,17 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
         known = connection.from_arrow(schema.empty_table())
         columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
         listed = ", ".join(quote(file) for file in files)
-        connection.execute(
-            f"CREATE VIEW {into}.{table} AS SELECT {columns} WHERE false UNION ALL BY NAME "
-            f"SELECT * FROM read_parquet([{listed}], "
-            "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
-        )
+        try:
+            connection.execute(
+                f"CREATE VIEW {into}.{table} AS SELECT {columns} WHERE false UNION ALL BY NAME "
+                f"SELECT * FROM read_parquet([{listed}], "
+                "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
+            )
+        except duckdb.Error as error:
+            fault = str(error).split("\n")[0]
+            raise InputError(
+                f"table '{table}' cannot be read: 'clear-audit verify RUN' says what is damaged ({fault})"
+            ) from error
 
 
 def quote(text: str) -> str:

@@ -59,6 +59,10 @@ class Dataset(Protocol):
         """The samples of [start, stop). What cannot be read is a failure of its sample, never an exception."""
         ...
 
+    def ids(self, start: int, stop: int) -> list[str]:
+        """The names of the samples of [start, stop), without reading them."""
+        ...
+
     def content_hash(self) -> str:
         """SHA-256 over names, labels and content: equal where, and only where, the dataset is the same."""
         ...

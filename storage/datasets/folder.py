@@ -161,6 +161,10 @@ class FolderDataset:
         """The samples of [start, stop). What cannot be read is a failure of its sample. Raises IndexError: no range."""
         return self._files.read(start, stop)
 
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Paths below the dataset's folder."""
+        return self._files.paths[start:stop]
+
     def content_hash(self) -> str:
         """SHA-256 over the classes and every file's (id, label, SHA-256 of its bytes), in order."""
         return self._files.content_hash(self.classes)

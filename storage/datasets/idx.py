@@ -86,7 +86,11 @@ class IdxDataset:
         check_range(start, stop, len(self))
         with self._lock:
             contents = [self._content(index) for index in range(start, stop)]
-        return samples_of([f"{index:05d}" for index in range(start, stop)], self._labels[start:stop], contents)
+        return samples_of(self.ids(start, stop), self._labels[start:stop], contents)
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Positions, as five digits."""
+        return [f"{index:05d}" for index in range(start, stop)]
 
     def content_hash(self) -> str:
         """SHA-256 over classes, shape, labels and pixels, up to where they can be read: the same gzipped and plain."""

@@ -63,6 +63,10 @@ class ManifestDataset:
         meta = self._meta.slice(start, stop - start) if self._meta.num_columns else None
         return Samples(files.ids, files.images, files.labels, files.hashes, files.failures, meta)
 
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Paths as the manifest gives them."""
+        return self._files.paths[start:stop]
+
     def content_hash(self) -> str:
         """SHA-256 over the classes, every (id, label, SHA-256 of the file), and meta's names, types and values."""
         total = hashlib.sha256(self._files.content_hash(self.classes).encode())

@@ -125,9 +125,9 @@ def test_of_classes_with_equal_energy_the_lower_is_dominant(tied: list[float]) -
 
 
 def test_rows_of_failures_come_in_order() -> None:
-    table = failure_rows(SAMPLES, 100, {3: ("prepare", "too small"), 2: ("read", "cut off")})
+    table = failure_rows(SAMPLES.ids, 100, {3: ("prepare", "too small"), 2: ("read", "cut off")})
     assert table.to_pylist() == [
         {"sample_index": 102, "sample_id": "broken.png", "stage": "read", "reason": "cut off"},
         {"sample_index": 103, "sample_id": "d.png", "stage": "prepare", "reason": "too small"},
     ]
-    assert failure_rows(SAMPLES, 100, {}).schema.equals(SCHEMAS["failures"], check_metadata=True)
+    assert failure_rows(SAMPLES.ids, 100, {}).schema.equals(SCHEMAS["failures"], check_metadata=True)

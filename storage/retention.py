@@ -1,0 +1,114 @@
+"""Which runs of a store may go, and their removal."""
+
+import shutil
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from storage.errors import InputError
+from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, read_plan
+from storage.tables import SCHEMAS
+
+TRASH = "trash"
+
+
+def removable(store: Path, keep: int | None, before: datetime | None) -> list[Run]:
+    """The runs before the latest `keep` finished ones of each audit, and those begun before `before`, oldest first.
+
+    Finished or not; where both are given, a run goes that is both. Never a run that one which stays refers to: the reference of
+    its gates or of its config. Never one that cannot be read, or is being worked on.
+    """
+    plans = {run.run_id: plan for run in list_runs(store) if (plan := readable_plan(run)) is not None}
+    finished = {run.run_id for run in published_runs(store)}
+    kept: set[str] = set()
+    for name in {plan.name for plan in plans.values()} if keep else ():
+        own = [run_id for run_id in sorted(plans) if plans[run_id].name == name]
+        latest = [run_id for run_id in own if run_id in finished][-keep:]
+        # With what began after the first of them: it may yet be finished.
+        kept |= {run_id for run_id in own if latest and run_id >= latest[0]}
+    chosen = {run_id for run_id, plan in plans.items() if run_id not in kept and (before is None or plan.created_at < before)}
+    chosen -= {run_id for run_id in chosen if is_held(Run(store, run_id))}
+    references = find_references(store, plans, finished)
+    while needed := {old for run_id, olds in references.items() if run_id not in chosen for old in olds} & chosen:
+        chosen -= needed
+    return [Run(store, run_id) for run_id in sorted(chosen)]
+
+
+def readable_plan(run: Run) -> Plan | None:
+    try:
+        return read_plan(run)
+    except InputError:
+        return None
+
+
+def is_held(run: Run) -> bool:
+    """Whether a process works on a run now."""
+    if not run.lock.exists():
+        return False
+    lock = FileLock(run.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def find_references(store: Path, plans: dict[str, Plan], finished: Iterable[str]) -> dict[str, set[str]]:
+    """The runs that each run refers to."""
+    found: dict[str, set[str]] = {run_id: set() for run_id in plans}
+    for run_id, plan in plans.items():
+        named = plan.config.get("reference")
+        if isinstance(named, str) and named not in (PREVIOUS, "latest"):
+            found[run_id] |= {other for other in plans if other.startswith(named)}
+    for run_id in set(finished) & plans.keys():
+        found[run_id] |= read_references(Run(store, run_id))
+    return found
+
+
+def read_references(run: Run) -> set[str]:
+    """The runs that a run's gates were compared with; none where its table is damaged, or of a version without."""
+    try:
+        table = pq.read_table(run.table("gates"), columns=["reference_run_id"], partitioning=None)
+    except (OSError, pa.ArrowException):
+        return set()
+    return set(table["reference_run_id"].drop_null().to_pylist())
+
+
+def remove(run: Run) -> None:
+    """Removes a run with all its files. It is out of sight at once: what a crash leaves behind is swept by `sweep`."""
+    trash = run.store / TRASH
+    trash.mkdir(exist_ok=True)
+    run.folder.rename(trash / run.run_id)
+    sweep(run.store)
+
+
+def sweep(store: Path) -> None:
+    """Removes what runs left behind that are gone, or finished."""
+    for folder in (store / TRASH).glob("*"):
+        run = Run(store, folder.name)
+        for name in SCHEMAS:
+            shutil.rmtree(run.table(name).parent, ignore_errors=True)
+        run.report.unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    for run in published_runs(store):
+        if run.attempts.exists():
+            shutil.rmtree(run.attempts, ignore_errors=True)
+
+
+def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:
+    """The fixed operators that were last used before the first of the runs that stay began: all where none stays."""
+    stay = [plan for run in list_runs(store) if run not in set(gone) and (plan := readable_plan(run)) is not None]
+    first = min((plan.created_at.timestamp() for plan in stay), default=float("inf"))
+    return [path for path in sorted((store / "operators").glob("*.safetensors")) if path.stat().st_mtime < first]
+
+
+def size_of(run: Run) -> int:
+    """Bytes of a run's maps, tables, pictures and report."""
+    folders = [run.folder, *(run.table(name).parent for name in SCHEMAS)]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in [*files, *([run.report] if run.report.exists() else [])])
