@@ -19,11 +19,18 @@ from distributed import LocalCluster
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 from typer.testing import CliRunner
 
+import flows.schedule
+from flows.audit import Outcome
 from flows.cli import app
-from storage.runs import list_runs, published_runs, read_manifest, read_plan
+from flows.config import AuditConfig, load_config
+from flows.listener import Listener
+from reports.gates import Gate, Judgement
+from reports.gates import Outcome as GateOutcome
+from storage.runs import Run, list_runs, published_runs, read_manifest, read_plan
 
 WAIT_SECS = 120
 
@@ -99,6 +106,7 @@ def config(digits_config: Path) -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.soak
 def test_a_scheduled_run_is_an_audit_and_no_other_runs_beside_it(config: Path, finished: Path, tmp_path: Path) -> None:
     store = tmp_path / "audits"
     with serve(config, store) as served:
@@ -178,6 +186,70 @@ def test_of_several_that_were_missed_one_is_made_up_for(config: Path, tmp_path: 
     trigger = read_plan(run).trigger
     assert trigger is not None
     assert trigger.scheduled_at in due
+
+
+FAILS = Judgement(Gate("accuracy", min=2), GateOutcome.failed, "1 is below the least allowed, 2")
+WARNS = Judgement(Gate("agreement", min=2, severity="warn"), GateOutcome.warned, "1 is below the least allowed, 2")
+PASSES = Judgement(Gate("failed", max=2), GateOutcome.passed, "0 is within the limits")
+TOO_MANY = "4 of 300 samples failed, more than limits.failed_frac_max = 0.01 allows: see the table 'failures'"
+FAILED_GATE = "gate 'accuracy' failed: 1 is below the least allowed, 2"
+
+
+@pytest.mark.parametrize(
+    ("judgements", "failed", "name", "said"),
+    [
+        ([], 3, "Completed", "gates not judged"),
+        ([PASSES], 0, "Completed", "gates passed"),
+        ([PASSES, WARNS], 0, "Completed", "gates warned"),
+        ([PASSES, WARNS, FAILS], 0, "Failed", FAILED_GATE),
+        ([], 4, "Failed", TOO_MANY),
+        ([FAILS], 4, "Failed", f"{TOO_MANY}; {FAILED_GATE}"),
+    ],
+)
+def test_prefects_state_says_what_an_exit_code_would(
+    digits_config: Path,
+    prefect_api: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    judgements: list[Judgement],
+    failed: int,
+    name: str,
+    said: str,
+) -> None:
+    def ended(config: AuditConfig, store: Path, listener: Listener) -> Outcome:
+        assert (config, store) == (load_config(digits_config), tmp_path)
+        return Outcome(
+            Run(store, "r"),
+            judgements,
+            False,
+            expected=300,
+            processed=300 - failed,
+            failed=failed,
+            startup_secs=1,
+            compute_secs=1,
+        )
+
+    monkeypatch.setattr(flows.schedule, "run_audit", ended)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        state = flows.schedule.deployed_audit(str(digits_config), str(tmp_path), return_state=True)
+    assert (state.name, state.message) == (name, f"run r: {said}")
+    assert f"clear-audit: run r: {said}\n" in capfd.readouterr().err
+
+
+def test_an_audit_that_does_not_come_to_its_end_is_failed(
+    digits_config: Path, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> Outcome:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(flows.schedule, "run_audit", ended)
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        wrong = flows.schedule.deployed_audit(str(tmp_path / "none.toml"), str(tmp_path), return_state=True)
+        crashed = flows.schedule.deployed_audit(str(digits_config), str(tmp_path), return_state=True)
+    assert wrong.name == crashed.name == "Failed"
+    assert str(wrong.message).startswith(f"config '{tmp_path / 'none.toml'}' cannot be read")
+    assert str(crashed.message).endswith("OSError: disk full")
 
 
 @pytest.mark.parametrize(
