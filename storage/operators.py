@@ -8,6 +8,8 @@ again: nothing else is lost with a file.
 
 import hashlib
 import json
+import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -38,7 +40,11 @@ def operator_path(store: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def write_operator(path: Path, facts: Mapping[str, Any], operator: "Tensor") -> None:
-    """Writes beside and moves to its place: readers never meet half of it, and of two writers either may be last."""
+    """Writes beside and moves to its place: readers never meet half of it, and of two writers either may be last.
+
+    Raises OSError.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     operator = operator.detach().contiguous().cpu()
@@ -52,9 +58,17 @@ def write_operator(path: Path, facts: Mapping[str, Any], operator: "Tensor") -> 
         temporary.chmod(mode)  # safetensors leaves a file that only its writer may read.
         flush(temporary)
         temporary.replace(path)
+    except SafetensorError as error:
+        raise as_os_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def as_os_error(error: Exception, path: Path) -> OSError:
+    """What the system said, which safetensors tells in words."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
 
 
 def read_operator(path: Path, facts: Mapping[str, Any], with_hash: bool = False) -> "Tensor":

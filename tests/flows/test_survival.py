@@ -1,0 +1,195 @@
+"""What an audit goes through without losing anything, as whole processes: a deadly shard, a second process, a lost store."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.shard import set_aside
+from flows.worker import Work
+from storage.datasets import open_dataset
+from storage.maps import MapShape
+from storage.runs import Run, Shard, create_run, list_runs, published_runs, read_commits, read_plan
+from storage.tables import PER_SHARD, SCHEMAS
+from tests.flows.conftest import Digits, clear_audit, write_idx
+
+DEADLY = """
+import os
+from torch import nn
+from flows.demo import allcnn
+
+class Deadly(nn.Sequential):
+    def forward(self, images):
+        if images.detach()[:, 0, 0, 0].max() > 0.5:
+            os._exit(9)
+        return super().forward(images)
+
+def build():
+    return Deadly(*allcnn.build())
+"""
+"""The demo's network, which kills its process where the first pixel of an image is bright."""
+
+DEADLY_SAMPLE = 200
+SHARD = range(192, 256)
+
+
+@pytest.fixture
+def deadly_config(digits: Digits, digits_config: Path, tmp_path: Path) -> Path:
+    pixels = digits.pixels.copy()
+    pixels[DEADLY_SAMPLE, 0, 0] = 255
+    write_idx(tmp_path, replace(digits, pixels=pixels))
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    text = digits_config.read_text().replace("flows.demo.allcnn:build", "deadly:build")
+    (tmp_path / "audit.toml").write_text(text.replace("[compute]", "[compute]\nshard_tries = 2\noperator_gb = 0"))
+    return tmp_path / "audit.toml"
+
+
+def read(run: Run, table: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = pq.read_table(run.table(table), partitioning=None).to_pylist()
+    return found
+
+
+def test_a_shard_that_kills_its_worker_is_set_aside_and_the_rest_completes(
+    deadly_config: Path, finished: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    done = clear_audit("run", deadly_config, "--store", tmp_path / "audits", api=prefect_api)
+    assert done.returncode == 3, done.stderr
+    assert "shard 3 is given up, for a worker died of it 2 times" in done.stderr
+    assert "1 shard given up, for a worker died of each of 2 tries: their images are in the table 'failures'" in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,), (whole,) = published_runs(tmp_path / "audits"), published_runs(finished)
+    failures = read(run, "failures")
+    assert [row["sample_index"] for row in failures] == list(SHARD)
+    assert {(row["stage"], row["reason"]) for row in failures} == {
+        ("compute", "its shard, 3, was given up: a worker died of it 2 times (compute.shard_tries)")
+    }
+    kept = [row for row in read(whole, "samples") if row["sample_index"] not in SHARD]
+    names = ("sample_index", "sample_id", "label", "prediction", "dominant_class")
+    assert [[row[name] for name in names] for row in read(run, "samples")] == [[row[name] for name in names] for row in kept]
+
+
+def test_a_shard_that_is_set_aside_has_empty_maps_and_a_failure_a_sample(digits_work: Work, tmp_path: Path) -> None:
+    plan = read_plan_of(tmp_path)
+    dataset = open_dataset(digits_work.dataset)
+    shape = MapShape(300, 28, 28, 64)
+    assert set_aside(plan, shape, Shard(4, 256, 300), dataset, "it kills") == {"processed": 0, "failed": 44}
+    commit = read_commits(plan)[4]
+    assert commit.is_set_aside
+    folder = plan.attempts / commit.attempt
+    rows = pq.read_table(folder / "failures.parquet").to_pylist()
+    assert [(row["sample_index"], row["sample_id"]) for row in rows] == [(index, f"{index:05d}") for index in range(256, 300)]
+    for name in PER_SHARD:
+        table = pq.read_table(folder / f"{name}.parquet")
+        assert table.schema.names == SCHEMAS[name].names
+        assert table.num_rows == (44 if name == "failures" else 0)
+
+
+def read_plan_of(folder: Path) -> Run:
+    """A run that has just begun, of 300 samples in five shards."""
+    from tests.reports.stores import SMALL, make_plan
+
+    plan = make_plan(SMALL).model_copy(update={"sample_count": 300, "shard_samples": 64})
+    return create_run(folder / "store", plan)
+
+
+@pytest.fixture
+def paused(digits_config: Path, prefect_api: str, tmp_path: Path) -> Iterator[Path]:
+    """The store of a run that another process is in the middle of, and has stopped, without an end."""
+    store = tmp_path / "audits"
+    command = [sys.executable, "-m", "flows.cli", "run", str(digits_config), "--store", str(store)]
+    environment = os.environ | {"PREFECT_API_URL": prefect_api}
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(store.glob("runs/*/commits/00*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGSTOP)
+    assert list_runs(store)
+    assert not published_runs(store)
+    yield store
+    running.kill()
+    running.wait()
+
+
+def test_a_second_process_is_refused_and_goes_on_when_the_first_is_dead(
+    paused: Path, digits_config: Path, prefect_api: str
+) -> None:
+    (run,) = list_runs(paused)
+    refused = clear_audit("run", digits_config, "--store", paused, api=prefect_api)
+    assert refused.returncode == 2
+    assert f"run '{run.run_id}' is being worked on by another process: wait until it has ended, or end it" in refused.stderr
+    assert list_runs(paused) == [run]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 700 kB, less than the maps and tables of the digits take."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.soak
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
+    full_disk: Path, digits_config: Path, finished: Path, prefect_api: str
+) -> None:
+    store = full_disk / "audits"
+    failed = clear_audit("run", digits_config, "--store", store, api=prefect_api)
+    assert failed.returncode == 3, failed.stderr
+    print(failed.stderr)
+    assert "No space left on device" in failed.stderr
+    assert "the same command resumes the run" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not published_runs(store)
+    subprocess.run(["mount", "-o", "remount,size=50m", str(full_disk)], check=True)
+    done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert_same(published_runs(store)[0], published_runs(finished)[0])
+
+
+@pytest.mark.soak
+def test_a_store_that_is_read_only_is_said(full_disk: Path, digits_config: Path, prefect_api: str) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
+    failed = clear_audit("run", digits_config, "--store", full_disk / "audits", api=prefect_api)
+    assert failed.returncode == 3
+    assert "Read-only file system" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert list(full_disk.iterdir()) == []
+
+
+def assert_same(run: Run, other: Run) -> None:
+    """Maps and tables to the last byte, but for what says when and where they were made."""
+    assert read_plan(run).dataset_hash == read_plan(other).dataset_hash
+    for name in [name for name in SCHEMAS if name not in ("runs", "gates")]:
+        assert run.table(name).read_bytes() == other.table(name).read_bytes(), name
+    chunks = {path.relative_to(run.maps) for path in run.maps.glob("*/c/**/*") if path.is_file()}
+    assert chunks == {path.relative_to(other.maps) for path in other.maps.glob("*/c/**/*") if path.is_file()}
+    for path in chunks:
+        assert (run.maps / path).read_bytes() == (other.maps / path).read_bytes(), path
+
+
+def test_a_worker_that_was_presumed_dead_cannot_spoil_a_finished_run(finished: Path, digits_work: Work, tmp_path: Path) -> None:
+    """It begins its shard, is thought dead; the run ends; it comes back and commits."""
+    shutil.copytree(finished, tmp_path / "store")
+    (run,) = published_runs(tmp_path / "store")
+    before = {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()}
+    run.attempts.mkdir()
+    dataset = open_dataset(digits_work.dataset)
+    set_aside(run, MapShape(300, 28, 28, 64), Shard(0, 0, 64), dataset, "late")
+    assert {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()} == before
+    assert list(run.attempts.iterdir()) == []
+    run.attempts.rmdir()
+    with pytest.raises(FileNotFoundError):
+        set_aside(run, MapShape(300, 28, 28, 64), Shard(0, 0, 64), dataset, "later")
+    assert {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()} == before
