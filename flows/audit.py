@@ -40,6 +40,7 @@ from storage.datasets import Dataset, open_dataset
 from storage.lock import hold
 from storage.maps import MapShape
 from storage.runs import (
+    Commit,
     Manifest,
     Plan,
     Run,
@@ -101,6 +102,8 @@ class Session:
         )
         self.cluster = Cluster(config.compute, self.work)
         self.held = ExitStack()
+        # Not among the stages' parameters: Prefect looks through these, one by one.
+        self.commits: dict[int, Commit] = {}
 
     def __enter__(self) -> "Session":
         return self
@@ -129,12 +132,15 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     planned = make_plan(session, trigger)
     run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
-    resumed = bool(read_commits(run))
+    session.commits = read_commits(run)
+    resumed = bool(session.commits)
+    sweep_orphans(run, session.commits.values())
     compute_secs = compute(session, planned)
     session.cluster.release()
     charts = Thread(target=start_engine, daemon=True)
     charts.start()
     now = datetime.now(UTC)
+    session.commits = read_commits(run)
     artefacts = finalise(session, planned, now)
     judgements = judge_run(session, run)
     draw(session, planned, judgements)
@@ -149,7 +155,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         expected=manifest.expected_count,
         processed=manifest.processed_count,
         failed=manifest.failed_count,
-        set_aside=sum(commit.is_set_aside for commit in read_commits(run).values()),
+        set_aside=sum(commit.is_set_aside for commit in session.commits.values()),
         startup_secs=startup_secs,
         compute_secs=compute_secs,
     )
@@ -162,15 +168,13 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
         session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
     )
     session.held.enter_context(hold(planned.run))
-    sweep_orphans(planned.run)
     return planned
 
 
 @task(name="compute", cache_policy=NO_CACHE)
 def compute(session: Session, planned: Planned) -> float:
     """Drives the shards that are not committed yet through the cluster; returns the seconds it took."""
-    run, plan = planned.run, planned.plan
-    commits = read_commits(run)
+    run, plan, commits = planned.run, planned.plan, session.commits
     done = sum(commit.processed_count + commit.failed_count for commit in commits.values())
     failed = sum(commit.failed_count for commit in commits.values())
     session.listener.stage("computing")
@@ -205,7 +209,7 @@ def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str
     run, plan = planned.run, planned.plan
     known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
-    return gather(run, plan, attributes, known, now)
+    return gather(run, plan, session.commits, attributes, known, now)
 
 
 @task(name="judge", cache_policy=NO_CACHE)
@@ -226,7 +230,6 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
     run, plan = planned.run, planned.plan
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
         artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
-    commits = read_commits(run).values()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     manifest = Manifest(
         run_id=run.run_id,
@@ -234,8 +237,8 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
         started_at=plan.created_at,
         finished_at=now,
         expected_count=plan.sample_count,
-        processed_count=sum(commit.processed_count for commit in commits),
-        failed_count=sum(commit.failed_count for commit in commits),
+        processed_count=sum(commit.processed_count for commit in session.commits.values()),
+        failed_count=sum(commit.failed_count for commit in session.commits.values()),
         readings=list(READINGS),
         examination=plan.examination,
         trigger=trigger,

@@ -89,9 +89,11 @@ def ensure_operator(
         def submit(start: int) -> Any:
             return client.submit(build_part, key, fold, folder, start, pure=False)
 
-        for start in drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count):
-            if not try_alone(lambda _, start=start: submit(start), count, TRIES):
-                raise CannotFold(f"a worker died {TRIES} times of building it")
+        def is_built(start: int) -> bool:
+            return try_alone(lambda deaths: submit(start), count, TRIES)
+
+        if not all(map(is_built, drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count))):
+            raise CannotFold(f"a worker died {TRIES} times of building it")
         return client.submit(finish_operator, key, fold, folder, pure=False).result()
 
 

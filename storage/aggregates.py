@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from storage.errors import InputError
 from storage.evidence import EVIDENCE_SUMS, mean_evidence
 from storage.maps import MapShape, create_maps, shard_files
-from storage.runs import Commit, Plan, Run, read_commits
+from storage.runs import Commit, Plan, Run
 from storage.sql import connect, select
 from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
 
@@ -102,13 +102,15 @@ FROM samples
 """
 
 
-def gather(run: Run, plan: Plan, attributes: dict[str, Any], facts: dict[str, Any], now: datetime) -> dict[str, str]:
+def gather(
+    run: Run, plan: Plan, commits: dict[int, Commit], attributes: dict[str, Any], facts: dict[str, Any], now: datetime
+) -> dict[str, str]:
     """Joins the committed shards into the run's arrays and tables, and aggregates; may be repeated after a crash.
 
-    attributes: written beside the arrays. facts: columns of the `runs` row that the plan does not know.
+    commits: by shard, see `read_commits`. attributes: written beside the arrays. facts: columns of the `runs` row that the plan
+    does not know.
     Returns the SHA-256 of the arrays' files by path in the store. Raises InputError where a shard is not committed.
     """
-    commits = read_commits(run)
     missing = [shard.index for shard in plan.shards() if shard.index not in commits]
     if missing:
         raise InputError(f"run '{run.run_id}' lacks {len(missing)} shards, first {missing[0]}: run it again to resume it")

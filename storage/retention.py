@@ -25,9 +25,9 @@ def removable(store: Path, keep: int | None, before: datetime | None) -> list[Ru
     plans = {run.run_id: plan for run in list_runs(store) if (plan := readable_plan(run)) is not None}
     finished = {run.run_id for run in published_runs(store)}
     kept: set[str] = set()
-    for name in {plan.name for plan in plans.values()} if keep else ():
+    for name in {plan.name for plan in plans.values()}:
         own = [run_id for run_id in sorted(plans) if plans[run_id].name == name]
-        latest = [run_id for run_id in own if run_id in finished][-keep:]
+        latest = [run_id for run_id in own if run_id in finished][-keep:] if keep else []
         # With what began after the first of them: it may yet be finished.
         kept |= {run_id for run_id in own if latest and run_id >= latest[0]}
     chosen = {run_id for run_id, plan in plans.items() if run_id not in kept and (before is None or plan.created_at < before)}

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -391,9 +391,9 @@ def publish(run: Run, manifest: Manifest) -> None:
     shutil.rmtree(run.attempts, ignore_errors=True)
 
 
-def sweep_orphans(run: Run) -> None:
+def sweep_orphans(run: Run, commits: Iterable[Commit]) -> None:
     """Removes what ended work left in an unfinished run: attempts that no commit names, and halves of records."""
-    named = {commit.attempt for commit in read_commits(run).values()}
+    named = {commit.attempt for commit in commits}
     for path in run.attempts.iterdir():
         if path.name not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -121,7 +121,7 @@ def work(tmp_path: Path, make_plan: MakePlan) -> Work:
 
 
 def join(work: Work) -> dict[str, str]:
-    return gather(work.run, work.plan, {"rule": "linear"}, FACTS, FINISHED)
+    return gather(work.run, work.plan, read_commits(work.run), {"rule": "linear"}, FACTS, FINISHED)
 
 
 def rows_of(work: Work, table: str) -> list[Row]:
