@@ -16,6 +16,7 @@ import pytest
 
 from storage.aggregates import gather
 from storage.errors import InputError
+from storage.evidence import EVIDENCE_SUMS, write_sums
 from storage.maps import MapShape, open_maps, write_shard
 from storage.runs import Plan, Run, commit_attempt, create_run, open_attempt, read_commits
 from storage.tables import SCHEMAS, write_table
@@ -104,6 +105,10 @@ def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
         own = slice(shard.start, shard.stop)
         shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
         write_shard(attempt / "maps.zarr", shape, dominant_class[own], dominant_response[own])
+        labels = np.array([shard.index, 3])
+        write_sums(
+            attempt / EVIDENCE_SUMS, labels, labels + 1, dominant_response[own][:2] / 512, dominant_response[own][2:4] / 512
+        )
         counts = {}
         for table, every in rows.items():
             part = [row for row in every if shard.start <= row["sample_index"] < shard.stop]
@@ -122,6 +127,18 @@ def work(tmp_path: Path, make_plan: MakePlan) -> Work:
 
 def join(work: Work) -> dict[str, str]:
     return gather(work.run, work.plan, read_commits(work.run), {"rule": "linear"}, FACTS, FINISHED)
+
+
+def test_mean_evidence_is_that_of_all_shards(work: Work) -> None:
+    """Of sums that are no shares, but tell the shards apart: classes 0, 1 and 2 have one shard each, class 3 all of them."""
+    join(work)
+    found = rows_of(work, "evidence")
+    assert [row["evidence_count"] for row in found] == [1, 2, 3, 12]
+    starts = [shard.start for shard in work.plan.shards()]
+    means = [work.dominant_response[start] / 512 / (place + 1) for place, start in enumerate(starts)]
+    means.append(sum(work.dominant_response[start + 1] for start in starts) / 512 / 12)
+    for row, mean in zip(found, means, strict=True):
+        np.testing.assert_allclose(row["label_energy_frac_mean"], mean.ravel(), rtol=1e-6)
 
 
 def rows_of(work: Work, table: str) -> list[Row]:
@@ -329,7 +346,7 @@ def result(work: Work, files_of: FilesOf) -> dict[str, str]:
 def test_gathering_again_gives_the_same_files(work: Work, files_of: FilesOf) -> None:
     artefacts = join(work)
     before = result(work, files_of)
-    assert len(before) == 9 + 4 + 7 + 1  # map files, their JSON, tables, the plan
+    assert len(before) == 9 + 4 + 8 + 1  # map files, their JSON, tables, the plan
     assert join(work) == artefacts
     assert result(work, files_of) == before
     shutil.rmtree(work.run.store / "tables")

@@ -23,6 +23,7 @@ from storage.runs import (
     Trigger,
     commit_attempt,
     create_run,
+    find_resumable,
     find_run,
     find_unfinished,
     hash_file,
@@ -34,8 +35,11 @@ from storage.runs import (
     read_commits,
     read_manifest,
     read_plan,
+    sweep_orphans,
+    what_changed,
     write_once,
 )
+from storage.tables import SCHEMA_VERSION
 
 MakePlan = Callable[..., Plan]
 MakeManifest = Callable[[Run], Manifest]
@@ -211,6 +215,7 @@ def test_a_commit_holds_what_was_done_and_the_hashes_of_its_files(run: Run) -> N
             "maps/c/0": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "maps/deep/down": hashlib.sha256(b"x" * 3_000_000).hexdigest(),
         },
+        "is_set_aside": False,
     }
     assert attempt.name.startswith("00002-")
     assert {index: commit.attempt for index, commit in read_commits(run).items()} == {2: attempt.name}
@@ -487,3 +492,46 @@ def test_a_plan_without_an_end_is_refused(run: Run, changes: dict[str, Any]) -> 
     change(run.folder / "plan.json", **changes)
     with pytest.raises(InputError, match=r"plan\.json' is not a plan of this version"):
         read_plan(run)
+
+
+def test_what_ended_work_left_is_swept_and_what_is_committed_stays(run: Run, files_of: FilesOf) -> None:
+    shard = Shard(0, 0, 16)
+    commit_attempt(run, attempt_with(run, shard, samples="abc"), shard, 16, 0, 1.0)
+    before = files_of(run.folder)
+    attempt_with(run, shard, samples="half")
+    (run.attempts / "confusion-0a1b.parquet").write_text("half")
+    for folder in (run.folder, run.commits):
+        (folder / ".00001.json-0a1b2c3d").write_text("half")
+    sweep_orphans(run, read_commits(run).values())
+    assert files_of(run.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"config_hash": "c1"}, ["the config"]),
+        ({"model_hash": "m1", "dataset_hash": "d1"}, ["the model", "the dataset"]),
+        ({"tool_version": "0.2.0"}, ["the version of clear-audit, from 0.1.0 to 0.2.0,"]),
+        ({"schema_version": 99}, [f"the version of the tables, from {SCHEMA_VERSION} to 99,"]),
+        ({"name": "other", "run_id": "x", "sample_count": 4}, []),
+    ],
+)
+def test_what_changed_since_a_run_was_planned(run: Run, make_plan: MakePlan, change: dict[str, Any], said: list[str]) -> None:
+    now = make_plan(**change)
+    assert what_changed(read_plan(run), now) == said
+    assert (read_plan(run).identity == now.identity) == (not said)
+    if not said:
+        assert find_resumable(run.store, run.run_id, now) == run
+        return
+    with pytest.raises(InputError, match="cannot be gone on with") as caught:
+        find_resumable(run.store, run.run_id, now)
+    assert f": {' and '.join(said)} changed since it was planned; leave --resume out" in str(caught.value)
+
+
+def test_only_an_unfinished_run_can_be_gone_on_with(run: Run, make_plan: MakePlan, make_manifest: MakeManifest) -> None:
+    with pytest.raises(InputError, match="has no run 'nonesuch'"):
+        find_resumable(run.store, "nonesuch", make_plan())
+    publish(run, make_manifest(run))
+    with pytest.raises(InputError, match="is finished: leave --resume out"):
+        find_resumable(run.store, run.run_id, make_plan())
