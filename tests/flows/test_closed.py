@@ -108,6 +108,19 @@ def test_an_audit_asks_nothing_of_another_machine_and_listens_to_none(closed: Au
         assert program in heard_in, f"the hook is not in {program}"
 
 
+def test_the_hook_hears_and_refuses_what_leaves(closed: Audit, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(closed.folder / "hook"), "HEARD": str(tmp_path / "heard")}
+    for script in ("socket.create_connection(('192.0.2.1', 80))", "socket.socket().bind(('0.0.0.0', 0))"):
+        command = [sys.executable, "-c", f"import socket; {script}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert "the network is closed" in done.stderr
+    heard = [json.loads(line) for line in (tmp_path / "heard").read_text().splitlines()]
+    assert [(event, host) for event, host, is_here, _ in heard if not is_here] == [
+        ("socket.getaddrinfo", "192.0.2.1"),
+        ("socket.bind", "0.0.0.0"),
+    ]
+
+
 def test_the_network_was_closed(closed: Audit) -> None:
     if not closed_room():
         pytest.skip("no network of one's own here (unshare --net): only Python's own calls were refused")
