@@ -348,6 +348,8 @@ def explain(item: Any) -> str:
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
+    if not item["loc"]:  # its input is the whole config, which may hold a secret
+        return f"a value is no text that can be kept ({item['msg']}): correct it"
     if item["loc"][0] == "notify":
         return f"key '{where}': {item['msg'][0].lower()}{item['msg'][1:]}"
     value = json.dumps(item["input"])

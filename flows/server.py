@@ -69,7 +69,7 @@ class PrefectServer:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port)],
+            [sys.executable, "-P", "-m", "flows.server", str(port)],
             stdin=subprocess.PIPE,
             env=os.environ | LEAN | (KEEPS_SCHEDULES if keeps_schedules else EPHEMERAL),
             stdout=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -56,24 +57,22 @@ def asks_reference(store: Path, sql: str) -> bool:
 def _exchange(question: dict[str, Any], timeout_secs: float) -> pa.Table:
     # -P: a module in the working directory is not to be taken for one of ours.
     command = [sys.executable, "-P", "-m", "storage.asking", str(math.ceil(timeout_secs))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    timer = Timer(timeout_secs, process.kill)
-    timer.start()
-    try:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        with process.stdin:
-            process.stdin.write(json.dumps(question).encode())
-        answer = _read_answer(process)
-        messages = process.stderr.read().decode(errors="replace").strip().splitlines()
-        code = process.wait()
-    except BrokenPipeError:
-        answer, messages, code = None, [], process.wait()
-    finally:
-        has_ended = timer.finished.is_set()
-        timer.cancel()
-        process.kill()
-        process.wait()
+        timer = Timer(timeout_secs, process.kill)
+        timer.start()
+        try:
+            with suppress(BrokenPipeError), process.stdin:  # it may have ended already: its code says why
+                process.stdin.write(json.dumps(question).encode())
+            answer = _read_answer(process)
+            messages = process.stderr.read().decode(errors="replace").strip().splitlines()
+            code = process.wait()
+        finally:
+            has_ended = timer.finished.is_set()
+            timer.cancel()
+            process.kill()
     if answer is not None and code == 0:
         return answer
     if code == REFUSED and messages:

@@ -52,6 +52,9 @@ SECRETS = {
     "PREFECT_API_KEY": "prefectclearauditxyzzy",
 }
 
+WEBHOOK = "webhookclearauditxyzzy"
+"""Of the config, which is told only of what did not end well."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -77,7 +80,8 @@ def closed(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Audit:
     write_idx(folder / "data", Digits(digits.pixels[:16], digits.labels[:16]))
     gate = '\n[[gates]]\nname = "mine"\nsql = "SELECT count(*) FROM samples"\nmin = 1\n'
     config = CONFIG.replace("workers = 2", "workers = 1").format(weights=(DEMO / "allcnn.safetensors").as_posix())
-    (folder / "data" / "audit.toml").write_text(config + gate)
+    notify = f'\n[notify]\nwebhook = "https://hooks.example.org/{WEBHOOK}"\n'
+    (folder / "data" / "audit.toml").write_text(config + notify + gate)
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(WATCHER)
     heard = folder / "heard"
@@ -108,6 +112,19 @@ def test_an_audit_asks_nothing_of_another_machine_and_listens_to_none(closed: Au
         assert program in heard_in, f"the hook is not in {program}"
 
 
+def test_the_hook_hears_and_refuses_what_leaves(closed: Audit, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(closed.folder / "hook"), "HEARD": str(tmp_path / "heard")}
+    for script in ("socket.create_connection(('192.0.2.1', 80))", "socket.socket().bind(('0.0.0.0', 0))"):
+        command = [sys.executable, "-c", f"import socket; {script}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert "the network is closed" in done.stderr
+    heard = [json.loads(line) for line in (tmp_path / "heard").read_text().splitlines()]
+    assert [(event, host) for event, host, is_here, _ in heard if not is_here] == [
+        ("socket.getaddrinfo", "192.0.2.1"),
+        ("socket.bind", "0.0.0.0"),
+    ]
+
+
 def test_the_network_was_closed(closed: Audit) -> None:
     if not closed_room():
         pytest.skip("no network of one's own here (unshare --net): only Python's own calls were refused")
@@ -116,11 +133,13 @@ def test_the_network_was_closed(closed: Audit) -> None:
     assert "Network is unreachable" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
-def test_no_secret_of_the_environment_is_left_anywhere(closed: Audit) -> None:
+def test_no_secret_is_left_anywhere(closed: Audit) -> None:
     files = [path for path in closed.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in files), "Prefect's database is among them"
     assert any(path.name == "manifest.json" for path in files)
     for path in files:
+        if path.name == "audit.toml":
+            continue
         content = path.read_bytes()
-        for name, secret in SECRETS.items():
+        for name, secret in {**SECRETS, "notify.webhook": WEBHOOK}.items():
             assert secret.encode() not in content, f"{name} in {path}"

@@ -737,3 +737,11 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(tmp_path: Path, 
 )
 def test_addresses_without_credentials_are_taken(tmp_path: Path, address: str) -> None:
     assert load(tmp_path, MINIMAL, f"dataset.path={address}").dataset.path == address
+
+
+def test_text_that_is_none_is_refused_without_showing_the_config(tmp_path: Path) -> None:
+    """A file's name of other bytes comes from the shell as half of a character."""
+    text = MINIMAL + '\n[notify]\nwebhook = "https://example.org/xyzzy"\n'
+    for found in (fault(tmp_path, text, "name=\udcff"), fault(tmp_path, text, environment={"CLEAR_AUDIT_NAME": "\udcff"})):
+        assert "no text" in found
+        assert "xyzzy" not in found
