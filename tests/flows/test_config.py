@@ -94,6 +94,7 @@ def test_defaults(tmp_path: Path) -> None:
             "batch_samples": 64,
             "shard_samples": None,
             "operator_gb": None,
+            "shard_tries": 3,
         },
         "limits": {"failed_frac_max": 0.01},
         "report": {"gallery_samples": 8, "seed": 0},
@@ -138,6 +139,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     batch_samples = 8
     shard_samples = 48
     operator_gb = 0.5
+    shard_tries = 5
     [limits]
     failed_frac_max = 0
     [report]
@@ -197,6 +199,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "batch_samples": 8,
             "shard_samples": 48,
             "operator_gb": 0.5,
+            "shard_tries": 5,
         },
         "limits": {"failed_frac_max": 0.0},
         "report": {"gallery_samples": 0, "seed": -4},
@@ -378,6 +381,7 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "compute.batch_samples": "9",
         "compute.shard_samples": "32",
         "compute.operator_gb": "0.5",
+        "compute.shard_tries": "5",
         "limits.failed_frac_max": "0.5",
         "report.gallery_samples": "9",
         "report.seed": "9",
