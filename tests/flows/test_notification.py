@@ -87,13 +87,13 @@ def judged(severity: str = "error") -> list[Judgement]:
 
 def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> Outcome:
     counts = {"expected": 300, "processed": 300 - failed, "failed": failed}
-    return Outcome(run=run, judgements=judgements, resumed=False, startup_secs=1, compute_secs=2, **counts)
+    return Outcome(run=run, judgements=judgements, resumed=False, set_aside=0, startup_secs=1, compute_secs=2, **counts)
 
 
 def audited(monkeypatch: pytest.MonkeyPatch, ends: Outcome | BaseException, run: Run | None = None) -> None:
     """Audits end so from here on; run: what was planned before."""
 
-    def start(config: AuditConfig, store: Path, listener: Listener) -> Outcome:
+    def start(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> Outcome:
         listener.run = run
         if isinstance(ends, BaseException):
             raise ends

@@ -226,6 +226,7 @@ def test_prefects_state_says_what_an_exit_code_would(
             expected=300,
             processed=300 - failed,
             failed=failed,
+            set_aside=0,
             startup_secs=1,
             compute_secs=1,
         )
