@@ -28,7 +28,7 @@ check: venv  ## Lint and type-check
 	$(BIN)/mypy
 
 test: venv check  ## Run every test, after lint and types
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 soak: venv  ## Run the tests that take long
 	$(BIN)/pytest -m soak

@@ -20,6 +20,7 @@ from PIL import Image
 from auditor import Clear
 from flows.audit import git_state
 from flows.demo.allcnn import build
+from storage.lock import hold
 from storage.maps import open_maps
 from storage.models import ModelSpec, load_model
 from storage.runs import Run, Trigger, list_runs, published_runs, read_manifest, read_plan
@@ -174,7 +175,7 @@ def test_what_started_the_run_is_recorded(finished: Path) -> None:
     assert f"command line; flow run {trigger.flow_run_id}" in run.report.read_text(encoding="utf-8")
 
 
-def test_killed_run_is_resumed_and_equals_one_that_was_not(
+def test_killed_run_is_resumed_by_one_process_and_equals_one_that_was_not(
     digits_config: Path, finished: Path, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
@@ -187,6 +188,11 @@ def test_killed_run_is_resumed_and_equals_one_that_was_not(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert commits
+    with hold(list_runs(store)[0]):
+        refused = clear_audit("run", digits_config, "--store", store, api=prefect_api)
+    assert refused.returncode == 2
+    assert f"run '{list_runs(store)[0].run_id}' is being worked on by another process: wait until it has" in refused.stderr
+    assert len(list_runs(store)) == 1
     first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/commits/00*.json")}
     assert not published_runs(store)
 

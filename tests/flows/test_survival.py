@@ -1,11 +1,7 @@
 """What an audit goes through without losing anything, as whole processes: a deadly shard, a second process, a lost store."""
 
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +13,7 @@ from flows.shard import set_aside
 from flows.worker import Work
 from storage.datasets import open_dataset
 from storage.maps import MapShape
-from storage.runs import Run, Shard, create_run, list_runs, published_runs, read_commits, read_plan
+from storage.runs import Run, Shard, create_run, published_runs, read_commits, read_plan
 from storage.tables import PER_SHARD, SCHEMAS
 from tests.flows.conftest import Digits, clear_audit, write_idx
 
@@ -57,6 +53,7 @@ def read(run: Run, table: str) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.soak
 def test_a_shard_that_kills_its_worker_is_set_aside_and_the_rest_completes(
     deadly_config: Path, finished: Path, prefect_api: str, tmp_path: Path
 ) -> None:
@@ -98,34 +95,6 @@ def read_plan_of(folder: Path) -> Run:
 
     plan = make_plan(SMALL).model_copy(update={"sample_count": 300, "shard_samples": 64})
     return create_run(folder / "store", plan)
-
-
-@pytest.fixture
-def paused(digits_config: Path, prefect_api: str, tmp_path: Path) -> Iterator[Path]:
-    """The store of a run that another process is in the middle of, and has stopped, without an end."""
-    store = tmp_path / "audits"
-    command = [sys.executable, "-m", "flows.cli", "run", str(digits_config), "--store", str(store)]
-    environment = os.environ | {"PREFECT_API_URL": prefect_api}
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(store.glob("runs/*/commits/00*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    running.send_signal(signal.SIGSTOP)
-    assert list_runs(store)
-    assert not published_runs(store)
-    yield store
-    running.kill()
-    running.wait()
-
-
-def test_a_second_process_is_refused_and_goes_on_when_the_first_is_dead(
-    paused: Path, digits_config: Path, prefect_api: str
-) -> None:
-    (run,) = list_runs(paused)
-    refused = clear_audit("run", digits_config, "--store", paused, api=prefect_api)
-    assert refused.returncode == 2
-    assert f"run '{run.run_id}' is being worked on by another process: wait until it has ended, or end it" in refused.stderr
-    assert list_runs(paused) == [run]
 
 
 @pytest.fixture
