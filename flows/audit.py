@@ -39,6 +39,7 @@ from storage.aggregates import gather
 from storage.datasets import Dataset, open_dataset
 from storage.lock import hold
 from storage.maps import MapShape
+from storage.retention import sweep
 from storage.runs import (
     Commit,
     Manifest,
@@ -168,6 +169,7 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
         session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
     )
     session.held.enter_context(hold(planned.run))
+    sweep(session.store)
     return planned
 
 

@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flows.printing import Form, draw_table, write_rows, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,13 +40,6 @@ Setting = Annotated[
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, an unambiguous beginning of it, or 'latest'.")]
 DEFAULT_STORE = Path("audits")
 GATE_COLUMNS = ["gate_name", "outcome", "severity", "value", "reference_value", "least", "most", "max_drop", "max_rise"]
-
-
-class Form(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
 
 
 @contextmanager
@@ -378,15 +372,6 @@ def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
         raise typer.Exit(GATE_FAILED)
 
 
-def write_text(path: Path, text: str) -> None:
-    from storage.errors import InputError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written ({error.strerror}): name another path") from error
-
-
 def run_ids(store: Path) -> list[str]:
     """The published runs of a store. Raises InputError where there is no such store."""
     from storage.errors import InputError
@@ -401,55 +386,6 @@ def rows_of(store: Path, sql: str, parameters: dict[str, Any] | None = None) -> 
     from storage.sql import connect, select
 
     return select(connect(store, run_ids(store)), sql, parameters)
-
-
-def write_rows(table: "pa.Table", form: Form, output: Path | None) -> None:
-    import json
-
-    import pyarrow.csv
-
-    from storage.tables import write_table
-
-    if form is Form.parquet and output is not None:
-        write_table(table, output)
-        return
-    if form is Form.csv:
-        sink = pyarrow.BufferOutputStream()
-        pyarrow.csv.write_csv(table, sink)
-        text = sink.getvalue().to_pybytes().decode()
-    elif form is Form.json:
-        text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in table.to_pylist())
-    else:
-        text = draw_table(table)
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        output.write_text(text, encoding="utf-8")
-
-
-def draw_table(table: "pa.Table") -> str:
-    """The rows as text, as wide as they are: a pipe must not lose columns."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.SIMPLE_HEAD)
-    for name, values in zip(table.column_names, table.columns, strict=True):
-        is_number = str(values.type).startswith(("int", "uint", "float", "double", "decimal"))
-        drawn.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
-    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        drawn.add_row(*(Text(show_value(value)) for value in row))
-    console = Console(width=100_000, color_system=None)
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
-def show_value(value: object) -> str:
-    if value is None:
-        return "NULL"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def say_gates(judgements: "Sequence[Judgement]") -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from markupsafe import Markup
@@ -195,7 +196,9 @@ def trend(rows: Sequence[Row]) -> Markup:
         if row[column] is not None
     ]
     names = list(measures)
-    across = alt.Axis(title="runs before the latest", format="d", tickMinStep=1, tickCount=6, grid=False)
+    # Named one by one: left to itself, the axis of three runs has a mark at one and a half.
+    ticks = list(range(0, -len(rows), -ceil(len(rows) / 6)))
+    across = alt.Axis(title="runs before the latest", format="d", values=ticks, grid=False)
     legend = alt.Legend(orient="top", title=None, labelLimit=0, columnPadding=28)
     base = alt.Chart(values_of(points)).encode(
         x=alt.X("position:Q", scale=alt.Scale(domain=[1 - len(rows), 0], nice=False), axis=across),

@@ -94,7 +94,7 @@ def sweep(store: Path) -> None:
         for name in SCHEMAS:
             shutil.rmtree(run.table(name).parent, ignore_errors=True)
         run.report.unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     for run in published_runs(store):
         if run.attempts.exists():
             shutil.rmtree(run.attempts, ignore_errors=True)

@@ -96,3 +96,12 @@ def test_an_undefined_measure_is_left_out() -> None:
     row = dict(zip(charts.MEASURES, (1.0, 0.5, None), strict=True))
     whole = accuracy_evidence(["a"]).count("<path")
     assert charts.accuracy_evidence([{"name": "a"} | row]).count("<path") == whole - 1
+
+
+@pytest.mark.parametrize(
+    ("runs", "ticks"), [(2, ["−1", "0"]), (3, ["−2", "−1", "0"]), (100, ["−85", "−68", "−51", "−34", "−17", "0"])]
+)
+def test_a_trend_is_marked_at_whole_runs(runs: int, ticks: list[str]) -> None:
+    row = {"correct_frac": 0.5, "agreement_frac": 0.25, "sparseness_mean": None}
+    texts = text_of(charts.trend([row | {"run_id": str(number)} for number in range(runs)]))
+    assert [text for text in texts if re.fullmatch("−?[0-9]+", text)] == ticks
