@@ -49,6 +49,7 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
     afterwards: what becomes of what was interrupted.
     """
     from auditor.errors import UnsupportedModel
+    from flows.errors import ClusterLost
     from storage.errors import InputError
 
     try:
@@ -56,6 +57,9 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
     except (InputError, UnsupportedModel) as error:
         typer.echo(f"clear-audit: {error}", err=True)
         raise typer.Exit(USAGE) from error
+    except ClusterLost as error:
+        typer.echo(f"clear-audit: {error}; {afterwards}", err=True)
+        raise typer.Exit(FAILED) from error
     except (typer.Exit, typer.Abort):
         raise
     except (KeyboardInterrupt, Exception) as error:
