@@ -1,0 +1,248 @@
+"""What commits cost beside the work of a shard, how fast a run is resumed, and how fast its tables answer.
+
+python -m tests.bench.bench_store [commits] [resume] [queries]
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow as pa
+from distributed import LocalCluster
+from rich.console import Console
+from rich.table import Table
+
+from flows import shard as work_of_shard
+from flows.config import load_config
+from flows.demo.train import HERE as DEMO
+from flows.launch import run_audit
+from flows.listener import Listener
+from reports.formats import file_size
+from storage.aggregates import CONFUSION, place_rows
+from storage.maps import shard_files
+from storage.runs import Commit, Manifest, Plan, Run, Shard, create_run, files_below, open_attempt, publish
+from storage.sql import connect, select
+from storage.tables import SCHEMAS, compact, write_table
+from tests.bench.bench_control import resume
+from tests.reports.stores import SMALL, make_plan
+
+SHARDS = 20_000
+ROWS = 10_000_000
+SHARD_SAMPLES = 512
+CASES = ((10, 10), (1_000, 20))
+"""Classes of the model, and how many of them have a row for a sample."""
+ROUNDS = 7
+
+QUERIES = {
+    "point lookup": ("SELECT * FROM responses WHERE sample_index = {sample} ORDER BY class_index", 30),
+    "class group-by": (
+        "SELECT class_index, count(*) AS sample_count, avg(dominant_energy_frac) AS energy FROM responses "
+        "GROUP BY class_index ORDER BY class_index",
+        150,
+    ),
+    "label × dominant class": (
+        "SELECT label, dominant_class, sum(sample_count) AS sample_count FROM confusion GROUP BY ALL ORDER BY ALL",
+        50,
+    ),
+}
+"""SELECTs, and the milliseconds that they may take."""
+
+
+def measure_commits(table: Table, folder: Path) -> None:
+    """An audit of the demo's digits whose one worker, of one thread, is in this process, where its steps can be timed."""
+    began, ended = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+
+    def timed(name: str) -> Callable[..., Any]:
+        function = getattr(work_of_shard, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            began[name].append(time.perf_counter())
+            result = function(*arguments, **options)
+            ended[name].append(time.perf_counter())
+            return result
+
+        return call
+
+    def secs(name: str) -> np.ndarray:
+        return np.array(ended[name]) - np.array(began[name])
+
+    steps = {name: timed(name) for name in ("adopt_planned", "open_attempt", "commit_attempt", "commit")}
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
+    with LocalCluster(**options) as cluster, patch.multiple(work_of_shard, **steps):
+        settings = [f"compute.cluster={cluster.scheduler_address}", "compute.threads=1"]
+        outcome = run_audit(load_config(DEMO / "demo.toml", settings), folder, Listener())
+    say_sizes(table, outcome.run, outcome.processed)
+    protocol = secs("open_attempt") + secs("commit_attempt")
+    work = float(np.median(np.array(began["commit"]) - np.array(ended["adopt_planned"])))
+    table.add_row(f"shard of {SHARD_SAMPLES} digits: its work", f"{1000 * work:.0f} ms", "")
+    for name, taken, bound in (
+        ("writing its maps and tables", secs("commit") - protocol, ""),
+        ("committing them", protocol, "≤ 3 %"),
+    ):
+        median = float(np.median(taken))
+        table.add_row(f"  {name}", f"{1000 * median:.1f} ms, {100 * median / work:.1f} % of the work", bound)
+
+
+def say_sizes(table: Table, run: Run, images: int) -> None:
+    maps = sum(path.stat().st_size for path in files_below(run.maps))
+    tables = sum(run.table(name).stat().st_size for name in SCHEMAS)
+    table.add_row("on disk: maps", f"{maps / images:.0f} bytes an image", "")
+    table.add_row("on disk: tables", f"{tables / images:.0f} bytes an image", "")
+
+
+def measure_resume(table: Table, folder: Path) -> None:
+    """Of a run whose process died before its last shards: plan, commits and attempts as workers leave them."""
+    plan = make_plan(SMALL).model_copy(update={"sample_count": SHARDS * SHARD_SAMPLES, "shard_samples": SHARD_SAMPLES})
+    run = create_run(folder, plan)
+    left = plan.shards()[-10:]
+    chunks = [f"maps.zarr/{name}" for name in shard_files(0)]
+    arrays = [f"maps.zarr/{name.split('/')[0]}/zarr.json" for name in shard_files(0)]
+    parts = [f"{name}.parquet" for name in ("failures", "samples", "responses", "evidence")]
+    names = [*parts, "maps.zarr/zarr.json", *arrays, *chunks]
+    for shard in plan.shards():
+        attempt = open_attempt(run, shard)
+        if shard in left:
+            continue
+        commit = Commit(
+            shard=shard.index,
+            attempt=attempt.name,
+            processed_count=SHARD_SAMPLES,
+            failed_count=0,
+            duration_secs=1.0,
+            files=dict.fromkeys(names, f"{shard.index:064x}"),
+        )
+        (run.commits / f"{shard.index:05d}.json").write_text(commit.model_dump_json(indent=1))
+    times = []
+    for _ in range(ROUNDS):
+        secs, remaining = resume(run, plan)
+        assert remaining == left
+        times.append(secs)
+    table.add_row(f"resume of {SHARDS:,} shards", f"{statistics.median(times):.2f} s", "≤ 10 s")
+
+
+def measure_queries(table: Table, folder: Path, classes: int, kept: int) -> None:
+    run, plan = make_tables(folder, classes, kept, table)
+    started = time.perf_counter()
+    connection = connect(folder, [run.run_id])
+    connected = time.perf_counter() - started
+    size = file_size(run.table("responses").stat().st_size)
+    table.add_row(f"{ROWS:,} rows, {classes:,} classes: connect", f"{1000 * connected:.0f} ms ({size})", "")
+    generator = np.random.default_rng(1)
+    for name, (sql, bound) in QUERIES.items():
+        times = []
+        for sample in generator.integers(plan.sample_count, size=ROUNDS + 1):
+            started = time.perf_counter()
+            found = select(connection, sql.format(sample=sample))
+            times.append(1000 * (time.perf_counter() - started))
+            assert found.num_rows == {"point lookup": kept, "class group-by": classes}.get(name, found.num_rows)
+        first, *others = times
+        median, least = statistics.median(others), min(others)
+        table.add_row(f"  {name}", f"{median:.0f} ms (first {first:.0f}, least {least:.0f})", f"≤ {bound} ms")
+    connection.close()
+    for name in ("point lookup", "class group-by"):
+        sql = QUERIES[name][0].format(sample=plan.sample_count // 2)
+        times = [command_secs(sql, folder) for _ in range(ROUNDS)]
+        table.add_row(f"  clear-audit query: {name}", f"{statistics.median(times):.2f} s", "")
+
+
+def command_secs(sql: str, store: Path) -> float:
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "flows.cli", "query", sql, "--store", str(store)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def make_tables(store: Path, classes: int, kept: int, table: Table) -> tuple[Run, Plan]:
+    """A published run with the tables that are asked, joined from shards as an audit joins them."""
+    samples = ROWS // kept
+    names = [str(number) for number in range(classes)]
+    update = {"sample_count": samples, "shard_samples": SHARD_SAMPLES, "class_names": names}
+    plan = make_plan(SMALL).model_copy(update=update)
+    run = create_run(store, plan)
+    generator = np.random.default_rng(0)
+    parts: dict[str, list[Path]] = {"samples": [], "responses": []}
+    for shard in plan.shards():
+        rows = {
+            "samples": make_samples(generator, shard, classes),
+            "responses": make_responses(generator, shard, classes, kept),
+        }
+        for name, part in rows.items():
+            parts[name].append(run.attempts / f"{name}-{shard.index}.parquet")
+            write_table(part, parts[name][-1])
+    for name, paths in parts.items():
+        run.table(name).parent.mkdir(parents=True)
+        started = time.perf_counter()
+        joined = compact(paths, run.table(name), SCHEMAS[name])
+        if name == "responses":
+            rate = joined / (time.perf_counter() - started)
+            table.add_row(f"joining {len(paths):,} parts of responses", f"{rate / 1e6:.1f} million rows a second", "")
+    with connect(store, [run.run_id]) as connection:
+        place_rows(run, "confusion", select(connection, CONFUSION))
+    counts = {"expected_count": samples, "processed_count": samples, "failed_count": 0}
+    times = {"started_at": plan.created_at, "finished_at": datetime.now(UTC)}
+    publish(run, Manifest(run_id=run.run_id, plan_hash="", readings=[], environment={}, artefacts={}, **counts, **times))
+    return run, plan
+
+
+def make_samples(generator: np.random.Generator, shard: Shard, classes: int) -> pa.Table:
+    count = shard.stop - shard.start
+    label = generator.integers(classes, size=count)
+    prediction = np.where(generator.random(count) < 0.8, label, generator.integers(classes, size=count))
+    dominant = np.where(generator.random(count) < 0.6, prediction, generator.integers(classes, size=count))
+    known = {
+        "sample_index": np.arange(shard.start, shard.stop),
+        "sample_id": [f"{index:08d}.png" for index in range(shard.start, shard.stop)],
+        "content_hash": [row.tobytes().hex() for row in generator.integers(256, size=(count, 32), dtype=np.uint8)],
+        "label": label,
+        "prediction": prediction,
+        "is_correct": label == prediction,
+        "dominant_class": dominant,
+    }
+    return fill(SCHEMAS["samples"], known, count, generator)
+
+
+def make_responses(generator: np.random.Generator, shard: Shard, classes: int, kept: int) -> pa.Table:
+    count = shard.stop - shard.start
+    chosen = np.argsort(generator.random((count, classes)), axis=1)[:, :kept]
+    known = {"sample_index": np.repeat(np.arange(shard.start, shard.stop), kept), "class_index": np.sort(chosen, axis=1).ravel()}
+    return fill(SCHEMAS["responses"], known, count * kept, generator)
+
+
+def fill(schema: pa.Schema, known: dict[str, Any], count: int, generator: np.random.Generator) -> pa.Table:
+    """Rows with the columns that are known, and numbers as scores have them: positive, and no two alike."""
+    columns = [
+        pa.array(known[field.name] if field.name in known else generator.gamma(2, size=count), field.type) for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["commits", "resume", "queries", []], help="what to measure; default: all")
+    parts = parser.parse_args().parts or ["commits", "resume", "queries"]
+    table = Table("what", "measured", "wanted", title=f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "commits" in parts:
+            measure_commits(table, folder / "commits")
+        if "resume" in parts:
+            measure_resume(table, folder / "resume")
+        for classes, kept in CASES if "queries" in parts else ():
+            measure_queries(table, folder / f"queries-{classes}", classes, kept)
+    table.caption = f"load at the end {os.getloadavg()[0]:.1f}"
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
