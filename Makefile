@@ -36,8 +36,9 @@ soak: venv  ## Run the tests that take long
 bench: bench-store  ## Measure speed and memory, and what bench-store does (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
 
-bench-store: venv  ## Measure commits, resumption, and queries over 10 million rows (minutes)
-	$(BIN)/python -m tests.bench.bench_store
+bench-store: venv  ## Measure commits, resumption, queries over 10 million rows, images: make bench-store IMAGENET=folder-with-labels.csv
+	$(if $(IMAGENET),$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]')
+	$(BIN)/python -m tests.bench.bench_store $(if $(IMAGENET),--imagenet $(IMAGENET)) $(OPTIONS)
 
 bench-control: venv  ## Measure what the bookkeeping of up to 20,000 shards costs (half an hour)
 	$(BIN)/python -m tests.bench.bench_control

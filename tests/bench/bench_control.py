@@ -238,6 +238,7 @@ def main() -> None:
     )  # fmt: skip
     for shards in options.shards:
         costs = measured_apart(shards, options.folder)
+        print(costs, f"load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
         thousands = shards / 1000
         table.add_row(
             f"{shards:,}",

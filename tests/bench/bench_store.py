@@ -1,6 +1,6 @@
-"""What commits cost beside the work of a shard, how fast a run is resumed, and how fast its tables answer.
+"""What commits cost beside the work of a shard, how fast a run is resumed, how fast its tables answer, and what images cost.
 
-python -m tests.bench.bench_store [commits] [resume] [queries]
+python -m tests.bench.bench_store [commits] [resume] [queries] [images] [--imagenet FOLDER]
 """
 
 import argparse
@@ -19,10 +19,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
+import torch
 from distributed import LocalCluster
 from rich.console import Console
 from rich.table import Table
 
+from auditor import Clear
 from flows import shard as work_of_shard
 from flows.config import load_config
 from flows.demo.train import HERE as DEMO
@@ -30,19 +32,24 @@ from flows.launch import run_audit
 from flows.listener import Listener
 from reports.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
-from storage.maps import shard_files
+from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets.preparation import InputSpec, normalize, read_prepared
+from storage.maps import MapShape, shard_files, write_shard
 from storage.runs import Commit, Manifest, Plan, Run, Shard, create_run, files_below, open_attempt, publish
 from storage.sql import connect, select
 from storage.tables import SCHEMAS, compact, write_table
-from tests.bench.bench_control import resume
+from tests.bench.bench_control import memory, resume
+from tests.bench.networks import efficientnet_lite0
 from tests.reports.stores import SMALL, make_plan
 
+PARTS = ("commits", "resume", "queries", "images")
 SHARDS = 20_000
 ROWS = 10_000_000
 SHARD_SAMPLES = 512
 CASES = ((10, 10), (1_000, 20))
 """Classes of the model, and how many of them have a row for a sample."""
 ROUNDS = 7
+LARGE_IMAGES = 48
 
 QUERIES = {
     "point lookup": ("SELECT * FROM responses WHERE sample_index = {sample} ORDER BY class_index", 30),
@@ -163,6 +170,46 @@ def command_secs(sql: str, store: Path) -> float:
     return time.perf_counter() - started
 
 
+def measure_images(table: Table, folder: Path, imagenet: Path | None) -> None:
+    """What grows with the dataset rather than with the shards. Processor time, which other load hardly changes."""
+    folder.mkdir()
+    listed = folder / "images.csv"
+    lines = (f"train/n{index % 1000:08d}/n{index % 1000:08d}_{index:08d}.JPEG,{index % 1000}\n" for index in range(1_000_000))
+    listed.write_text("path,label\n" + "".join(lines))
+    names = tuple(map(str, range(1000)))
+    before, started = memory(), time.process_time()
+    many = open_dataset(DatasetSpec("manifest", str(listed), classes=names))
+    secs = time.process_time() - started
+    table.add_row(f"manifest of {len(many):,} images, opened", f"{secs:.1f} s, {(memory() - before) / 1e6:.0f} MB", "")
+    if imagenet is None:
+        return
+    torch.set_num_threads(1)
+    dataset = open_dataset(DatasetSpec("manifest", str(imagenet / "labels.csv"), classes=names))
+    spec = InputSpec(3, 224, 224, mean=(0.498,) * 3, std=(0.502,) * 3)
+
+    def cpu_ms(work: Callable[[], object], images: int) -> float:
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            work()
+            times.append(1000 * (time.process_time() - started) / images)
+        return statistics.median(times)
+
+    table.add_row("image file: hashed when planned", f"{cpu_ms(dataset.content_hash, len(dataset)):.2f} ms", "")
+    milliseconds = cpu_ms(lambda: read_prepared(dataset, spec, 0, LARGE_IMAGES), LARGE_IMAGES)
+    table.add_row("  read, hashed, decoded, cut to 224 × 224", f"{milliseconds:.2f} ms", "")
+    _, pixels, _ = read_prepared(dataset, spec, 0, LARGE_IMAGES)
+    clear = Clear(efficientnet_lite0(), top_k=10)
+    maps = [clear(torch.from_numpy(normalize(pixels[start : start + 4], spec))) for start in range(0, LARGE_IMAGES, 4)]
+    dominant = np.concatenate([found.dominant_class.numpy() for found in maps])
+    response = np.concatenate([found.dominant_response.numpy() for found in maps])
+    paths = iter(folder / f"{number}.zarr" for number in range(3))
+    shape = MapShape(LARGE_IMAGES, 224, 224, LARGE_IMAGES)
+    milliseconds = cpu_ms(lambda: write_shard(next(paths), shape, dominant, response), LARGE_IMAGES)
+    written = sum(path.stat().st_size for path in files_below(folder / "0.zarr"))
+    table.add_row("  its maps", f"{milliseconds:.2f} ms to write, {written / LARGE_IMAGES / 1000:.0f} kB", "")
+
+
 def make_tables(store: Path, classes: int, kept: int, table: Table) -> tuple[Run, Plan]:
     """A published run with the tables that are asked, joined from shards as an audit joins them."""
     samples = ROWS // kept
@@ -198,8 +245,8 @@ def make_tables(store: Path, classes: int, kept: int, table: Table) -> tuple[Run
 def make_samples(generator: np.random.Generator, shard: Shard, classes: int) -> pa.Table:
     count = shard.stop - shard.start
     label = generator.integers(classes, size=count)
-    prediction = np.where(generator.random(count) < 0.8, label, generator.integers(classes, size=count))
-    dominant = np.where(generator.random(count) < 0.6, prediction, generator.integers(classes, size=count))
+    prediction = np.where(generator.random(count) < 0.8, label, near(generator, label, classes))
+    dominant = np.where(generator.random(count) < 0.6, prediction, near(generator, label, classes))
     known = {
         "sample_index": np.arange(shard.start, shard.stop),
         "sample_id": [f"{index:08d}.png" for index in range(shard.start, shard.stop)],
@@ -210,6 +257,11 @@ def make_samples(generator: np.random.Generator, shard: Shard, classes: int) -> 
         "dominant_class": dominant,
     }
     return fill(SCHEMAS["samples"], known, count, generator)
+
+
+def near(generator: np.random.Generator, label: np.ndarray, classes: int) -> np.ndarray:
+    """Classes that the labels are taken for: some often, most of them hardly ever."""
+    return (label + generator.geometric(0.1, size=len(label))) % classes
 
 
 def make_responses(generator: np.random.Generator, shard: Shard, classes: int, kept: int) -> pa.Table:
@@ -229,8 +281,12 @@ def fill(schema: pa.Schema, known: dict[str, Any], count: int, generator: np.ran
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["commits", "resume", "queries", []], help="what to measure; default: all")
-    parts = parser.parse_args().parts or ["commits", "resume", "queries"]
+    parser.add_argument("parts", nargs="*", help=f"what to measure, of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--imagenet", type=Path, help="folder with labels.csv and ImageNet images, for what images cost")
+    options = parser.parse_args()
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no {', '.join(unknown)}")
     table = Table("what", "measured", "wanted", title=f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -240,6 +296,8 @@ def main() -> None:
             measure_resume(table, folder / "resume")
         for classes, kept in CASES if "queries" in parts else ():
             measure_queries(table, folder / f"queries-{classes}", classes, kept)
+        if "images" in parts:
+            measure_images(table, folder / "images", options.imagenet)
     table.caption = f"load at the end {os.getloadavg()[0]:.1f}"
     Console(width=120).print(table)
 
