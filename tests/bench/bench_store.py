@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from auditor import Clear
+from auditor.statistics.evidence import label_evidence
 from flows import shard as work_of_shard
 from flows.config import load_config
 from flows.demo.train import HERE as DEMO
@@ -34,6 +35,7 @@ from reports.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
 from storage.datasets import DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
+from storage.evidence import cell_pixels, mean_evidence, write_sums
 from storage.maps import MapShape, shard_files, write_shard
 from storage.runs import Commit, Manifest, Plan, Run, Shard, create_run, files_below, open_attempt, publish
 from storage.sql import connect, select
@@ -208,6 +210,13 @@ def measure_images(table: Table, folder: Path, imagenet: Path | None) -> None:
     milliseconds = cpu_ms(lambda: write_shard(next(paths), shape, dominant, response), LARGE_IMAGES)
     written = sum(path.stat().st_size for path in files_below(folder / "0.zarr"))
     table.add_row("  its maps", f"{milliseconds:.2f} ms to write, {written / LARGE_IMAGES / 1000:.0f} kB", "")
+    labels = torch.arange(LARGE_IMAGES)
+    sums = label_evidence(torch.from_numpy(dominant), torch.from_numpy(response), labels, cell_pixels(224, 224))
+    write_sums(folder / "sums.parquet", *(part.numpy() for part in sums))
+    kilobytes = (folder / "sums.parquet").stat().st_size / LARGE_IMAGES / 1000
+    shards = 10
+    milliseconds = cpu_ms(lambda: mean_evidence([folder / "sums.parquet"] * shards, list(names), 224, 224), shards * LARGE_IMAGES)
+    table.add_row("  its label's evidence, in a shard", f"{milliseconds:.2f} ms to add, {kilobytes:.0f} kB", "")
 
 
 def make_tables(store: Path, classes: int, kept: int, table: Table) -> tuple[Run, Plan]:
