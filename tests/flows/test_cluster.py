@@ -103,6 +103,14 @@ def test_work_on_a_cluster_that_dies_ends_with_a_sentence(dask: Dask, digits_wor
     assert time.monotonic() - started < 30
 
 
+def test_a_worker_that_dies_before_there_are_shards_is_a_sentence(digits_work: Work) -> None:
+    begun = Cluster(ComputeSection(workers=1, threads=1), digits_work)
+    client, _ = begun.wait()
+    with pytest.raises(ClusterLost, match=r"^a Dask worker died before there were shards"), begun.losses():
+        client.submit(os._exit, 9).result()
+    begun.close()
+
+
 @pytest.fixture
 def config(digits: Digits, digits_config: Path, tmp_path: Path) -> Path:
     """An audit of many short shards."""
