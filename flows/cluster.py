@@ -67,6 +67,8 @@ def open_cluster(compute: ComputeSection) -> Any:
             threads_per_worker=1,
             memory_limit=0,
             dashboard_address=None,
+            # Its HTTP server has a fixed port otherwise, and a second cluster on the machine warns of that.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs="CRITICAL",
             preload="flows.preload",
         )
