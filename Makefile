@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo demo-harmed test soak check bench bench-report bench-engine train clean
+.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,8 +33,15 @@ test: venv check  ## Run every test, after lint and types
 soak: venv  ## Run the tests that take long
 	$(BIN)/pytest -m soak
 
-bench: venv  ## Measure speed and memory (minutes)
+bench: bench-store  ## Measure speed and memory, and what bench-store does (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
+
+bench-store: venv  ## Measure commits, resumption, queries over 10 million rows, images: make bench-store IMAGENET=folder-with-labels.csv
+	$(if $(IMAGENET),$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]')
+	$(BIN)/python -m tests.bench.bench_store $(if $(IMAGENET),--imagenet $(IMAGENET)) $(OPTIONS)
+
+bench-control: venv  ## Measure what the bookkeeping of up to 20,000 shards costs (half an hour)
+	$(BIN)/python -m tests.bench.bench_control
 
 bench-report: venv  ## Measure size and speed of reports of large runs (a minute)
 	$(BIN)/python -m tests.bench.bench_report

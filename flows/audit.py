@@ -165,9 +165,10 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
 @task(name="plan", cache_policy=NO_CACHE)
 def make_plan(session: Session, trigger: Trigger) -> Planned:
     """Freezes what is to be done and how, or finds the unfinished run that planned the same; holds it until the end."""
-    planned = plan_run(
-        session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
-    )
+    with session.cluster.losses():
+        planned = plan_run(
+            session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
+        )
     session.held.enter_context(hold(planned.run))
     sweep(session.store)
     return planned
@@ -197,7 +198,9 @@ def compute(session: Session, planned: Planned) -> float:
     shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
     remaining = [shard for shard in plan.shards() if shard.index not in commits]
     tries = session.config.compute.shard_tries
-    for shard in drive_shards(client, session.work, run, shape, planned.fold, remaining, progress, tries):
+    with session.cluster.losses():
+        given_up = drive_shards(client, session.work, run, shape, planned.fold, remaining, progress, tries)
+    for shard in given_up:
         reason = f"its shard, {shard.index}, was given up: a worker died of it {plural(tries, 'time')} (compute.shard_tries)"
         session.listener.say(f"shard {shard.index} is given up, for a worker died of it {plural(tries, 'time')}")
         progress(set_aside(run, shape, shard, session.dataset, reason))

@@ -48,19 +48,27 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
 
     afterwards: what becomes of what was interrupted.
     """
-    from auditor.errors import UnsupportedModel
+    from flows.errors import ClusterLost
     from storage.errors import InputError
 
     try:
         yield
-    except (InputError, UnsupportedModel) as error:
+    except InputError as error:
         typer.echo(f"clear-audit: {error}", err=True)
         raise typer.Exit(USAGE) from error
+    except ClusterLost as error:
+        typer.echo(f"clear-audit: {error}; {afterwards}", err=True)
+        raise typer.Exit(FAILED) from error
     except (typer.Exit, typer.Abort):
         raise
     except (KeyboardInterrupt, Exception) as error:
+        # Not before: they import PyTorch, which takes seconds, and who asks a question has no need of it.
+        from auditor.errors import UnsupportedModel
         from flows.launch import was_interrupted
 
+        if isinstance(error, UnsupportedModel):
+            typer.echo(f"clear-audit: {error}", err=True)
+            raise typer.Exit(USAGE) from error
         if was_interrupted(error):
             typer.echo(f"clear-audit: interrupted; {afterwards}", err=True)
             raise typer.Exit(INTERRUPTED) from error

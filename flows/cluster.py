@@ -1,16 +1,22 @@
 """The Dask cluster of a run: started here, or one that exists."""
 
+import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+import distributed
+from distributed import Client, KilledWorker, LocalCluster
+from distributed.comm.core import CommClosedError
 
 from flows.config import ComputeSection
 from flows.driving import drive, try_alone
+from flows.errors import ClusterLost
 from flows.folding import Fold
 from flows.shard import audit_shard
 from flows.worker import AuditWorker, Work, warm_up
@@ -25,6 +31,12 @@ and takes them again all the time: the same shard takes 1.8 times as long (docs/
 
 FAIL_AT_ONCE = {"distributed.scheduler.allowed-failures": 0}
 """A task whose worker dies is given back to us, who count how often, and try it again without neighbours."""
+
+
+WORKERLESS_SECS = 300.0
+"""How long a cluster may be without any worker: long enough for a batch system to replace those whose time is up."""
+
+WATCH_SECS = 5.0
 
 
 def cores() -> int:
@@ -55,6 +67,8 @@ def open_cluster(compute: ComputeSection) -> Any:
             threads_per_worker=1,
             memory_limit=0,
             dashboard_address=None,
+            # Its HTTP server has a fixed port otherwise, and a second cluster on the machine warns of that.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs="CRITICAL",
             preload="flows.preload",
         )
@@ -75,7 +89,8 @@ def load_workers(client: Client, work: Work) -> dict[str, Any]:
     if not workers:
         raise InputError('the Dask cluster has no workers: start some, or set compute.cluster = "local"')
     facts: list[dict[str, Any]] = client.gather(
-        [client.submit(warm_up, work.key, workers=[worker], pure=False) for worker in workers]
+        # Not these workers alone: one that ends meanwhile would be waited for without end.
+        [client.submit(warm_up, work.key, workers=[worker], allow_other_workers=True, pure=False) for worker in workers]
     )
     return facts[0]
 
@@ -112,17 +127,24 @@ class Cluster:
         self.compute, self.work = compute, work
         self.cluster: Any = None
         self.client: Client | None = None
+        self.loss: str | None = None
+        self.ended = Event()
         self.starter = ThreadPoolExecutor(1, thread_name_prefix="cluster")
         self.started = self.starter.submit(self.start)
         self.ending: Future[None] | None = None
 
     def start(self) -> dict[str, Any]:
         self.cluster = open_cluster(self.compute)
+        if self.cluster is None:
+            # What it has to say when a scheduler is lost is said by us.
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)
         try:
             self.client = Client(self.cluster or self.compute.cluster, timeout=10, set_as_default=False)
         except OSError as error:
             raise InputError(f"compute.cluster '{self.compute.cluster}' does not answer: name a running scheduler") from error
-        return load_workers(self.client, self.work)
+        Thread(target=self.watch, args=(self.client,), name="cluster-watch", daemon=True).start()
+        with self.losses():
+            return load_workers(self.client, self.work)
 
     def wait(self) -> tuple[Client, dict[str, Any]]:
         """The client, and what the model turned out to be, when both are there. Raises what starting them raised."""
@@ -130,9 +152,39 @@ class Cluster:
         assert self.client is not None
         return self.client, facts
 
+    @contextmanager
+    def losses(self) -> Iterator[None]:
+        """Raises ClusterLost for what work raises when its scheduler or all its workers are gone."""
+        try:
+            yield
+        except KilledWorker as error:
+            raise ClusterLost("a Dask worker died before there were shards that another one could take over") from error
+        except Exception as error:
+            is_lost = self.client is not None and self.client.status != "running"
+            if not is_lost and not isinstance(error, (CancelledError, CommClosedError)):
+                raise
+            self.loss = self.loss or f"the Dask scheduler at {self.compute.cluster} is gone: start it and its workers again"
+            raise ClusterLost(self.loss) from error
+
+    def watch(self, client: Client) -> None:
+        """Gives up what waits for a cluster that has had no worker for too long: Dask would wait for ever."""
+        seen = time.monotonic()
+        while not self.ended.wait(WATCH_SECS):
+            try:
+                has_workers = bool(client.nthreads())
+            except Exception:  # whoever waits for the scheduler hears of that
+                continue
+            if has_workers:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > WORKERLESS_SECS:
+                self.loss = f"the Dask cluster at {self.compute.cluster} has no workers any more: start some"
+                client.cancel([distributed.Future(key, client) for key in list(client.futures)])
+                return
+
     def release(self) -> None:
         """Begins to end the cluster, for which nothing more is to be done, while other things go on."""
         if self.ending is None:
+            self.ended.set()
             self.ending = self.starter.submit(self.stop)
 
     def close(self) -> None:
@@ -145,8 +197,10 @@ class Cluster:
     def stop(self) -> None:
         """Ends a cluster that was started here; leaves one that existed without our plugin."""
         if self.client is not None:
-            if self.cluster is None and not self.started.exception():
-                self.client.unregister_worker_plugin(self.work.key)
+            if self.cluster is None and self.loss is None and not self.started.exception():
+                # A scheduler that is gone, or another one by now, does not have it.
+                with suppress(OSError, TimeoutError):
+                    self.client.unregister_worker_plugin(self.work.key)
             self.client.close()
         if self.cluster is not None:
             # On a busy machine a worker may not end in time: it has been killed then, and no result is waited for.

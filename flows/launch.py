@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from auditor.errors import UnsupportedModel
 from flows.config import AuditConfig
+from flows.errors import ClusterLost
 from flows.interruption import heeding_interrupts
 from flows.listener import Listener
 from flows.notification import News, notify
@@ -17,6 +18,9 @@ from storage.errors import InputError
 
 if TYPE_CHECKING:
     from flows.audit import Outcome
+
+SAID = (InputError, UnsupportedModel, ClusterLost)
+"""Errors whose message is a sentence for people."""
 
 
 def check_places(config: AuditConfig, store: Path) -> Dataset:
@@ -40,7 +44,7 @@ def run_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str
         outcome = start_audit(config, store, listener, resumed)
     except Exception as error:
         if not was_interrupted(error):
-            said = str(error) if isinstance(error, (InputError, UnsupportedModel)) else f"{type(error).__name__}: {error}"
+            said = str(error) if isinstance(error, SAID) else f"{type(error).__name__}: {error}"
             tell(config, store, News("failure", error=said, run=listener.run))
         raise
     excess = say_excess(outcome, config)

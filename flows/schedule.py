@@ -21,9 +21,8 @@ from prefect.types import BANNED_CHARACTERS
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
-from auditor.errors import UnsupportedModel
 from flows.config import load_config
-from flows.launch import check_places, run_audit, say_excess
+from flows.launch import SAID, check_places, run_audit, say_excess
 from flows.listener import Listener
 from flows.server import prefect_server
 from reports.gates import overall_of, say_judgement, worst_first
@@ -43,7 +42,7 @@ def deployed_audit(config: str, store: str) -> State:
     try:
         resolved = load_config(Path(config))
         outcome = run_audit(resolved, Path(store), Listener())
-    except (InputError, UnsupportedModel) as error:
+    except SAID as error:
         return say(Failed, str(error))
     except Exception as error:
         print(f"clear-audit: the audit of '{config}' failed ({type(error).__name__}: {error})", file=sys.stderr)

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from storage.tables import SCHEMAS, write_table
+from storage.tables import SCHEMAS, read_table, write_table
 
 EVIDENCE_SUMS = "evidence.parquet"
 """The sums' file in a shard's attempt."""
@@ -52,7 +51,7 @@ def mean_evidence(parts: Iterable[Path], class_names: list[str], height: int, wi
     counts = np.zeros(len(class_names), np.int64)
     sums = np.zeros((2, len(class_names), rows * columns))
     for part in parts:
-        table = pq.read_table(part, schema=SUMS)
+        table = read_table(part)
         labels = table["label"].to_numpy()
         counts[labels] += table["evidence_count"].to_numpy()
         for total, name in zip(sums, ("label_energy_frac_sum", "other_energy_frac_sum"), strict=True):

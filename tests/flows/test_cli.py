@@ -211,3 +211,14 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_question_is_asked_without_pytorch(finished: Path) -> None:
+    """Which takes seconds to import, and has nothing to do with tables."""
+    script = (
+        "import sys; from typer.testing import CliRunner; from flows.cli import app; "
+        f"result = CliRunner().invoke(app, ['query', 'SELECT 1 FROM runs', '--store', {str(finished)!r}]); "
+        "assert result.exit_code == 0; print(sorted({'torch', 'prefect', 'distributed', 'altair'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

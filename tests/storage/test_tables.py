@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage import tables
 from storage.tables import PER_SHARD, SCHEMA_VERSION, SCHEMAS, compact, write_table
 
 FIELDS = [(table, field) for table, schema in SCHEMAS.items() for field in schema]
@@ -120,8 +121,21 @@ def test_a_file_carries_rows_schema_version_and_what_columns_mean(tmp_path: Path
         assert back.schema.field(field.name).metadata.get(b"direction") == field.metadata.get(b"direction")
 
 
-@pytest.mark.parametrize("sizes", [[5, 3, 4], [0, 3, 0, 2], [0, 0], [7]])
-def test_compact_is_the_parts_one_after_another(tmp_path: Path, sizes: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ([5, 3, 4], [8, 4]),
+        ([0, 3, 0, 2], [5]),
+        ([0, 0], []),
+        ([7, 1], [8]),
+        ([7, 2, 30, 8], [8, 8, 8, 8, 8, 7]),
+        ([16, 0], [8, 8]),
+    ],
+)
+def test_compact_is_the_parts_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], groups: list[int]
+) -> None:
+    monkeypatch.setattr(tables, "ROW_GROUP", 8)
     schema = pa.schema([*SCHEMAS["samples"], pa.field("meta_site", pa.string())], metadata=SCHEMAS["samples"].metadata)
     parts, rows = [], []
     for number, size in enumerate(sizes):
@@ -133,8 +147,7 @@ def test_compact_is_the_parts_one_after_another(tmp_path: Path, sizes: list[int]
     file = pq.ParquetFile(tmp_path / "all.parquet")
     assert file.read().to_pylist() == rows
     assert file.schema_arrow.equals(schema, check_metadata=True)
-    groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-    assert groups == [size for size in sizes if size]
+    assert [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)] == groups
 
 
 def test_compact_of_the_same_parts_is_the_same_file(tmp_path: Path) -> None:
