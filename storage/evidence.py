@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from storage.places import readable
 from storage.tables import SCHEMAS, write_table
 
 EVIDENCE_SUMS = "evidence.parquet"
@@ -52,7 +53,7 @@ def mean_evidence(parts: Iterable[Path], class_names: list[str], height: int, wi
     counts = np.zeros(len(class_names), np.int64)
     sums = np.zeros((2, len(class_names), rows * columns))
     for part in parts:
-        table = pq.read_table(part, schema=SUMS)
+        table = pq.read_table(readable(part), schema=SUMS)
         labels = table["label"].to_numpy()
         counts[labels] += table["evidence_count"].to_numpy()
         for total, name in zip(sums, ("label_energy_frac_sum", "other_energy_frac_sum"), strict=True):

@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.places import readable
+
 SCHEMA_VERSION = 4
 
 
@@ -245,7 +247,7 @@ def compact(parts: list[Path], path: Path, schema: pa.Schema) -> int:
     rows = 0
     with open_writer(path, schema) as writer:
         for part in parts:
-            table = pq.read_table(part, schema=schema)
+            table = pq.read_table(readable(part), schema=schema)
             rows += table.num_rows
             if table.num_rows:
                 writer.write_table(table)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from storage.maps import MapShape, create_maps
+from storage.places import files_below, put_folder, scratch
 from storage.runs import Run, read_manifest
 from storage.verification import Verification, verify
 from tests.reports.stores import SMALL, make_store
@@ -18,14 +19,16 @@ Damage = Callable[[Run], Path]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(store_place: Path) -> Run:
     """A finished run of 12 samples whose manifest has the hashes of its files, worked out here."""
-    made = make_store(tmp_path, SMALL)
-    for name, array in create_maps(made.maps, MapShape(12, 4, 5, 16), {}).items():
-        array[:] = 1 if name == "response_peak" else np.ones((12, 4, 5))
-    files = [path for path in made.folder.rglob("*") if path.is_file() and (path.suffix == ".png" or "/c/" in path.as_posix())]
-    files += [*(tmp_path / "tables").rglob("*.parquet"), made.gallery / "gallery.json"]
-    hashes = {path.relative_to(tmp_path).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    made = make_store(store_place, SMALL)
+    with scratch(store_place) as folder:
+        for name, array in create_maps(folder / "maps", MapShape(12, 4, 5, 16), {}).items():
+            array[:] = 1 if name == "response_peak" else np.ones((12, 4, 5))
+        put_folder(folder / "maps", made.maps)
+    files = [path for path in files_below(made.folder) if path.suffix == ".png" or "/c/" in path.as_posix()]
+    files += [*(store_place / "tables").rglob("*.parquet"), made.gallery / "gallery.json"]
+    hashes = {path.relative_to(store_place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     plan_hash = hashlib.sha256((made.folder / "plan.json").read_bytes()).hexdigest()
     manifest = read_manifest(made).model_copy(update={"artefacts": hashes, "plan_hash": plan_hash})
     made.manifest.write_text(manifest.model_dump_json())
