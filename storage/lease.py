@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Thread
 
-from storage.places import CONFLICT, TAKEN, create_file, error_code, remote
+from storage.places import CONFLICT, TAKEN, create_file, error_code, read_object, remote
 
 LEASE_SECS, RENEWAL_SECS, ASKING_SECS = 30.0, 5.0, 1.0
 
@@ -82,8 +82,8 @@ class Lease:
         return True
 
     def is_ours(self) -> bool:
-        sign = read_sign(self.path)
-        if sign is None or json.loads(self.path.read_bytes()).get("holder") != self.holder:
+        sign, content = read_sign(self.path), read_object(self.path)
+        if sign is None or content is None or json.loads(content).get("holder") != self.holder:
             return False
         self.tag = sign.tag
         return True

@@ -152,7 +152,7 @@ def create_object(path: Path, content: bytes) -> None:
             filesystem.pipe_file(place, content, mode="create")
         except OSError as error:
             code = error_code(error)
-            if code in TAKEN and path.read_bytes() != content:
+            if code in TAKEN and read_object(path) != content:
                 raise FileExistsError(str(path)) from error
             if code not in TAKEN | CONFLICT:
                 raise
@@ -161,6 +161,16 @@ def create_object(path: Path, content: bytes) -> None:
                 continue
         return
     raise FileExistsError(f"'{path}' is being written by others")
+
+
+def read_object(path: Path) -> bytes | None:
+    """A file in S3 as one request finds it, while others may replace or remove it; None where it is not there."""
+    filesystem, place = remote(path)
+    try:
+        content: bytes = filesystem.cat_file(place)
+    except FileNotFoundError:
+        return None
+    return content
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -124,7 +124,8 @@ def test_of_many_that_take_a_lease_over_one_wins(lock: Path, monkeypatch: pytest
     assert sorted(won) == [False] * 5 + [True]
 
 
-def test_who_lost_a_run_is_told(s3_store: Path, make_plan: Callable[..., Plan]) -> None:
+def test_who_lost_a_run_is_told(s3_store: Path, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_SECS", 0.5)
     run = create_run(s3_store, make_plan())
     with hold(run) as check:
         check()
