@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -35,10 +36,11 @@ from reports.gates import Judgement, as_rows, judge
 from reports.index import write_index
 from reports.queries import ask
 from reports.report import write_report
-from storage.aggregates import gather
+from storage.aggregates import gather, place_table
 from storage.datasets import Dataset, open_dataset
 from storage.lock import hold
 from storage.maps import MapShape
+from storage.places import files_below, hash_file, parse_store
 from storage.retention import sweep
 from storage.runs import (
     Commit,
@@ -46,9 +48,7 @@ from storage.runs import (
     Plan,
     Run,
     Trigger,
-    files_below,
     find_reference,
-    hash_file,
     publish,
     read_commits,
     sweep_orphans,
@@ -103,6 +103,7 @@ class Session:
         )
         self.cluster = Cluster(config.compute, self.work)
         self.held = ExitStack()
+        self.check_held: Callable[[], None] = lambda: None
         # Not among the stages' parameters: Prefect looks through these, one by one.
         self.commits: dict[int, Commit] = {}
 
@@ -125,7 +126,7 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
     if session is not None:
         return run_stages(session, find_trigger("command line"))
     resolved = AuditConfig.model_validate_json(json.dumps(config))
-    with Session(resolved, Path(store), open_dataset(resolved.dataset_spec), Listener()) as session:
+    with Session(resolved, parse_store(store), open_dataset(resolved.dataset_spec), Listener()) as session:
         return run_stages(session, find_trigger("python"))
 
 
@@ -169,7 +170,7 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
         planned = plan_run(
             session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
         )
-    session.held.enter_context(hold(planned.run))
+    session.check_held = session.held.enter_context(hold(planned.run))
     sweep(session.store)
     return planned
 
@@ -211,6 +212,7 @@ def compute(session: Session, planned: Planned) -> float:
 def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str]:
     """Joins the shards and aggregates; returns the SHA-256 of the maps' files by path in the store."""
     session.listener.stage("finalising")
+    session.check_held()
     run, plan = planned.run, planned.plan
     known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
@@ -223,9 +225,7 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
     session.listener.stage("judging")
     reference = find_reference(run, session.config.reference)
     judgements = judge(session.config.gate_list, run, reference)
-    path = run.table("gates")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(as_rows(judgements, reference), path)
+    place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
     return judgements
 
 
@@ -256,6 +256,7 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
         },
         artefacts=artefacts,
     )
+    session.check_held()
     publish(run, manifest)
     return manifest
 

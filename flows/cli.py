@@ -33,7 +33,30 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Store = Annotated[Path, typer.Option(help="Folder that keeps runs, tables and reports.", envvar="CLEAR_AUDIT_STORE")]
+
+def open_store(text: str) -> Path:
+    """A place that the command line names, in reach. Ends the program where it is not."""
+    from storage.errors import InputError
+    from storage.places import check_reachable, parse_store
+
+    try:
+        store = parse_store(str(text))
+        check_reachable(store)
+    except InputError as error:
+        typer.echo(f"clear-audit: {error}", err=True)
+        raise typer.Exit(USAGE) from error
+    return store
+
+
+Store = Annotated[
+    Path,
+    typer.Option(
+        help="Folder that keeps runs, tables and reports, or s3://bucket/prefix.",
+        envvar="CLEAR_AUDIT_STORE",
+        parser=open_store,
+        metavar="PLACE",
+    ),
+]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a key of the config; may be repeated.")
 ]
@@ -49,7 +72,8 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
     afterwards: what becomes of what was interrupted.
     """
     from flows.errors import ClusterLost
-    from storage.errors import InputError
+    from storage.errors import InputError, StoreLost
+    from storage.places import is_lost, say_lost
 
     try:
         yield
@@ -72,6 +96,9 @@ def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator
         if was_interrupted(error):
             typer.echo(f"clear-audit: interrupted; {afterwards}", err=True)
             raise typer.Exit(INTERRUPTED) from error
+        if isinstance(error, StoreLost) or is_lost(error):
+            typer.echo(f"clear-audit: failed, for the store was lost ({say_lost(error)}): {afterwards}", err=True)
+            raise typer.Exit(FAILED) from error
         if is_full_or_gone(error):
             typer.echo(
                 f"clear-audit: failed, for a place could not be written ({error}): make it writable; {afterwards}", err=True
@@ -115,7 +142,9 @@ def init(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="The audit's config, as 'clear-audit init' writes it.")],
+    config: Annotated[
+        Path, typer.Argument(help="The audit's config, as 'clear-audit init' writes it.", parser=open_store, metavar="CONFIG")
+    ],
     store: Store = DEFAULT_STORE,
     settings: Setting = None,
     resume: Annotated[
@@ -310,6 +339,7 @@ def gc(
         from reports.index import write_index
         from storage import retention
         from storage.errors import InputError
+        from storage.operators import remove_operator
 
         if keep is None and older_than is None:
             raise InputError("nothing says which runs may go: give --keep, --older-than, or both")
@@ -325,7 +355,7 @@ def gc(
         for path in operators:
             typer.echo(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
             if delete:
-                path.unlink()
+                remove_operator(path)
         if delete:
             retention.sweep(store)
             write_index(store)

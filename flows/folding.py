@@ -14,6 +14,7 @@ from flows.worker import AuditWorker, Work, this_worker
 from storage.errors import InputError
 from storage.operators import (
     UnusableOperator,
+    mark_used,
     operator_path,
     read_operator,
     read_rows,
@@ -70,8 +71,7 @@ def ensure_operator(
     """
     fault = client.submit(find_fault, fold, pure=False).result()
     if fault is None:
-        # When it was last used says whether a run that is left may still use it.
-        fold.path.touch()
+        mark_used(fold.path)
         return client.submit(use_operator, key, fold, pure=False).result()
     if fault:
         say(f"operator '{fold.path}' is built again: {fault}")

@@ -11,19 +11,23 @@ from flows.listener import Listener
 from reports.cards import picture_path
 from reports.gallery import Choice, Gallery, GallerySample
 from storage.maps import CHUNK_SAMPLES
+from storage.places import put_folder, scratch
 from storage.runs import Run
 
 
 def draw_gallery(run: Run, studio: Studio, choices: Sequence[Choice], shown: Mapping[int, int]) -> None:
     """Draws the chosen samples into the run, with `gallery.json`. shown: the class that each binary heatmap is for."""
-    run.gallery.mkdir(exist_ok=True)
-    peaks = {index: peak for index in shown for peak in draw_range(run.gallery, studio, index, index + 1, shown).values()}
-    samples = [
-        GallerySample(sample_index=choice.sample_index, reason=choice.reason, peak=peaks[choice.sample_index], gates=choice.gates)
-        for choice in choices
-    ]
-    content = Gallery(colors=studio.hexadecimal, samples=samples)
-    (run.gallery / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
+    with scratch(run.attempts) as folder:
+        peaks = {index: peak for index in shown for peak in draw_range(folder, studio, index, index + 1, shown).values()}
+        samples = [
+            GallerySample(
+                sample_index=choice.sample_index, reason=choice.reason, peak=peaks[choice.sample_index], gates=choice.gates
+            )
+            for choice in choices
+        ]
+        content = Gallery(colors=studio.hexadecimal, samples=samples)
+        (folder / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
+        put_folder(folder, run.gallery)
 
 
 def draw_all(folder: Path, studio: Studio, shown: Mapping[int, int], listener: Listener) -> dict[int, float]:

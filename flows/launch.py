@@ -1,6 +1,5 @@
 """Starting an audit from a terminal: what need not wait for each other starts side by side."""
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from flows.server import prefect_server
 from reports.formats import plural
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
+from storage.places import check_writable
 
 if TYPE_CHECKING:
     from flows.audit import Outcome
@@ -25,9 +25,7 @@ SAID = (InputError, UnsupportedModel, ClusterLost)
 
 def check_places(config: AuditConfig, store: Path) -> Dataset:
     """The dataset, opened. Raises InputError where it is not as it must be, or the store is no place for a run."""
-    # A drive letter is one character; pathlib makes one slash of two.
-    if re.match(r"\w{2,}:/", store.as_posix()):
-        raise InputError(f"store '{store}' is not a local folder: name one")
+    check_writable(store)
     try:
         return open_dataset(config.dataset_spec)
     except InputError as error:

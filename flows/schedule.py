@@ -27,6 +27,7 @@ from flows.listener import Listener
 from flows.server import prefect_server
 from reports.gates import overall_of, say_judgement, worst_first
 from storage.errors import InputError
+from storage.places import parse_store
 
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is due while another goes on is cancelled, not queued: of several that were missed, one is made up for."""
@@ -41,7 +42,7 @@ def deployed_audit(config: str, store: str) -> State:
     """
     try:
         resolved = load_config(Path(config))
-        outcome = run_audit(resolved, Path(store), Listener())
+        outcome = run_audit(resolved, parse_store(store), Listener())
     except SAID as error:
         return say(Failed, str(error))
     except Exception as error:

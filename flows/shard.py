@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from storage.datasets import Dataset, Samples
 from storage.datasets.preparation import read_prepared
 from storage.evidence import EVIDENCE_SUMS, cell_pixels, write_sums
 from storage.maps import MapShape, write_shard
-from storage.runs import Run, Shard, commit_attempt, open_attempt
+from storage.runs import Run, Shard, commit_attempt, leave_attempt, open_attempt
 from storage.tables import SCHEMAS, write_table
 
 
@@ -78,7 +79,19 @@ def commit(
     is_set_aside: bool = False,
 ) -> dict[str, int]:
     """Writes a shard's maps and rows, and commits it; returns its counts. started: by time.perf_counter."""
+    counts = {"processed": len(findings.ids) - len(failures), "failed": len(failures)}
     attempt = open_attempt(run, shard)
+    try:
+        write_attempt(attempt, shape, shard, dataset, findings, failures)
+        commit_attempt(run, attempt, shard, **counts, duration=time.perf_counter() - started, is_set_aside=is_set_aside)
+    finally:
+        leave_attempt(run, attempt)
+    return counts
+
+
+def write_attempt(
+    attempt: Path, shape: MapShape, shard: Shard, dataset: Dataset, findings: Findings, failures: dict[int, tuple[str, str]]
+) -> None:
     write_shard(attempt / "maps.zarr", shape, findings.dominant_class, findings.dominant_response)
     maps = torch.from_numpy(findings.dominant_class), torch.from_numpy(findings.dominant_response)
     evidence = label_evidence(*maps, torch.from_numpy(findings.labels), cell_pixels(shape.height, shape.width))
@@ -86,9 +99,6 @@ def commit(
     for name, parts in {"samples": findings.samples, "responses": findings.responses}.items():
         write_table(pa.concat_tables(parts) if parts else empty_table(name, dataset), attempt / f"{name}.parquet")
     write_table(failure_rows(findings.ids, shard.start, failures), attempt / "failures.parquet")
-    counts = {"processed": len(findings.ids) - len(failures), "failed": len(failures)}
-    commit_attempt(run, attempt, shard, **counts, duration=time.perf_counter() - started, is_set_aside=is_set_aside)
-    return counts
 
 
 def measure_batches(

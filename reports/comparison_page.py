@@ -16,7 +16,8 @@ from reports.queries import Row
 from reports.report import PIXELATED_BELOW, environment
 from reports.sections import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from reports.summary import facts_table
-from storage.runs import Run, read_manifest, read_plan, replace_file
+from storage.places import replace_file
+from storage.runs import Run, read_manifest, read_plan
 
 SCHEMA = "clear-audit/comparison/1"
 """Of the JSON: keys are added, never changed or dropped, without another number."""

@@ -13,7 +13,8 @@ from reports.queries import Row
 from reports.report import PIXELATED_BELOW, environment, render
 from reports.scope import Scope
 from storage.errors import InputError
-from storage.runs import Plan, Run, read_plan, replace_file
+from storage.places import replace_file
+from storage.runs import Plan, Run, read_plan
 from storage.sql import connect
 
 PAGE_SAMPLES = 100

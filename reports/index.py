@@ -13,7 +13,8 @@ from reports.formats import UNDEFINED, count, decimal, percent
 from reports.gates import overall
 from reports.queries import Row, load
 from reports.report import environment
-from storage.runs import Run, published_runs, replace_file
+from storage.places import replace_file
+from storage.runs import Run, published_runs
 from storage.sql import connect, select
 
 SCHEMA = "clear-audit/index/1"

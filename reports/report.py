@@ -14,7 +14,8 @@ from reports.cells import find_cells
 from reports.evidence import mean_maps
 from reports.formats import class_labels, decimal, moment
 from reports.scope import Scope
-from storage.runs import Run, read_manifest, read_plan, replace_file
+from storage.places import replace_file
+from storage.runs import Run, read_manifest, read_plan
 from storage.sql import connect
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -1,8 +1,6 @@
 """The tables that are aggregated from samples, and the joining of shards into a run's arrays and tables."""
 
-import secrets
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,6 +9,7 @@ import pyarrow.parquet as pq
 from storage.errors import InputError
 from storage.evidence import EVIDENCE_SUMS, mean_evidence
 from storage.maps import MapShape, create_maps, shard_files
+from storage.places import publish_files, put_files, put_folder, readable, scratch
 from storage.runs import Commit, Plan, Run
 from storage.sql import connect, select
 from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
@@ -118,7 +117,7 @@ def gather(
     artefacts = gather_maps(run, plan, ordered, attributes)
     for table in PER_SHARD:
         parts = [run.attempts / commit.attempt / f"{table}.parquet" for commit in ordered]
-        place_table(run, table, lambda path, parts=parts: compact(parts, path, pq.read_schema(parts[0])))
+        place_table(run, table, lambda path, parts=parts: compact(parts, path, pq.read_schema(readable(parts[0]))))
     connection = connect(run.store, [run.run_id], threads=1)
     names = {"class_names": plan.class_names}
     for table, sql in {"class_stats": CLASS_STATS, "localization": LOCALIZATION}.items():
@@ -131,25 +130,24 @@ def gather(
 
 def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[str, Any]) -> dict[str, str]:
     """Moves each shard's files into the run's arrays. A shard that was moved before a crash is found moved."""
-    if not run.maps.exists():
-        skeleton = run.attempts / f"maps-{secrets.token_hex(4)}.zarr"
-        create_maps(skeleton, MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples), attributes)
-        skeleton.rename(run.maps)
-    artefacts = {}
+    if not (run.maps / "zarr.json").exists():
+        with scratch(run.attempts) as folder:
+            create_maps(folder / "maps", MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples), attributes)
+            put_folder(folder / "maps", run.maps)
+    artefacts, places = {}, {}
     for commit in commits:
         for local, published in zip(shard_files(0), shard_files(commit.shard), strict=True):
-            source = run.attempts / commit.attempt / "maps.zarr" / local
             target = run.maps / published
-            if source.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source.replace(target)
-            elif not target.exists():
-                raise FileNotFoundError(f"'{source}' of shard {commit.shard} is gone: remove the run's folder and run it again")
             if f"maps.zarr/{local}" not in commit.files:
                 raise InputError(
                     f"commit {commit.shard} of run '{run.run_id}' does not name 'maps.zarr/{local}': remove the run's folder"
                 )
+            places[run.attempts / commit.attempt / "maps.zarr" / local] = target
             artefacts[target.relative_to(run.store).as_posix()] = commit.files[f"maps.zarr/{local}"]
+    try:
+        publish_files(places)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"'{error}' of a shard is gone: remove the run's folder and run it again") from error
     return artefacts
 
 
@@ -187,9 +185,7 @@ def place_rows(run: Run, table: str, rows: pa.Table) -> None:
 
 
 def place_table(run: Run, table: str, write: Any) -> None:
-    """Writes a table beside and moves it to its place, so that a reader never meets half of it."""
-    temporary = run.attempts / f"{table}-{secrets.token_hex(4)}.parquet"
-    write(temporary)
-    target: Path = run.table(table)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.replace(target)
+    """Writes a table elsewhere and puts it in its place, so that a reader never meets half of it."""
+    with scratch(run.attempts) as folder:
+        write(folder / f"{table}.parquet")
+        put_files({folder / f"{table}.parquet": run.table(table)})

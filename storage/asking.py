@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.errors import InputError
+from storage.mirror import local_store
 from storage.sql import connect, first_line, reads_reference, relation_of
 
 QUESTION_SECS = 60.0
@@ -43,14 +44,15 @@ def ask(
 
     Raises InputError where the query is refused or cannot be run, or goes beyond a limit of time, memory or size.
     """
-    return _exchange({"store": str(store), "runs": list(runs), "sql": sql, "reference": reference}, timeout_secs)
+    place = local_store(store, runs if reference is None else [*runs, reference])
+    return _exchange({"store": str(place), "runs": list(runs), "sql": sql, "reference": reference}, timeout_secs)
 
 
 def asks_reference(store: Path, sql: str) -> bool:
     """Whether a query reads the tables of the reference run. Raises InputError as `ask` does."""
     if "reference" not in sql.lower():
         return False
-    found: bool = _exchange({"store": str(store), "sql": sql}, QUESTION_SECS).column(0)[0].as_py()
+    found: bool = _exchange({"store": str(local_store(store, [])), "sql": sql}, QUESTION_SECS).column(0)[0].as_py()
     return found
 
 

@@ -15,6 +15,10 @@ class InputError(ValueError):
         super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], message))
 
 
+class StoreLost(RuntimeError):
+    """A store is no longer ours to write, in the middle of a run. The message says why, in one line."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Of the names that are known, the one that was most likely meant."""
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]

@@ -1,33 +1,81 @@
-"""One process a run: who works on it holds its lock, which a process that dies lets go."""
+"""One process a run: who works on it holds its lock, which a process that dies lets go: at once on a disk, later in S3."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
-from storage.errors import InputError
+from storage.errors import InputError, StoreLost
+from storage.lease import Lease, is_live
+from storage.places import is_lost, is_remote
 from storage.runs import Run
 
 
 @contextmanager
-def hold(run: Run) -> Iterator[None]:
-    """Holds an unfinished run for this process alone.
+def hold(run: Run) -> Iterator[Callable[[], None]]:
+    """Holds an unfinished run for this process alone; gives what raises StoreLost where it does no longer.
 
     Raises InputError where another process has it, on this machine or another one that sees the store, or has finished it.
     """
+    with hold_lease(run) if is_remote(run.store) else hold_file(run) as check:
+        if run.is_published:
+            raise InputError(f"run '{run.run_id}' was finished by another process just now: see its report")
+        yield check
+
+
+@contextmanager
+def hold_file(run: Run) -> Iterator[Callable[[], None]]:
     lock = FileLock(run.lock, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(
-            f"run '{run.run_id}' is being worked on by another process: wait until it has ended, or end it; "
-            "the same command then goes on with the run"
-        ) from error
+        raise refusal(run) from error
     try:
-        if run.is_published:
-            raise InputError(f"run '{run.run_id}' was finished by another process just now: see its report")
-        yield
+        yield lambda: None
     finally:
         lock.release()
         if run.is_published:
             run.lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_lease(run: Run) -> Iterator[Callable[[], None]]:
+    lease = Lease(run.lock)
+    if not lease.acquire():
+        raise refusal(run)
+
+    def check() -> None:
+        if not lease.is_held():
+            raise StoreLost(f"run '{run.run_id}' was taken over by another process while the store was not reached")
+
+    try:
+        yield check
+    finally:
+        try:
+            lease.release()
+        except Exception as error:
+            # It is free when it is too old; what went wrong before matters more.
+            if not is_lost(error):
+                raise
+
+
+def refusal(run: Run) -> InputError:
+    return InputError(
+        f"run '{run.run_id}' is being worked on by another process: wait until it has ended, or end it; "
+        "the same command then goes on with the run"
+    )
+
+
+def is_held(run: Run) -> bool:
+    """Whether a process works on a run now."""
+    if is_remote(run.store):
+        return is_live(run.lock)
+    if not run.lock.exists():
+        return False
+    lock = FileLock(run.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import zarr
+import zarr.storage
 from zarr.codecs import BloscCodec
+
+from storage.places import is_remote, remote
 
 CHUNK_SAMPLES = 16
 """Images in a chunk: 10× faster to write than one image a chunk, and still cheap to read one."""
@@ -79,4 +82,11 @@ def shard_files(shard: int) -> list[str]:
 
 def open_maps(path: Path) -> zarr.Group:
     """The maps of a run, to read. Of format 3 alone, as ours are: an array of format 2 can be pickled."""
-    return zarr.open_group(path, mode="r", zarr_format=3)
+    return zarr.open_group(readable_store(path), mode="r", zarr_format=3)
+
+
+def readable_store(path: Path) -> Any:
+    """What Zarr reads: the path, or its own connection to S3."""
+    if not is_remote(path):
+        return path
+    return zarr.storage.FsspecStore.from_url(str(path), storage_options=remote(path)[0].storage_options, read_only=True)

@@ -11,18 +11,21 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.runs import flush, flush_folder
+from storage.mirror import local_file
+from storage.places import flush, flush_folder, is_remote, make_folder, put_files, replace_file, scratch, sweep_tree
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
+
+USED = ".used"
+"""The suffix of the empty file in S3 whose time says when an operator was last used: there, nothing else can be touched."""
 
 
 class UnusableOperator(ValueError):
@@ -49,20 +52,41 @@ def write_operator(path: Path, facts: Mapping[str, Any], operator: "Tensor") -> 
 
     operator = operator.detach().contiguous().cpu()
     metadata = {"facts": describe(facts), "sha256": hash_tensor(operator)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.safetensors")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    try:
-        save_file({"operator": operator}, temporary, metadata)
+    if not is_remote(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(path.parent) as folder:
+        temporary = folder / path.name
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file({"operator": operator}, temporary, metadata)
+        except SafetensorError as error:
+            raise as_os_error(error, path) from error
         temporary.chmod(mode)  # safetensors leaves a file that only its writer may read.
         flush(temporary)
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise as_os_error(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    flush_folder(path.parent)
+        put_files({temporary: path})
+    if not is_remote(path):
+        flush_folder(path.parent)
+
+
+def mark_used(path: Path) -> None:
+    """Keeps when an operator was last used, which says whether a run that is left may still use it."""
+    if is_remote(path):
+        replace_file(path.with_suffix(USED), "")
+    else:
+        path.touch()
+
+
+def last_used(path: Path) -> float:
+    """When an operator was last used, seconds since 1970."""
+    mark = path.with_suffix(USED)
+    return (mark if is_remote(path) and mark.exists() else path).stat().st_mtime
+
+
+def remove_operator(path: Path) -> None:
+    path.unlink()
+    if is_remote(path):
+        path.with_suffix(USED).unlink(missing_ok=True)
 
 
 def as_os_error(error: Exception, path: Path) -> OSError:
@@ -79,7 +103,7 @@ def read_operator(path: Path, facts: Mapping[str, Any], with_hash: bool = False)
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(local_file(path.parent.parent, path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("facts") != describe(facts):
                 raise UnusableOperator("it is of another model or method")
@@ -102,28 +126,36 @@ def hash_tensor(tensor: "Tensor") -> str:
 def rows_folder(path: Path) -> Iterator[Path]:
     """A folder beside an operator for the parts that it is made of; swept at the end, however that comes."""
     folder = path.with_name(f".{path.stem}-{secrets.token_hex(4)}")
-    folder.mkdir(parents=True)
+    make_folder(folder)
     try:
         yield folder
     finally:
         # A worker that still writes must not find it, nor leave a file that keeps it from being removed.
-        swept = folder.rename(folder.with_name(f"{folder.name}-swept"))
-        shutil.rmtree(swept, ignore_errors=True)
+        swept = folder if is_remote(folder) else folder.rename(folder.with_name(f"{folder.name}-swept"))
+        sweep_tree(swept)
 
 
 def write_rows(folder: Path, start: int, rows: "Tensor") -> None:
     """Rows from number `start` on, (n, P), as a part of the folder."""
     from safetensors.torch import save_file
 
-    save_file({"rows": rows.detach().contiguous().cpu()}, folder / f"{start:010d}.safetensors")
+    name = f"{start:010d}.safetensors"
+    with scratch(folder) if is_remote(folder) else nullcontext(folder) as place:
+        save_file({"rows": rows.detach().contiguous().cpu()}, place / name)
+        if place != folder:
+            put_files({place / name: folder / name})
 
 
 def read_rows(folder: Path) -> "list[Tensor]":
-    """All parts of the folder, in order, mapped."""
+    """All parts of the folder, in order; on a disk mapped."""
     from safetensors import safe_open
+    from safetensors.torch import load
 
     parts = []
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            parts.append(file.get_tensor("rows"))
+        if is_remote(path):
+            parts.append(load(path.read_bytes())["rows"])
+        else:
+            with safe_open(path, framework="pt") as file:
+                parts.append(file.get_tensor("rows"))
     return parts

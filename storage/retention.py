@@ -1,15 +1,16 @@
 """Which runs of a store may go, and their removal."""
 
-import shutil
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from storage.errors import InputError
+from storage.lock import is_held
+from storage.operators import last_used
+from storage.places import create_file, files_below, make_folder, readable, sweep_tree
 from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, read_plan
 from storage.tables import SCHEMAS
 
@@ -45,19 +46,6 @@ def readable_plan(run: Run) -> Plan | None:
         return None
 
 
-def is_held(run: Run) -> bool:
-    """Whether a process works on a run now."""
-    if not run.lock.exists():
-        return False
-    lock = FileLock(run.lock, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
 def find_references(store: Path, plans: dict[str, Plan], finished: Iterable[str]) -> dict[str, set[str]]:
     """The runs that each run refers to."""
     found: dict[str, set[str]] = {run_id: set() for run_id in plans}
@@ -73,17 +61,19 @@ def find_references(store: Path, plans: dict[str, Plan], finished: Iterable[str]
 def read_references(run: Run) -> set[str]:
     """The runs that a run's gates were compared with; none where its table is damaged, or of a version without."""
     try:
-        table = pq.read_table(run.table("gates"), columns=["reference_run_id"], partitioning=None)
+        table = pq.read_table(readable(run.table("gates")), columns=["reference_run_id"], partitioning=None)
     except (OSError, pa.ArrowException):
         return set()
     return set(table["reference_run_id"].drop_null().to_pylist())
 
 
 def remove(run: Run) -> None:
-    """Removes a run with all its files. It is out of sight at once: what a crash leaves behind is swept by `sweep`."""
-    trash = run.store / TRASH
-    trash.mkdir(exist_ok=True)
-    run.folder.rename(trash / run.run_id)
+    """Removes a run with all its files. It is out of sight with its plan: what a crash leaves behind is swept by `sweep`."""
+    trash = run.store / TRASH / run.run_id
+    sweep_tree(trash)
+    make_folder(trash)
+    create_file(trash / "removed.json", "{}")
+    (run.folder / "plan.json").unlink()
     sweep(run.store)
 
 
@@ -91,24 +81,26 @@ def sweep(store: Path) -> None:
     """Removes what runs left behind that are gone, or finished."""
     for folder in (store / TRASH).glob("*"):
         run = Run(store, folder.name)
-        for name in SCHEMAS:
-            shutil.rmtree(run.table(name).parent, ignore_errors=True)
-        run.report.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        if not (run.folder / "plan.json").exists():  # else its removal ended before it began
+            for name in SCHEMAS:
+                sweep_tree(run.table(name).parent)
+            run.report.unlink(missing_ok=True)
+            sweep_tree(run.folder)
+        sweep_tree(folder)
     for run in published_runs(store):
         if run.attempts.exists():
-            shutil.rmtree(run.attempts, ignore_errors=True)
+            sweep_tree(run.attempts)
 
 
 def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:
     """The fixed operators that were last used before the first of the runs that stay began: all where none stays."""
     stay = [plan for run in list_runs(store) if run not in set(gone) and (plan := readable_plan(run)) is not None]
     first = min((plan.created_at.timestamp() for plan in stay), default=float("inf"))
-    return [path for path in sorted((store / "operators").glob("*.safetensors")) if path.stat().st_mtime < first]
+    return [path for path in sorted((store / "operators").glob("*.safetensors")) if last_used(path) < first]
 
 
 def size_of(run: Run) -> int:
     """Bytes of a run's maps, tables, pictures and report."""
     folders = [run.folder, *(run.table(name).parent for name in SCHEMAS)]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    files = [path for folder in folders for path in files_below(folder)]
     return sum(path.stat().st_size for path in [*files, *([run.report] if run.report.exists() else [])])

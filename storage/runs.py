@@ -10,12 +10,13 @@ runs/<run_id>/manifest.json        written last: a run without it is not read by
 Records may get fields, with a default for what an older version wrote; none is dropped or renamed.
 """
 
-import hashlib
+import errno
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +25,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storage.errors import InputError
+from storage.places import (
+    create_file,
+    files_below,
+    flush,
+    flush_folder,
+    hash_file,
+    is_remote,
+    make_folder,
+    put_folder,
+    remove_tree,
+    sweep_tree,
+)
 
-BLOCK = 1 << 20
 PREVIOUS = "previous"
 
 
@@ -233,8 +245,8 @@ def create_run(store: Path, plan: Plan) -> Run:
     """Writes the plan: from here on the run exists."""
     run = Run(store, plan.run_id)
     for folder in (run.attempts, run.commits):
-        folder.mkdir(parents=True)
-    write_once(run.folder / "plan.json", plan.model_dump_json(indent=1))
+        make_folder(folder)
+    create_file(run.folder / "plan.json", plan.model_dump_json(indent=1))
     return run
 
 
@@ -243,7 +255,8 @@ def read_record(kind: type[RecordT], path: Path) -> RecordT:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror})") from error
+        reason = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise InputError(f"'{path}' cannot be read ({reason})") from error
     except ValidationError as error:
         first = error.errors()[0]
         where, message = ".".join(map(str, first["loc"])), " ".join(first["msg"].split())
@@ -336,10 +349,18 @@ def find_resumable(store: Path, run_id: str, plan: Plan) -> Run:
 
 
 def open_attempt(run: Run, shard: Shard) -> Path:
-    """A folder of its own for one try at a shard."""
+    """A folder of its own, on this machine, for one try at a shard; `leave_attempt` when it was made."""
+    if is_remote(run.store):
+        return Path(tempfile.mkdtemp(prefix=f"{shard.index:05d}-"))
     path = run.attempts / f"{shard.index:05d}-{secrets.token_hex(4)}"
     path.mkdir()
     return path
+
+
+def leave_attempt(run: Run, attempt: Path) -> None:
+    """Removes what lies outside the store of an attempt; on a disk it was made in its place."""
+    if is_remote(run.store):
+        shutil.rmtree(attempt, ignore_errors=True)
 
 
 def commit_attempt(
@@ -352,6 +373,9 @@ def commit_attempt(
         files[path.relative_to(attempt).as_posix()] = hash_file(path)
     for folder in {path.parent for path in files_below(attempt)} | {attempt}:
         flush_folder(folder)
+    place = run.attempts / attempt.name
+    if place != attempt:
+        put_folder(attempt, place)
     record = Commit(
         shard=shard.index,
         attempt=attempt.name,
@@ -362,9 +386,10 @@ def commit_attempt(
         is_set_aside=is_set_aside,
     )
     try:
-        write_once(run.commits / commit_name(shard.index), record.model_dump_json(indent=1))
+        create_file(run.commits / commit_name(shard.index), record.model_dump_json(indent=1))
     except FileExistsError:
-        shutil.rmtree(attempt)
+        remove_tree(place)
+        leave_attempt(run, attempt)
         return False
     return True
 
@@ -386,17 +411,17 @@ def commit_name(shard: int) -> str:
 
 def publish(run: Run, manifest: Manifest) -> None:
     """Writes the manifest, by which the run becomes visible, and sweeps what work left behind."""
-    write_once(run.manifest, manifest.model_dump_json(indent=1))
+    create_file(run.manifest, manifest.model_dump_json(indent=1))
     # A worker that was presumed dead may still be writing there: what it leaves is swept another time.
-    shutil.rmtree(run.attempts, ignore_errors=True)
+    sweep_tree(run.attempts)
 
 
 def sweep_orphans(run: Run, commits: Iterable[Commit]) -> None:
     """Removes what ended work left in an unfinished run: attempts that no commit names, and halves of records."""
     named = {commit.attempt for commit in commits}
-    for path in run.attempts.iterdir():
+    for path in run.attempts.glob("*"):
         if path.name not in named:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_tree(path) if path.is_dir() else path.unlink()
     for folder in (run.folder, run.commits):
         for path in folder.glob(".*-*"):
             path.unlink()
@@ -413,51 +438,3 @@ def what_changed(plan: Plan, now: Plan) -> list[str]:
         != now.schema_version,
     }
     return [what for what, differs in differences.items() if differs]
-
-
-def write_once(path: Path, text: str) -> None:
-    """Creates a file whole or not at all. Raises FileExistsError where it exists already."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8")
-    flush(temporary)
-    try:
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    flush_folder(path.parent)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Puts a file in its place whole, over what is there: readers never meet half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def flush_folder(path: Path) -> None:
-    """Makes new names durable; Windows has no such call, and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from storage.errors import InputError, nearest
+from storage.mirror import local_store
 from storage.tables import SCHEMAS
 
 # Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
@@ -41,9 +42,10 @@ def connect(
     """
     import duckdb
 
-    folder = store.absolute() / "tables"
+    runs = list(runs)
+    folder = local_store(store, runs if reference is None else [*runs, reference]).absolute() / "tables"
     connection = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
-    create_views(connection, "main", folder, list(runs))
+    create_views(connection, "main", folder, runs)
     if reference is not None:
         connection.execute("CREATE SCHEMA reference")
         create_views(connection, "reference", folder, [reference])

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.runs import Run, files_below, hash_file, read_manifest
+from storage.places import files_below, hash_file
+from storage.runs import Run, read_manifest
 from storage.tables import SCHEMAS
 
 

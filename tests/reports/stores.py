@@ -14,6 +14,7 @@ from PIL import Image
 from reports.gates import Gate, Judgement, as_rows, judge
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
 from storage.evidence import mean_evidence, write_sums
+from storage.places import put_folder, replace_file, scratch
 from storage.runs import Commit, Examination, Manifest, Plan, Run, create_run, publish
 from storage.sql import connect, select
 from storage.tables import SCHEMA_VERSION, SCHEMAS
@@ -189,11 +190,13 @@ def make_evidence(run: Run, content: Content) -> pa.Table:
         own[place, row["label"] % 28, row["label"] % 28] = row["label_energy_frac"]
         other[place, row["label"] % 28, 27] = 1 - row["label_energy_frac"]
     parts = []
-    for label in sorted(set(labels.tolist())):
-        parts.append(run.attempts / f"evidence-{label}.parquet")
-        chosen = labels == label
-        write_sums(parts[-1], labels[chosen][:1], np.array([chosen.sum()]), own[chosen].sum(0)[None], other[chosen].sum(0)[None])
-    return mean_evidence(parts, list(content.classes), 28, 28)
+    with scratch(run.attempts) as folder:
+        for label in sorted(set(labels.tolist())):
+            parts.append(folder / f"evidence-{label}.parquet")
+            chosen = labels == label
+            sums = own[chosen].sum(0)[None], other[chosen].sum(0)[None]
+            write_sums(parts[-1], labels[chosen][:1], np.array([chosen.sum()]), *sums)
+        return mean_evidence(parts, list(content.classes), 28, 28)
 
 
 def make_plan(content: Content) -> Plan:
@@ -224,10 +227,11 @@ def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = (
     """Plain squares for pictures; no folder at all where nothing is drawn."""
     if not content.drawn:
         return
-    run.gallery.mkdir()
-    for index, _ in content.drawn:
-        for kind in KINDS:
-            Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(run.gallery / f"{index:06d}-{kind}.png")
+    with scratch(run.attempts) as folder:
+        for index, _ in content.drawn:
+            for kind in KINDS:
+                Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(folder / f"{index:06d}-{kind}.png")
+        put_folder(folder, run.gallery)
     colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
     samples = [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn]
     against: dict[int, list[str]] = {sample["sample_index"]: [] for sample in samples}
@@ -239,4 +243,4 @@ def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = (
 
 def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:
     """As the flow writes it."""
-    (run.gallery / "gallery.json").write_text(json.dumps({"colors": list(colors), "samples": list(samples)}), encoding="utf-8")
+    replace_file(run.gallery / "gallery.json", json.dumps({"colors": list(colors), "samples": list(samples)}))

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from storage.places import files_below
 from storage.runs import Manifest, Plan, Run
 from storage.tables import SCHEMA_VERSION, SCHEMAS, write_table
 
@@ -79,7 +80,8 @@ def files_of() -> FilesOf:
     """SHA-256 of every file below a folder, hidden ones too, by its path."""
 
     def hashes(folder: Path) -> dict[str, str]:
-        paths = (path for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files_below(folder)
+        }
 
     return hashes

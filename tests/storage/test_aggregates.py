@@ -1,6 +1,5 @@
 """Shards joined into a run, and its aggregates against the same sums in plain Python."""
 
-import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from storage.aggregates import gather
 from storage.errors import InputError
 from storage.evidence import EVIDENCE_SUMS, write_sums
 from storage.maps import MapShape, open_maps, write_shard
-from storage.runs import Plan, Run, commit_attempt, create_run, open_attempt, read_commits
+from storage.places import put_files, readable, remote, remove_tree, scratch
+from storage.runs import Plan, Run, commit_attempt, create_run, leave_attempt, open_attempt, read_commits
 from storage.tables import SCHEMAS, write_table
 
 MakePlan = Callable[..., Plan]
@@ -50,6 +50,9 @@ UNCERTAIN = (
 )
 GATHERED = {table: schema for table, schema in SCHEMAS.items() if table != "gates"}
 META = pa.field("meta_site", pa.string())
+
+ON_DISK = pytest.mark.parametrize("store_place", ["disk"], indirect=True)
+"""Of what is worked out, not of where it lies: not asked of S3 too."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,20 @@ def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
             write_table(pa.Table.from_pylist(part, schema=schema), attempt / f"{table}.parquet")
             counts[table] = len(part)
         assert commit_attempt(run, attempt, shard, counts["samples"], counts["failures"], 1.0)
+        leave_attempt(run, attempt)
     return Work(run, plan, samples, responses, failures, dominant_class, dominant_response)
 
 
 @pytest.fixture
-def work(tmp_path: Path, make_plan: MakePlan) -> Work:
-    return build(tmp_path, make_plan)
+def work(store_place: Path, make_plan: MakePlan) -> Work:
+    return build(store_place, make_plan)
 
 
 def join(work: Work) -> dict[str, str]:
     return gather(work.run, work.plan, read_commits(work.run), {"rule": "linear"}, FACTS, FINISHED)
 
 
+@ON_DISK
 def test_mean_evidence_is_that_of_all_shards(work: Work) -> None:
     """Of sums that are no shares, but tell the shards apart: classes 0, 1 and 2 have one shard each, class 3 all of them."""
     join(work)
@@ -142,7 +147,7 @@ def test_mean_evidence_is_that_of_all_shards(work: Work) -> None:
 
 
 def rows_of(work: Work, table: str) -> list[Row]:
-    rows: list[Row] = pq.ParquetFile(work.run.table(table)).read().to_pylist()
+    rows: list[Row] = pq.ParquetFile(readable(work.run.table(table))).read().to_pylist()
     return rows
 
 
@@ -176,6 +181,7 @@ def check(found: list[Row], expected: list[Row]) -> None:
         }
 
 
+@ON_DISK
 def test_the_samples_have_what_the_aggregates_must_cope_with(work: Work) -> None:
     labels, dominant = Counter(row["label"] for row in work.samples), Counter(row["dominant_class"] for row in work.samples)
     assert set(labels) == {None, 0, 1, 2}
@@ -184,6 +190,7 @@ def test_the_samples_have_what_the_aggregates_must_cope_with(work: Work) -> None
     assert any(row["label"] is None and row["dominant_class"] is None for row in work.samples)
 
 
+@ON_DISK
 def test_class_stats(work: Work) -> None:
     join(work)
     expected = []
@@ -216,6 +223,7 @@ def test_class_stats(work: Work) -> None:
     check(rows_of(work, "class_stats"), expected)
 
 
+@ON_DISK
 def test_confusion(work: Work) -> None:
     join(work)
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -232,6 +240,7 @@ def test_confusion(work: Work) -> None:
     assert sum(row["sample_count"] for row in rows_of(work, "confusion")) == 37
 
 
+@ON_DISK
 def test_localization(work: Work) -> None:
     join(work)
     expected = []
@@ -254,6 +263,7 @@ def test_localization(work: Work) -> None:
     check(rows_of(work, "localization"), expected)
 
 
+@ON_DISK
 def test_the_row_of_the_run(work: Work) -> None:
     join(work)
     expected = {
@@ -301,7 +311,7 @@ def test_rows_of_the_shards_come_in_order_with_their_meta_columns(work: Work) ->
     assert rows_of(work, "failures") == work.failures
     for table, schema in GATHERED.items():
         fields = [*schema, *([META] if table == "samples" else [])]
-        assert pq.read_schema(work.run.table(table)).equals(pa.schema(fields))
+        assert pq.read_schema(readable(work.run.table(table))).equals(pa.schema(fields))
 
 
 def test_maps_are_those_of_the_shards(work: Work) -> None:
@@ -317,7 +327,9 @@ def test_the_artefacts_are_the_maps_files_and_their_hashes(work: Work, files_of:
     artefacts = join(work)
     files = files_of(work.run.store)
     assert artefacts == {
-        path: digest for path, digest in files.items() if "/maps.zarr/" in path and not path.endswith("zarr.json")
+        path: digest
+        for path, digest in files.items()
+        if f"{work.run.run_id}/maps.zarr/" in path and not path.endswith("zarr.json")
     }
     assert len(artefacts) == 9
 
@@ -326,8 +338,9 @@ def test_only_the_runs_own_samples_count(work: Work, tmp_path: Path) -> None:
     join(work)
     other = Run(work.run.store, "20250101T000000Z-older-0000")
     for table in GATHERED:
-        other.table(table).parent.mkdir(parents=True)
-        shutil.copy(work.run.table(table), other.table(table))
+        with scratch(work.run.attempts) as folder:
+            (folder / table).write_bytes(work.run.table(table).read_bytes())
+            put_files({folder / table: other.table(table)})
     join(work)
     assert rows_of(work, "runs")[0]["processed_count"] == 37
     assert sum(row["sample_count"] for row in rows_of(work, "confusion")) == 37
@@ -349,7 +362,7 @@ def test_gathering_again_gives_the_same_files(work: Work, files_of: FilesOf) -> 
     assert len(before) == 9 + 4 + 8 + 1  # map files, their JSON, tables, the plan
     assert join(work) == artefacts
     assert result(work, files_of) == before
-    shutil.rmtree(work.run.store / "tables")
+    remove_tree(work.run.store / "tables")
     assert join(work) == artefacts
     assert result(work, files_of) == before
 
@@ -379,6 +392,40 @@ def test_a_crash_at_any_move_is_mended_by_gathering_again(
     assert result(work, files_of) == result(whole, files_of)
 
 
+@pytest.mark.parametrize("crash_at", [1, 3])
+def test_a_crash_while_s3_copies_is_mended_by_gathering_again(
+    s3_store: Path, make_plan: MakePlan, files_of: FilesOf, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    """After some of nine files, and between two tables."""
+    whole, work = build(s3_store / "whole", make_plan), build(s3_store / "crashed", make_plan)
+    filesystem, _ = remote(s3_store)
+    copy, put, puts = filesystem.copy, filesystem.put, iter(range(9))
+
+    def crash_copying(sources: list[str], targets: list[str], **options: Any) -> None:
+        copy(sources[: 4 * crash_at], targets[: 4 * crash_at], **options)
+        raise Crash
+
+    def crash_putting(sources: list[str], targets: list[str], **options: Any) -> None:
+        if targets[0].endswith(".parquet") and next(puts) == crash_at:
+            raise Crash
+        put(sources, targets, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, *(("copy", crash_copying) if crash_at < 3 else ("put", crash_putting)))
+        with pytest.raises(Crash):
+            join(work)
+    assert join(work) == join(whole)
+    assert result(work, files_of) == result(whole, files_of)
+
+
+def test_what_is_gathered_in_s3_is_what_is_gathered_on_a_disk(
+    tmp_path: Path, s3_store: Path, make_plan: MakePlan, files_of: FilesOf
+) -> None:
+    on_disk, in_s3 = build(tmp_path / "disk", make_plan), build(s3_store, make_plan)
+    assert join(on_disk) == join(in_s3)
+    assert result(on_disk, files_of) == result(in_s3, files_of)
+
+
 def test_a_shard_that_is_not_committed_is_an_input_error_and_writes_nothing(
     tmp_path: Path, make_plan: MakePlan, files_of: FilesOf
 ) -> None:
@@ -393,7 +440,7 @@ def test_a_shard_that_is_not_committed_is_an_input_error_and_writes_nothing(
 def test_a_commit_whose_files_are_gone_is_an_error_and_not_an_empty_shard(work: Work, gone: str) -> None:
     path = work.run.attempts / read_commits(work.run)[1].attempt / gone
     if path.is_dir():
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink()
     with pytest.raises(FileNotFoundError, match=read_commits(work.run)[1].attempt):

@@ -14,12 +14,17 @@ from reports.index import write_index
 from reports.report import write_report
 from storage.aggregates import place_table
 from storage.lock import hold
+from storage.operators import last_used, mark_used, remove_operator
+from storage.places import files_below, make_folder, remote, replace_file, sweep_tree
 from storage.retention import removable, remove, sweep, unused_operators
 from storage.runs import Run, create_run, list_runs, published_runs
 from storage.tables import write_table
 from tests.reports.stores import PLANNED, SMALL, Content, make_plan, make_store
 
 DAY = timedelta(days=1)
+
+ON_DISK = pytest.mark.parametrize("store_place", ["disk"], indirect=True)
+"""Of what is decided, not of where it lies: not asked of S3 too."""
 
 
 def make_run(store: Path, day: int, name: str = "digits", reference: str = "previous", finished: bool = True) -> Run:
@@ -41,15 +46,16 @@ def changed_plan(content: Content, day: int, name: str, reference: str):  # type
 def refer(run: Run, to: Run) -> None:
     """A gate of one run was judged against another."""
     rows = as_rows(judge([Gate("accuracy", max_drop=1)], run, to), to)
-    run.attempts.mkdir()
+    make_folder(run.attempts)
     place_table(run, "gates", lambda path: write_table(rows, path))
-    run.attempts.rmdir()
+    sweep_tree(run.attempts)
 
 
 def days(runs: list[Run]) -> list[int]:
     return [int(run.run_id[6:8]) for run in runs]
 
 
+@ON_DISK
 @pytest.mark.parametrize(
     ("keep", "before", "gone"),
     [
@@ -62,116 +68,156 @@ def days(runs: list[Run]) -> list[int]:
         (None, 1, []),
     ],
 )
-def test_runs_go_by_age_by_count_or_by_both(tmp_path: Path, keep: int | None, before: int | None, gone: list[int]) -> None:
+def test_runs_go_by_age_by_count_or_by_both(store_place: Path, keep: int | None, before: int | None, gone: list[int]) -> None:
     """Runs of the first and the fifth day did not end: the latter may yet be finished, and is none of those that are counted."""
     for day in (1, 2, 3, 4, 5):
-        make_run(tmp_path, day, finished=day not in (1, 5))
-    assert days(removable(tmp_path, keep, None if before is None else PLANNED.replace(day=before))) == gone
+        make_run(store_place, day, finished=day not in (1, 5))
+    assert days(removable(store_place, keep, None if before is None else PLANNED.replace(day=before))) == gone
 
 
-def test_count_is_of_each_audit(tmp_path: Path) -> None:
+@ON_DISK
+def test_count_is_of_each_audit(store_place: Path) -> None:
     for day in (1, 2):
-        make_run(tmp_path, day, "a")
-        make_run(tmp_path, day, "b")
-    assert [run.run_id[-6:] for run in removable(tmp_path, 1, None)] == ["a-0000", "b-0000"]
+        make_run(store_place, day, "a")
+        make_run(store_place, day, "b")
+    assert [run.run_id[-6:] for run in removable(store_place, 1, None)] == ["a-0000", "b-0000"]
 
 
-def test_what_a_run_that_stays_refers_to_stays(tmp_path: Path) -> None:
+@ON_DISK
+def test_what_a_run_that_stays_refers_to_stays(store_place: Path) -> None:
     """4 was judged against 3, whose config names 1; 2 goes."""
-    runs = {day: make_run(tmp_path, day, reference="20261101" if day == 3 else "previous") for day in (1, 2, 3, 4)}
+    runs = {day: make_run(store_place, day, reference="20261101" if day == 3 else "previous") for day in (1, 2, 3, 4)}
     refer(runs[4], runs[3])
-    assert days(removable(tmp_path, 1, None)) == [2]
-    assert days(removable(tmp_path, 0, None)) == [1, 2, 3, 4]
+    assert days(removable(store_place, 1, None)) == [2]
+    assert days(removable(store_place, 0, None)) == [1, 2, 3, 4]
 
 
-def test_a_run_that_is_worked_on_stays(tmp_path: Path) -> None:
-    run = make_run(tmp_path, 1, finished=False)
+def test_a_run_that_is_worked_on_stays(store_place: Path) -> None:
+    run = make_run(store_place, 1, finished=False)
     with hold(run):
-        assert removable(tmp_path, 0, None) == []
-    assert removable(tmp_path, 0, None) == [run]
+        assert removable(store_place, 0, None) == []
+    assert removable(store_place, 0, None) == [run]
 
 
-def test_a_run_that_cannot_be_read_stays(tmp_path: Path) -> None:
-    run = make_run(tmp_path, 1)
+@ON_DISK
+def test_a_run_that_cannot_be_read_stays(store_place: Path) -> None:
+    run = make_run(store_place, 1)
     (run.folder / "plan.json").write_text("{}")
-    assert removable(tmp_path, 0, None) == []
+    assert removable(store_place, 0, None) == []
 
 
-def test_a_damaged_table_of_gates_refers_to_nothing(tmp_path: Path) -> None:
-    first, second = make_run(tmp_path, 1), make_run(tmp_path, 2)
+@ON_DISK
+def test_a_damaged_table_of_gates_refers_to_nothing(store_place: Path) -> None:
+    first, second = make_run(store_place, 1), make_run(store_place, 2)
     refer(second, first)
     second.table("gates").write_bytes(b"PAR1")
-    assert days(removable(tmp_path, 1, None)) == [1]
+    assert days(removable(store_place, 1, None)) == [1]
 
 
 def files(store: Path) -> set[str]:
-    return {path.relative_to(store).as_posix() for path in store.rglob("*") if path.is_file()}
+    return {path.relative_to(store).as_posix() for path in files_below(store)}
 
 
-def test_removing_leaves_nothing_of_a_run_and_all_of_the_others(tmp_path: Path) -> None:
-    make_run(tmp_path, 1)
-    write_index(tmp_path)
-    before = files(tmp_path)
-    run = make_run(tmp_path, 2)
+def test_removing_leaves_nothing_of_a_run_and_all_of_the_others(store_place: Path) -> None:
+    make_run(store_place, 1)
+    write_index(store_place)
+    before = files(store_place)
+    run = make_run(store_place, 2)
     write_report(run)
     remove(run)
-    assert files(tmp_path) == before
-    assert days(published_runs(tmp_path)) == [1]
+    assert files(store_place) == before
+    assert days(published_runs(store_place)) == [1]
 
 
+@ON_DISK
 @pytest.mark.parametrize("left", ["all", "tables", "nothing"])
-def test_a_removal_that_was_cut_short_is_out_of_sight_and_ended_by_the_next(tmp_path: Path, left: str) -> None:
-    run = make_run(tmp_path, 1)
-    (tmp_path / "trash").mkdir()
-    run.folder.rename(tmp_path / "trash" / run.run_id)
+def test_a_removal_that_was_cut_short_is_out_of_sight_and_ended_by_the_next(store_place: Path, left: str) -> None:
+    run = make_run(store_place, 1)
+    (store_place / "trash").mkdir()
+    run.folder.rename(store_place / "trash" / run.run_id)
     if left == "nothing":
-        for path in (tmp_path / "tables").rglob("*.parquet"):
+        for path in (store_place / "tables").rglob("*.parquet"):
             path.unlink()
-    assert list_runs(tmp_path) == []
-    sweep(tmp_path)
-    assert files(tmp_path) == set()
+    assert list_runs(store_place) == []
+    sweep(store_place)
+    assert files(store_place) == set()
 
 
-def test_attempts_that_a_finished_run_left_are_swept(tmp_path: Path) -> None:
-    run, unfinished = make_run(tmp_path, 1), make_run(tmp_path, 2, finished=False)
-    (run.attempts / "00000-late").mkdir(parents=True)
-    (unfinished.attempts / "00000-0").mkdir()
-    sweep(tmp_path)
+def test_a_removal_that_crashed_is_ended_by_the_next(store_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(store_place, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.retention.sweep", lambda store: None)
+        remove(run)
+    assert list_runs(store_place) == []
+    assert run.table("samples").exists()
+    sweep(store_place)
+    assert files(store_place) == set()
+
+
+def test_a_removal_that_crashed_before_its_run_was_out_of_sight_has_removed_nothing(store_place: Path) -> None:
+    run = make_run(store_place, 1)
+    before = files(store_place)
+    replace_file(store_place / "trash" / run.run_id / "removed.json", "{}")
+    sweep(store_place)
+    assert files(store_place) == before
+
+
+def test_attempts_that_a_finished_run_left_are_swept(store_place: Path) -> None:
+    run, unfinished = make_run(store_place, 1), make_run(store_place, 2, finished=False)
+    for attempt in (run.attempts / "00000-late", unfinished.attempts / "00000-0"):
+        replace_file(attempt / "samples.parquet", "half")
+    sweep(store_place)
     assert not run.attempts.exists()
     assert unfinished.attempts.exists()
 
 
-def test_operators_that_no_run_that_stays_can_have_used_go(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path, day) for day in (1, 2)]
-    (tmp_path / "operators").mkdir()
+@ON_DISK
+def test_operators_that_no_run_that_stays_can_have_used_go(store_place: Path) -> None:
+    runs = [make_run(store_place, day) for day in (1, 2)]
+    (store_place / "operators").mkdir()
     paths = {}
     for day in (1, 2):
-        paths[day] = tmp_path / "operators" / f"{day}.safetensors"
+        paths[day] = store_place / "operators" / f"{day}.safetensors"
         paths[day].touch()
         used = (PLANNED.replace(day=day) + timedelta(minutes=1)).timestamp()
         os.utime(paths[day], (used, used))
-    assert unused_operators(tmp_path, []) == []
-    assert unused_operators(tmp_path, runs[:1]) == [paths[1]]
-    assert unused_operators(tmp_path, runs) == [paths[1], paths[2]]
+    assert unused_operators(store_place, []) == []
+    assert unused_operators(store_place, runs[:1]) == [paths[1]]
+    assert unused_operators(store_place, runs) == [paths[1], paths[2]]
 
 
-def test_the_command_lists_first_and_removes_when_told(tmp_path: Path) -> None:
+def test_operators_in_s3_are_used_without_being_written_again(s3_store: Path) -> None:
+    run = make_run(s3_store, 1)
+    path = s3_store / "operators" / "0a.safetensors"
+    replace_file(path, "operator")
+    tag = remote(path)[0].info(remote(path)[1])["ETag"]
+    mark_used(path)
+    assert last_used(path) > PLANNED.timestamp()
+    assert remote(path)[0].info(remote(path)[1])["ETag"] == tag
+    assert unused_operators(s3_store, []) == []
+    assert unused_operators(s3_store, [run]) == [path]
+    remove_operator(path)
+    assert not [path for path in files(s3_store) if path.startswith("operators")]
+
+
+def test_the_command_lists_first_and_removes_when_told(store_place: Path) -> None:
     for day in (1, 2):
-        make_run(tmp_path, day)
-    before = files(tmp_path)
-    arguments = ["gc", "--store", str(tmp_path), "--keep", "1"]
+        make_run(store_place, day)
+    before = files(store_place)
+    arguments = ["gc", "--store", str(store_place), "--keep", "1"]
     listed = CliRunner().invoke(app, arguments)
     assert listed.exit_code == 0
     assert listed.stdout.startswith("20261101T030000Z-digits-0000  ")
     assert "1 run and 0 fixed operators may go; --delete removes them" in listed.stderr
-    assert files(tmp_path) == before
+    assert files(store_place) == before
     assert CliRunner().invoke(app, [*arguments, "--delete"]).exit_code == 0
-    assert days(published_runs(tmp_path)) == [2]
-    assert "20261101" not in (tmp_path / "reports" / "index.html").read_text()
+    assert days(published_runs(store_place)) == [2]
+    assert "20261101" not in (store_place / "reports" / "index.html").read_text()
 
 
-def test_the_command_wants_to_be_told_which(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["gc", "--store", str(tmp_path)])
+@ON_DISK
+def test_the_command_wants_to_be_told_which(store_place: Path) -> None:
+    done = CliRunner().invoke(app, ["gc", "--store", str(store_place)])
     assert (done.exit_code, "give --keep, --older-than, or both" in done.stderr) == (2, True)
-    old = CliRunner().invoke(app, ["gc", "--store", str(tmp_path), "--older-than", str((datetime.now(UTC) - PLANNED) // DAY)])
+    old = CliRunner().invoke(app, ["gc", "--store", str(store_place), "--older-than", str((datetime.now(UTC) - PLANNED) // DAY)])
     assert old.exit_code == 0

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from storage.maps import MapShape, create_maps
+from storage.places import files_below, put_folder, scratch
 from storage.runs import Run, read_manifest
 from storage.verification import Verification, verify
 from tests.reports.stores import SMALL, make_store
@@ -18,14 +19,20 @@ Damage = Callable[[Run], Path]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(store_place: Path) -> Run:
+    return make_run(store_place)
+
+
+def make_run(store_place: Path) -> Run:
     """A finished run of 12 samples whose manifest has the hashes of its files, worked out here."""
-    made = make_store(tmp_path, SMALL)
-    for name, array in create_maps(made.maps, MapShape(12, 4, 5, 16), {}).items():
-        array[:] = 1 if name == "response_peak" else np.ones((12, 4, 5))
-    files = [path for path in made.folder.rglob("*") if path.is_file() and (path.suffix == ".png" or "/c/" in path.as_posix())]
-    files += [*(tmp_path / "tables").rglob("*.parquet"), made.gallery / "gallery.json"]
-    hashes = {path.relative_to(tmp_path).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    made = make_store(store_place, SMALL)
+    with scratch(store_place) as folder:
+        for name, array in create_maps(folder / "maps", MapShape(12, 4, 5, 16), {}).items():
+            array[:] = 1 if name == "response_peak" else np.ones((12, 4, 5))
+        put_folder(folder / "maps", made.maps)
+    files = [path for path in files_below(made.folder) if path.suffix == ".png" or "/c/" in path.as_posix()]
+    files += [*(store_place / "tables").rglob("*.parquet"), made.gallery / "gallery.json"]
+    hashes = {path.relative_to(store_place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     plan_hash = hashlib.sha256((made.folder / "plan.json").read_bytes()).hexdigest()
     manifest = read_manifest(made).model_copy(update={"artefacts": hashes, "plan_hash": plan_hash})
     made.manifest.write_text(manifest.model_dump_json())
@@ -62,6 +69,7 @@ def add(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("store_place", ["disk"], indirect=True)
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -83,6 +91,20 @@ def test_damage_is_found_and_named(run: Run, damage: Damage, kind: str) -> None:
     assert done.exit_code == 3
     assert done.stdout.split() == [kind, path]
     assert f"run '{run.run_id}' is not as it was written" in done.stderr
+
+
+def test_damage_in_s3_is_found_and_named(s3_store: Path) -> None:
+    run = make_run(s3_store)
+    checked = verify(run).checked
+    changed, missing = run.maps / "dominant_class" / "c" / "0" / "0" / "0", run.table("confusion")
+    unknown = run.gallery / "000099-clear.png"
+    flip_a_byte(changed), remove(missing), add(unknown)
+    found = verify(run)
+    names = ([path.relative_to(run.store).as_posix()] for path in (changed, missing, unknown))
+    assert found == Verification(checked, *names)
+    done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
+    assert done.exit_code == 3
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["changed", "missing", "unknown"]
 
 
 def test_the_command_says_that_all_is_well(run: Run) -> None:
