@@ -214,7 +214,14 @@ def test_the_first_stop_of_the_keyboard_leads_past_the_head(pages: dict[str, Pat
 
 def test_a_folders_pages_show_their_pictures(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
     browser.get(pages["gallery"].as_uri())
-    widths = browser.execute_script("return [...document.images].map((image) => image.naturalWidth)")
+    # They are fetched when they come into sight: here, at once.
+    script = """
+        const images = [...document.images];
+        const done = arguments[0];
+        images.forEach((image) => { image.loading = "eager"; });
+        Promise.all(images.map((image) => image.decode())).then(() => done(images.map((image) => image.naturalWidth)));
+    """
+    widths = browser.execute_async_script(script)
     assert len(widths) == 9
     assert set(widths) == {4}
 
