@@ -17,7 +17,7 @@ NUMBERS = itertools.count()
 def s3_port() -> Iterator[int]:
     """An S3 service that all tests share."""
     if importlib.util.find_spec("moto") is None:
-        pytest.skip("no S3 service to test with: pip install 'clear-audit[dev]'")
+        pytest.skip("no S3 service to test with: pip install 'clear-audit[dev,s3]'")
     with serve_s3() as port:
         yield port
 

@@ -26,6 +26,7 @@ from storage.operators import (
     write_operator,
     write_rows,
 )
+from storage.places import files_below
 
 FACTS: dict[str, Any] = {"model": "m0", "plan": {"rows": 6, "shape": (4, 5)}, "input": [1, 4, 5], "head": None}
 
@@ -227,3 +228,30 @@ def test_rows_of_two_builders_do_not_mix(tmp_path: Path) -> None:
 def test_a_row_file_is_plain_safetensors(tmp_path: Path) -> None:
     write_rows(tmp_path, 256, torch.ones(2, 3))
     assert load_file(tmp_path / "0000000256.safetensors")["rows"].tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+# In S3.
+
+
+def test_an_operator_in_s3_is_mapped_from_a_copy_that_follows_it(s3_store: Path, tmp_path: Path) -> None:
+    path, facts = operator_path(s3_store, {"model": "m"}), {"model": "m"}
+    with pytest.raises(UnusableOperator):
+        read_operator(path, facts)
+    for value in (1.0, 2.0):
+        write_operator(path, facts, torch.full((3, 4), value))
+        assert torch.equal(read_operator(path, facts, with_hash=True), torch.full((3, 4), value))
+        (copy,) = (tmp_path / "cache").rglob("*.safetensors")
+    before = copy.stat().st_mtime_ns
+    read_operator(path, facts)
+    assert copy.stat().st_mtime_ns == before, "it is fetched once"
+    with pytest.raises(UnusableOperator, match="another model"):
+        read_operator(path, {"model": "other"})
+
+
+def test_rows_of_an_operator_in_s3_come_in_order_and_are_swept(s3_store: Path) -> None:
+    path = operator_path(s3_store, {})
+    with rows_folder(path) as folder:
+        for start in (512, 0, 256):
+            write_rows(folder, start, torch.full((2, 3), float(start)))
+        assert [float(part[0, 0]) for part in read_rows(folder)] == [0, 256, 512]
+    assert not list(files_below(s3_store))
