@@ -227,7 +227,7 @@ def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = (
     """Plain squares for pictures; no folder at all where nothing is drawn."""
     if not content.drawn:
         return
-    with scratch(run.attempts) as folder:
+    with scratch(run.folder) as folder:
         for index, _ in content.drawn:
             for kind in KINDS:
                 Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(folder / f"{index:06d}-{kind}.png")
