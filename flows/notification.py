@@ -15,7 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from flows.config import AuditConfig
-from reports.gates import Judgement, overall_of
+from reports.gates import Judgement, as_object, overall_of
 from storage.runs import Run
 
 SCHEMA = "clear-audit/notification/1"
@@ -65,17 +65,7 @@ def as_document(config: AuditConfig, store: Path, news: News) -> dict[str, Any]:
         "expected_count": news.expected,
         "processed_count": news.processed,
         "failed_count": news.failed,
-        "gates": [
-            {
-                "name": judgement.gate.name,
-                "severity": judgement.gate.severity,
-                "outcome": judgement.outcome.value,
-                "value": judgement.value,
-                "reference_value": judgement.reference_value,
-                "message": judgement.message,
-            }
-            for judgement in news.judgements
-        ],
+        "gates": [as_object(judgement) for judgement in news.judgements],
         "report": str(news.run.report.absolute()) if ended and news.run is not None else None,
     }
 

@@ -18,7 +18,6 @@ from storage.datasets import Dataset
 from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models import model_hash
-from storage.retention import readable_plan
 from storage.runs import (
     Examination,
     Plan,
@@ -30,6 +29,7 @@ from storage.runs import (
     list_runs,
     new_run_id,
     read_plan,
+    readable_plan,
     what_changed,
 )
 from storage.tables import SCHEMA_VERSION

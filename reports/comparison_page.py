@@ -11,7 +11,7 @@ from reports.blocks import TABLE_ROWS, Column, Table, tabulate
 from reports.cards import Card, Fact, Picture, Swatch
 from reports.comparison import KINDS, Comparison, Figure, Flip
 from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
-from reports.gates import Judgement, as_rows, overall_of, worst_first
+from reports.gates import Judgement, as_object, as_rows, overall_of, worst_first
 from reports.queries import Row
 from reports.report import PIXELATED_BELOW, environment
 from reports.sections import ALLOWED, GATE, OUTCOME, WHY, answer_column
@@ -52,17 +52,7 @@ def as_json(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
             asdict(figure) | {"difference": figure.difference, "method": comparing.METHOD} for figure in comparison.figures
         ],
         "flip_method": comparing.FLIP_METHOD,
-        "gates": [
-            {
-                "name": judgement.gate.name,
-                "severity": judgement.gate.severity,
-                "outcome": judgement.outcome.value,
-                "value": judgement.value,
-                "reference_value": judgement.reference_value,
-                "message": judgement.message,
-            }
-            for judgement in judgements
-        ],
+        "gates": [as_object(judgement) for judgement in judgements],
         "outcome": overall_of(judgements),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -218,6 +218,18 @@ def say_judgement(judgement: Judgement) -> str:
     return f"gate '{judgement.gate.name}' {judgement.outcome}{weight}: {judgement.message}"
 
 
+def as_object(judgement: Judgement) -> dict[str, str | float | None]:
+    """What became of a gate, as every JSON of ours has it."""
+    return {
+        "name": judgement.gate.name,
+        "severity": judgement.gate.severity,
+        "outcome": judgement.outcome.value,
+        "value": judgement.value,
+        "reference_value": judgement.reference_value,
+        "message": judgement.message,
+    }
+
+
 def as_rows(judgements: Sequence[Judgement], reference: Run | None) -> pa.Table:
     """The rows of the table `gates`, in the config's order."""
     rows = [

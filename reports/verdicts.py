@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
-from reports.gates import Judgement, Outcome, overall_of, show, worst_first
+from reports.gates import Judgement, Outcome, as_object, overall_of, show, worst_first
 from storage.runs import Run
 
 SCHEMA = "clear-audit/gates/1"
@@ -22,15 +22,7 @@ def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) ->
         "reference_run_id": None if reference is None else reference.run_id,
         "outcome": overall_of(judgements),
         "gates": [
-            asdict(judgement.gate)
-            | {
-                "sql": judgement.gate.text,
-                "samples": judgement.gate.samples_text,
-                "outcome": judgement.outcome.value,
-                "value": judgement.value,
-                "reference_value": judgement.reference_value,
-                "message": judgement.message,
-            }
+            asdict(judgement.gate) | {"sql": judgement.gate.text, "samples": judgement.gate.samples_text} | as_object(judgement)
             for judgement in judgements
         ],
     }

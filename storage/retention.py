@@ -7,11 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.errors import InputError
 from storage.lock import is_held
 from storage.operators import last_used
 from storage.places import create_file, files_below, make_folder, readable, sweep_tree
-from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, read_plan
+from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, readable_plan
 from storage.tables import SCHEMAS
 
 TRASH = "trash"
@@ -37,13 +36,6 @@ def removable(store: Path, keep: int | None, before: datetime | None) -> list[Ru
     while needed := {old for run_id, olds in references.items() if run_id not in chosen for old in olds} & chosen:
         chosen -= needed
     return [Run(store, run_id) for run_id in sorted(chosen)]
-
-
-def readable_plan(run: Run) -> Plan | None:
-    try:
-        return read_plan(run)
-    except InputError:
-        return None
 
 
 def find_references(store: Path, plans: dict[str, Plan], finished: Iterable[str]) -> dict[str, set[str]]:

@@ -267,6 +267,14 @@ def read_plan(run: Run) -> Plan:
     return read_record(Plan, run.folder / "plan.json")
 
 
+def readable_plan(run: Run) -> Plan | None:
+    """None where the plan is damaged, or of another version."""
+    try:
+        return read_plan(run)
+    except InputError:
+        return None
+
+
 def read_manifest(run: Run) -> Manifest:
     return read_record(Manifest, run.manifest)
 
@@ -307,11 +315,9 @@ def find_reference(run: Run, wanted: str) -> Run | None:
     for earlier in reversed(published_runs(run.store)):
         if earlier.run_id >= run.run_id:
             continue
-        try:
-            if read_plan(earlier).name == name:
-                return earlier
-        except InputError:
-            continue
+        plan = readable_plan(earlier)
+        if plan is not None and plan.name == name:
+            return earlier
     return None
 
 
@@ -323,11 +329,8 @@ def find_unfinished(store: Path, plan: Plan) -> Run | None:
     for run in reversed(list_runs(store)):
         if run.is_published:
             continue
-        try:
-            found = read_plan(run)
-        except InputError:
-            continue
-        if found.identity == plan.identity:
+        found = readable_plan(run)
+        if found is not None and found.identity == plan.identity:
             return run
     return None
 

@@ -101,6 +101,7 @@ def test_of_many_writers_at_once_exactly_one_wins(store_place: Path) -> None:
         thread.join()
     assert len(won) == 1
     assert (store_place / "a.json").read_text() == str(won[0]) * 10_000
+    assert names(store_place) == ["a.json"]
 
 
 def test_an_answer_that_was_lost_does_not_make_a_loser_of_the_winner(s3_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from storage.places import create_file, hash_file, replace_file
+from storage.places import hash_file, replace_file
 from storage.runs import (
     Examination,
     Manifest,
@@ -137,39 +137,6 @@ def test_run_ids_are_in_utc_and_differ_within_a_second() -> None:
 
 
 # Files that are written once.
-
-
-def test_create_file_writes_the_text_and_leaves_nothing_else(tmp_path: Path) -> None:
-    create_file(tmp_path / "a.json", "été")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert (tmp_path / "a.json").read_bytes() == "été".encode()
-
-
-def test_create_file_never_overwrites(tmp_path: Path) -> None:
-    create_file(tmp_path / "a.json", "first")
-    with pytest.raises(FileExistsError):
-        create_file(tmp_path / "a.json", "second")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "first")]
-
-
-def test_of_many_writers_at_once_exactly_one_wins_and_its_text_is_whole(tmp_path: Path) -> None:
-    barrier, won = threading.Barrier(16), []
-
-    def write(number: int) -> None:
-        barrier.wait()
-        try:
-            create_file(tmp_path / "a.json", str(number) * 10_000)
-            won.append(number)
-        except FileExistsError:
-            pass
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", str(won[0]) * 10_000)]
 
 
 def test_a_writer_that_dies_leaves_nothing_that_is_read(
