@@ -6,6 +6,7 @@ Every property is tried on a hundred inputs each day, and on FUZZ_EXAMPLES of th
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -27,7 +28,15 @@ def check_sentence(error: Exception, *named: object) -> None:
 
 
 TOUCHING = {"open", "os.remove", "os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
-RUNNING = {"subprocess.Popen", "os.system", "os.exec", "socket.connect", "socket.getaddrinfo", "pickle.find_class"}
+RUNNING = {
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "pickle.find_class",
+    "_thread.start_new_thread",
+}
 
 Watch = Callable[[], AbstractContextManager[None]]
 
@@ -44,15 +53,19 @@ def trials(request: pytest.FixtureRequest) -> settings:
 
 
 class Watcher:
-    """Sees what Python touches; a hook cannot be taken away again, so there is one, which is asleep between uses."""
+    """Sees what Python touches; a hook cannot be taken away again, so there is one, which is asleep between uses.
+
+    It hears one thread, for others are what earlier tests left behind; so what is watched may not start a thread.
+    """
 
     def __init__(self) -> None:
         self.allowed: tuple[str, ...] | None = None
+        self.thread = 0
         self.seen: list[str] = []
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.allowed is None or (event not in TOUCHING and event not in RUNNING):
+        if self.allowed is None or threading.get_ident() != self.thread or event not in TOUCHING | RUNNING:
             return
         if event in RUNNING:
             self.seen.append(f"{event} {arguments}")
@@ -82,6 +95,7 @@ def watch(tmp_path: Path) -> Watch:
         before = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, LONGEST_SECS)
         WATCHER.seen.clear()
+        WATCHER.thread = threading.get_ident()
         WATCHER.allowed = allowed
         try:
             yield

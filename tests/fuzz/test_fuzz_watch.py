@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ ESCAPES: dict[str, Callable[[Path], object]] = {
     "through": lambda folder: (folder / ".." / "outside").read_text(),
     "process": lambda folder: subprocess.run([sys.executable, "-c", ""], check=True),
     "pickle": lambda folder: pickle.loads(b"cbuiltins\nlen\n."),
+    "thread": lambda folder: threading.Thread(target=list).start(),
 }
 
 
@@ -30,6 +32,20 @@ def test_what_leaves_the_folder_is_seen(escape: str, tmp_path: Path, watch: Watc
         ESCAPES[escape](tmp_path)
     with watch():
         (tmp_path / "inside").write_text("x")
+
+
+def test_what_another_thread_does_is_not_charged(tmp_path: Path, watch: Watch) -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def leave() -> None:
+        asked.wait()
+        (tmp_path.parent / "outside").write_text("")
+        done.set()
+
+    threading.Thread(target=leave).start()
+    with watch():
+        asked.set()
+        assert done.wait(10)
 
 
 def test_what_hangs_is_stopped(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
