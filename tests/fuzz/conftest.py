@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -35,7 +36,6 @@ RUNNING = {
     "socket.connect",
     "socket.getaddrinfo",
     "pickle.find_class",
-    "_thread.start_new_thread",
 }
 
 Watch = Callable[[], AbstractContextManager[None]]
@@ -87,6 +87,13 @@ def watch(tmp_path: Path) -> Watch:
     libraries = {os.path.realpath(path) + os.sep for path in (sys.prefix, sys.base_prefix, *sys.path) if path}
     allowed = (os.path.realpath(tmp_path), "/proc/self", "/sys", "/usr/share/zoneinfo", "/etc/localtime", *libraries)
 
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        if threading.get_ident() == WATCHER.thread:
+            WATCHER.seen.append(f"thread {thread.name}")
+        start(thread)
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"longer than {LONGEST_SECS} s")
 
@@ -98,7 +105,8 @@ def watch(tmp_path: Path) -> Watch:
         WATCHER.thread = threading.get_ident()
         WATCHER.allowed = allowed
         try:
-            yield
+            with patch.object(threading.Thread, "start", note):
+                yield
         finally:
             WATCHER.allowed = None
             signal.setitimer(signal.ITIMER_REAL, 0)
