@@ -55,17 +55,17 @@ def trials(request: pytest.FixtureRequest) -> settings:
 class Watcher:
     """Sees what Python touches; a hook cannot be taken away again, so there is one, which is asleep between uses.
 
-    It hears one thread, for others are what earlier tests left behind; so what is watched may not start a thread.
+    It hears one thread and those that this one starts, for others are what earlier tests left behind.
     """
 
     def __init__(self) -> None:
         self.allowed: tuple[str, ...] | None = None
-        self.thread = 0
+        self.threads: set[int] = set()
         self.seen: list[str] = []
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.allowed is None or threading.get_ident() != self.thread or event not in TOUCHING | RUNNING:
+        if self.allowed is None or threading.get_ident() not in self.threads or event not in TOUCHING | RUNNING:
             return
         if event in RUNNING:
             self.seen.append(f"{event} {arguments}")
@@ -89,9 +89,18 @@ def watch(tmp_path: Path) -> Watch:
 
     start = threading.Thread.start
 
-    def note(thread: threading.Thread) -> None:
-        if threading.get_ident() == WATCHER.thread:
-            WATCHER.seen.append(f"thread {thread.name}")
+    def start_heard(thread: threading.Thread) -> None:
+        if threading.get_ident() in WATCHER.threads:
+            run = thread.run
+
+            def run_heard() -> None:
+                WATCHER.threads.add(threading.get_ident())
+                try:
+                    run()
+                finally:
+                    WATCHER.threads.discard(threading.get_ident())
+
+            thread.run = run_heard  # type: ignore[method-assign]
         start(thread)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -102,10 +111,10 @@ def watch(tmp_path: Path) -> Watch:
         before = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, LONGEST_SECS)
         WATCHER.seen.clear()
-        WATCHER.thread = threading.get_ident()
+        WATCHER.threads = {threading.get_ident()}
         WATCHER.allowed = allowed
         try:
-            with patch.object(threading.Thread, "start", note):
+            with patch.object(threading.Thread, "start", start_heard):
                 yield
         finally:
             WATCHER.allowed = None
