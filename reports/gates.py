@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -116,9 +117,14 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
         return ask(run.store, [run.run_id], sql, reference=None if against is None else against.run_id)
 
     try:
-        check_evidence(connection, gate, run, against)
+        reads = reads_reference(connection, gate.text) if gate.sql is None else asks_reference(run.store, gate.sql)
+        check_evidence(connection, gate, run, against, reads)
         value = one_number(put(gate.text))
         reference = one_number(put(of_reference(gate.text))) if gate.moves else None
+        if reference is None and against is not None and not reads:
+            # No limit holds it: it stands beside the value where there is one.
+            with suppress(NotEvaluated, InputError):
+                reference = one_number(put(of_reference(gate.text)))
         samples = () if gate.samples_text is None else sample_indices(put(gate.samples_text))
     except NotEvaluated as error:
         return Judgement(gate, Outcome.not_evaluated, str(error))
@@ -138,9 +144,8 @@ def sample_indices(table: pa.Table) -> tuple[int, ...]:
     return tuple(table["sample_index"].drop_null().to_pylist())
 
 
-def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> None:
-    """Raises NotEvaluated where a run that is asked about is missing or too small."""
-    reads = reads_reference(connection, gate.text) if gate.sql is None else asks_reference(run.store, gate.sql)
+def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None, reads: bool) -> None:
+    """Raises NotEvaluated where a run that is asked about is missing or too small. reads: its SQL names the reference."""
     needs_reference = gate.moves or reads
     if needs_reference and against is None:
         raise NotEvaluated("there is no earlier run to compare with: name one as the reference")

@@ -187,7 +187,7 @@ GATES = [
     column("outcome", pa.string(), "passed, warned, failed, error or not evaluated; the last two never count as passed"),
     column("severity", pa.string(), "error or warn: whether the gate can fail the audit"),
     mean("value", "the answer of the gate's query; NULL = there was none"),
-    mean("reference_value", "the same of the reference run; NULL = not asked for"),
+    mean("reference_value", "the same of the reference run; NULL = there is none"),
     column("reference_run_id", pa.string(), "the earlier run that was compared with; NULL = there was none"),
     mean("least", "least value allowed; NULL = any"),
     mean("most", "greatest value allowed; NULL = any"),

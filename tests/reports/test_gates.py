@@ -78,6 +78,19 @@ def test_limits_of_how_far_it_moved(limits: dict[str, float], outcome: Outcome, 
     assert backwards.message == "0.875 is 0.125 above the reference's 0.75, and 0.124 is allowed"
 
 
+def test_value_of_the_reference_stands_beside_what_no_move_limits(run: Run, reference: Run) -> None:
+    for gate in (Gate("accuracy", min=0), Gate("mine", "SELECT avg(is_correct::INTEGER) FROM samples", min=0)):
+        assert judge_one(gate, run, reference).reference_value == 7 / 8
+        assert judge_one(gate, run).reference_value is None
+
+
+def test_reference_without_an_answer_is_no_error_where_no_move_is_limited(run: Run, reference: Run) -> None:
+    few = "SELECT CASE WHEN count(*) FILTER (is_correct) = 6 THEN 1 END FROM samples"
+    judgement = judge_one(Gate("mine", few, max=1), run, reference)
+    assert (judgement.outcome, judgement.value, judgement.reference_value) == (Outcome.passed, 1, None)
+    assert judge_one(Gate("mine", few, max_rise=1), run, reference).outcome is Outcome.not_evaluated
+
+
 @pytest.mark.parametrize(
     ("sql", "outcome", "message"),
     [
