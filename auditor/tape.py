@@ -31,7 +31,7 @@ from auditor.operations import (
     rules_that_answer,
 )
 from auditor.relevance import LAYERS, share, share_merged
-from auditor.rules import NORMALISATIONS, Activation
+from auditor.rules import DERIVATIVE, NORMALISATIONS, Activation, Rectifier
 
 VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
 """Kinds whose way back under `linear` depends on the input."""
@@ -230,6 +230,8 @@ class Tape(TorchFunctionMode):
 
     def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:
         if len(call.carriers) == 1:
+            if call.name == "relu" and treatment in DERIVATIVE:
+                return Rectifier.apply(values, treatment, call.in_place)  # type: ignore[no-untyped-call, no-any-return]
             return activation(values, call.of(values), treatment, call.in_place)
         detached = {id(tensor): tensor.detach() for tensor in call.carriers}
         slopes = self.slopes(call.carriers, values) if treatment is Treatment.POSITIVE_DERIVATIVE else None

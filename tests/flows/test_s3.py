@@ -53,6 +53,19 @@ def test_an_audit_in_s3_is_the_same_as_on_a_disk_and_is_asked_alike(
     assert read_manifest(run).artefacts.keys() == {
         path.replace(other.run_id, run.run_id) for path in read_manifest(other).artefacts
     }
+    for path in files_below(finished):
+        copy = s3_store / path.relative_to(finished).as_posix()
+        if not copy.exists():
+            copy.write_bytes(path.read_bytes())
+    judged = clear_audit("check", run.run_id, "--reference", other.run_id, "--store", s3_store)
+    assert (judged.returncode, judged.stdout) == (0, clear_audit("check", other.run_id, "--store", finished).stdout)
+    compared = clear_audit("compare", other.run_id, run.run_id, "--store", s3_store)
+    assert compared.returncode == 0, compared.stderr
+    assert "Of 300 images in both runs, 0 went from right to wrong and 0 from wrong to right" in compared.stdout
+    page = s3_store / "reports" / f"{other.run_id}--{run.run_id}.html"
+    assert b"</html>" in page.read_bytes()
+    for verb in ("ls", "show"):
+        assert other.run_id in clear_audit(verb, *[other.run_id] * (verb == "show"), "--store", s3_store).stdout
 
 
 # Lost and found.
