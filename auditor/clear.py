@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method
 from auditor.errors import UnsupportedModel
-from auditor.folding import CannotFold, Operator, assemble, fold_rows, plan_fold, verify
+from auditor.folding import FORWARD_SAMPLES, CannotFold, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
@@ -82,18 +82,31 @@ class Clear:
 
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""
+        if self.operator is not None and self.operator.plan.is_image_map and images.device.type == "cpu":
+            maps = self.folded(images, self.operator)
+            if maps is not None:
+                return maps
         backprojection = self.forward(images)
         competing = self.competing(backprojection)
-        operator = backprojection.operator
-        if operator is not None and operator.plan.is_image_map and competing.dim() == 1 and images.device.type == "cpu":
-            winner, best = operator.dominance(backprojection.seeds, competing)
-            size = images.shape[2:]
-            return Maps(winner.view(-1, *size), best.view(-1, *size), backprojection.logits)
         dominance = Dominance()
         for classes, responses in backprojection.stream(competing):
             dominance.update(classes, responses)
         result = dominance.result()
         return Maps(result.dominant_class, result.dominant_response, backprojection.logits)
+
+    def folded(self, images: Tensor, operator: Operator) -> Maps | None:
+        """The maps by an operator that reaches the image; None where it does not fit, or samples have each their classes."""
+        seeds, logits = [], []
+        for part in torch.split(images, FORWARD_SAMPLES):
+            backprojection = self.forward(part)
+            competing = self.competing(backprojection)
+            if backprojection.operator is None or competing.dim() > 1:
+                return None
+            seeds.append(backprojection.seeds)
+            logits.append(backprojection.logits)
+        winner, best = operator.dominance(torch.cat(seeds), competing)
+        size = images.shape[2:]
+        return Maps(winner.view(-1, *size), best.view(-1, *size), torch.cat(logits))
 
     def responses(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Streams R(x|c): classes (k,) with responses (N, k, H, W) float32; with `top_k`, classes are (N, k)."""

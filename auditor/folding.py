@@ -24,10 +24,11 @@ ROW_VALUES = 8_000_000
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
-TILE_PIXELS, TILE_CLASSES = 784, 32
-"""What of an operator is used at once where many classes compete: the responses to it, of 64 samples, fit in a core's cache."""
-NO_CLASS = 1 << 20
-"""More than any class."""
+TILE_PIXELS, TILE_CLASSES, GROUP = 784, 64, 8
+"""What of an operator is used at once where many classes compete: the responses to it stay in the caches. Of a tile's classes
+the groups compete first."""
+FORWARD_SAMPLES = 16
+"""Of a batch whose classes an operator sends back, as many go through the network at once: what they leave there is not kept."""
 
 
 class CannotFold(ValueError):
@@ -107,7 +108,7 @@ class Operator:
         samples, values = len(seeds), self.tensor.shape[2]
         best = seeds.new_zeros((samples, values))
         winner = torch.full((samples, values), -1, dtype=torch.int16)
-        names = classes.to(torch.int32)[:, None]
+        names = classes.to(torch.int16)
         for left in range(0, values, TILE_PIXELS):
             tile = slice(left, min(left + TILE_PIXELS, values))
             pixels = samples * (tile.stop - left)
@@ -140,14 +141,18 @@ class Operator:
 def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> None:
     """Lets a block of classes compete with what is best so far, in place.
 
-    responses: (k, M), of M pixels of all samples. names: (k, 1) int32, ascending. best, winner: (M,).
+    responses: (k, M), of M pixels of all samples. names: (k,) int16, ascending. best, winner: (M,).
     """
-    strongest = responses.amax(0)
-    # A block wins at few pixels: what finds the class is spent on them alone.
+    size = GROUP if len(names) % GROUP == 0 else len(names)
+    pixels = responses.shape[1]
+    groups = responses.view(-1, size, pixels).amax(1)
+    strongest = groups.amax(0)
+    # A block wins at few pixels: what finds the class is spent on them alone. Of equals, the first is found.
     won = (strongest > best).nonzero()[:, 0]
-    # All bits where a class is behind the block's maximum, none where it has it: of several that do, the lowest counts.
-    behind = (responses.index_select(1, won) - strongest[won]).add_(0.0).view(torch.int32) >> 31
-    winner[won] = (names | (behind & NO_CLASS)).amin(0).to(torch.int16)
+    group = groups.index_select(1, won).max(0).indices
+    places = torch.arange(0, size * pixels, pixels)[:, None] + (group * (size * pixels) + won)
+    member = responses.view(-1).take(places).max(0).indices
+    winner[won] = names[group * size + member]
     torch.maximum(best, strongest, out=best)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor import CannotFold, Clear
-from auditor.folding import FoldPlan, assemble, fold_rows, plan_fold
+from auditor.folding import TILE_CLASSES, FoldPlan, assemble, fold_rows, merge, plan_fold
 from tests.auditor.networks import AveragePool, Concat, FlattenHead, OverlappingPool, PointwiseHead, Residual, random_network
 
 CUTS = [
@@ -56,6 +56,24 @@ def test_folded_is_plain(kind: type[nn.Module], where: str, reduction: str, top_
     clear = (plain(images).dominant_response - folded(images).dominant_response).abs().max()
     assert clear <= 1e-5 * expected.abs().max()
     assert (plain(images).dominant_class == folded(images).dominant_class).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("classes", [1, 7, 8, 64, 72, 150])
+def test_classes_that_compete_in_blocks_are_those_that_compete_one_by_one(classes: int) -> None:
+    torch.manual_seed(classes)
+    # Small whole numbers: most pixels have ties.
+    responses = torch.randint(-3, 4, (classes, 500)).float()
+    names = 3 * torch.arange(classes, dtype=torch.int16) + 1
+    best, winner = torch.zeros(500), torch.full((500,), -1, dtype=torch.int16)
+    for block in range(0, classes, TILE_CLASSES):
+        merge(responses[block : block + TILE_CLASSES], names[block : block + TILE_CLASSES], best, winner)
+    expected = torch.full((500,), -1, dtype=torch.int16)
+    strongest = torch.zeros(500)
+    for name, response in zip(names, responses, strict=True):
+        expected[response > strongest] = name
+        strongest = torch.maximum(strongest, response)
+    assert torch.equal(winner, expected)
+    assert torch.equal(best, strongest)
 
 
 def test_basis_behind_a_widening_is_the_narrow_one() -> None:
@@ -150,6 +168,18 @@ def test_chunks_do_not_change_a_bit_once_folded(monkeypatch: pytest.MonkeyPatch,
     whole = all_responses(clear, images)
     monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
     assert torch.equal(all_responses(clear, images), whole)
+
+
+def test_images_that_go_through_the_network_in_parts_have_the_maps_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = random_network(AveragePool, samples=7)
+    clear = Clear(model)
+    clear.fold(images, ROOM)
+    whole = clear(images)
+    monkeypatch.setattr("auditor.clear.FORWARD_SAMPLES", 3)
+    parts = clear(images)
+    torch.testing.assert_close(parts.dominant_response, whole.dominant_response)
+    torch.testing.assert_close(parts.logits, whole.logits)
+    assert (parts.dominant_class == whole.dominant_class).float().mean() > 0.99
 
 
 def test_bfloat16_operator_is_verified_to_its_own_tolerance() -> None:

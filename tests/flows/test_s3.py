@@ -57,11 +57,13 @@ def test_an_audit_in_s3_is_the_same_as_on_a_disk_and_is_asked_alike(
         copy = s3_store / path.relative_to(finished).as_posix()
         if not copy.exists():
             copy.write_bytes(path.read_bytes())
-    judged = clear_audit("check", run.run_id, "--reference", other.run_id, "--store", s3_store)
-    assert (judged.returncode, judged.stdout) == (0, clear_audit("check", other.run_id, "--store", finished).stdout)
+    gated = digits_config.with_name("gated.toml")
+    gated.write_text(digits_config.read_text() + '[[gates]]\nname = "accuracy"\nmin = 0.9\nmax_drop = 0\n')
+    judged = clear_audit("check", run.run_id, "--reference", other.run_id, "--config", gated, "--store", s3_store)
+    assert (judged.returncode, judged.stdout.count("passed")) == (0, 1), judged.stderr
     compared = clear_audit("compare", other.run_id, run.run_id, "--store", s3_store)
     assert compared.returncode == 0, compared.stderr
-    assert "Of 300 images in both runs, 0 went from right to wrong and 0 from wrong to right" in compared.stdout
+    assert "Of 300 images in both runs, 0 went from right to wrong and 0 from wrong to right" in compared.stderr
     page = s3_store / "reports" / f"{other.run_id}--{run.run_id}.html"
     assert b"</html>" in page.read_bytes()
     for verb in ("ls", "show"):
