@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method
 from auditor.errors import UnsupportedModel
-from auditor.folding import FORWARD_SAMPLES, CannotFold, Operator, assemble, fold_rows, plan_fold, verify
+from auditor.folding import FORWARD_VALUES, CannotFold, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
@@ -97,7 +97,7 @@ class Clear:
     def folded(self, images: Tensor, operator: Operator) -> Maps | None:
         """The maps by an operator that reaches the image; None where it does not fit, or samples have each their classes."""
         seeds, logits = [], []
-        for part in torch.split(images, FORWARD_SAMPLES):
+        for part in torch.split(images, max(1, FORWARD_VALUES // max(1, images[:1].numel()))):
             backprojection = self.forward(part)
             competing = self.competing(backprojection)
             if backprojection.operator is None or competing.dim() > 1:

@@ -27,8 +27,9 @@ CHECKED_CLASSES = 16
 TILE_PIXELS, TILE_CLASSES, GROUP = 784, 64, 8
 """What of an operator is used at once where many classes compete: the responses to it stay in the caches. Of a tile's classes
 the groups compete first."""
-FORWARD_SAMPLES = 16
-"""Of a batch whose classes an operator sends back, as many go through the network at once: what they leave there is not kept."""
+FORWARD_VALUES = 2_500_000
+"""Of a batch whose classes an operator sends back, images of as many values go through the network at once: sixteen photographs.
+What they leave there is not kept."""
 
 
 class CannotFold(ValueError):
@@ -118,7 +119,7 @@ class Operator:
                 block = slice(start, start + TILE_CLASSES)
                 part = operator[block, :, tile].to(seeds.dtype)
                 responses = torch.bmm(chosen[block], part, out=buffer[: len(part)])
-                merge(responses.view(len(part), -1), names[block], tile_best, tile_winner)
+                merge(responses.view(len(part), pixels), names[block], tile_best, tile_winner)
             best[:, tile], winner[:, tile] = tile_best.view(samples, -1), tile_winner.view(samples, -1)
         return winner, best
 
@@ -145,7 +146,7 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
     """
     size = GROUP if len(names) % GROUP == 0 else len(names)
     pixels = responses.shape[1]
-    groups = responses.view(-1, size, pixels).amax(1)
+    groups = responses.view(len(names) // size, size, pixels).amax(1)
     strongest = groups.amax(0)
     # A block wins at few pixels: what finds the class is spent on them alone. Of equals, the first is found.
     won = (strongest > best).nonzero()[:, 0]
