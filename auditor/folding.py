@@ -151,7 +151,7 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
     # A block wins at few pixels: what finds the class is spent on them alone. Of equals, the first is found.
     won = (strongest > best).nonzero()[:, 0]
     group = groups.index_select(1, won).max(0).indices
-    places = torch.arange(0, size * pixels, pixels)[:, None] + (group * (size * pixels) + won)
+    places = pixels * torch.arange(size)[:, None] + (group * (size * pixels) + won)
     member = responses.view(-1).take(places).max(0).indices
     winner[won] = names[group * size + member]
     torch.maximum(best, strongest, out=best)
