@@ -82,7 +82,7 @@ class Clear:
 
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""
-        if self.operator is not None and self.operator.plan.is_image_map and images.device.type == "cpu":
+        if self.operator is not None and self.operator.plan.is_image_map and images.device.type == "cpu" and len(images):
             maps = self.folded(images, self.operator)
             if maps is not None:
                 return maps
@@ -97,7 +97,7 @@ class Clear:
     def folded(self, images: Tensor, operator: Operator) -> Maps | None:
         """The maps by an operator that reaches the image; None where it does not fit, or samples have each their classes."""
         seeds, logits = [], []
-        for part in torch.split(images, max(1, FORWARD_VALUES // max(1, images[:1].numel()))):
+        for part in torch.split(images, max(1, FORWARD_VALUES // images[0].numel())):
             backprojection = self.forward(part)
             competing = self.competing(backprojection)
             if backprojection.operator is None or competing.dim() > 1:
