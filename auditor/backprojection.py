@@ -119,7 +119,7 @@ class Backprojection:
         for start, stop in chunks(classes.shape[-1], samples * height * width, chunk_values(self.images.device)):
             chunk = classes[..., start:stop]
             if self.operator is not None and self.operator.plan.is_image_map and classes.dim() == 1:
-                yield chunk, self.operator.apply(self.seeds, chunk).view(samples, -1, height, width)
+                yield chunk, self.operator.apply(self.seeds, chunk).view(samples, stop - start, height, width)
                 continue
             responses = self.images.new_zeros((samples, stop - start, height, width), dtype=torch.float32)
             for column in range(start, stop):
