@@ -30,7 +30,8 @@ check: venv  ## Lint and type-check
 test: venv check  ## Run every test, after lint and types
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-soak: venv  ## Run the tests that take long
+soak: venv  ## Run the tests that take long, guided fuzzing where atheris can be installed
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/pytest -m soak
 
 bench: bench-store  ## Measure speed and memory, and what bench-store does (minutes)

@@ -78,30 +78,43 @@ class Watcher:
 WATCHER = Watcher()
 
 
-@pytest.fixture
-def watch(tmp_path: Path) -> Watch:
-    """Fails where what is done inside takes too long, runs code, or touches a file outside the test's folder.
+def start_heard(thread: threading.Thread, start: Callable[[threading.Thread], None] = threading.Thread.start) -> None:
+    """Starts a thread, which is heard if the one that starts it is."""
+    if threading.get_ident() in WATCHER.threads:
+        run = thread.run
+
+        def run_heard() -> None:
+            WATCHER.threads.add(threading.get_ident())
+            try:
+                run()
+            finally:
+                WATCHER.threads.discard(threading.get_ident())
+
+        thread.run = run_heard  # type: ignore[method-assign]
+    start(thread)
+
+
+@contextmanager
+def hearing(folder: Path) -> Iterator[None]:
+    """Fails where what is done inside runs code, or touches a file outside a folder.
 
     Python's own files, which imports read, may be read.
     """
     libraries = {os.path.realpath(path) + os.sep for path in (sys.prefix, sys.base_prefix, *sys.path) if path}
-    allowed = (os.path.realpath(tmp_path), "/proc/self", "/sys", "/usr/share/zoneinfo", "/etc/localtime", *libraries)
+    WATCHER.seen.clear()
+    WATCHER.threads = {threading.get_ident()}
+    WATCHER.allowed = (os.path.realpath(folder), "/proc/self", "/sys", "/usr/share/zoneinfo", "/etc/localtime", *libraries)
+    try:
+        with patch.object(threading.Thread, "start", start_heard):
+            yield
+    finally:
+        WATCHER.allowed = None
+    assert WATCHER.seen == []
 
-    start = threading.Thread.start
 
-    def start_heard(thread: threading.Thread) -> None:
-        if threading.get_ident() in WATCHER.threads:
-            run = thread.run
-
-            def run_heard() -> None:
-                WATCHER.threads.add(threading.get_ident())
-                try:
-                    run()
-                finally:
-                    WATCHER.threads.discard(threading.get_ident())
-
-            thread.run = run_heard  # type: ignore[method-assign]
-        start(thread)
+@pytest.fixture
+def watch(tmp_path: Path) -> Watch:
+    """Fails where what is done inside takes too long, runs code, or touches a file outside the test's folder."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"longer than {LONGEST_SECS} s")
@@ -110,16 +123,11 @@ def watch(tmp_path: Path) -> Watch:
     def watching() -> Iterator[None]:
         before = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, LONGEST_SECS)
-        WATCHER.seen.clear()
-        WATCHER.threads = {threading.get_ident()}
-        WATCHER.allowed = allowed
         try:
-            with patch.object(threading.Thread, "start", start_heard):
+            with hearing(tmp_path):
                 yield
         finally:
-            WATCHER.allowed = None
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        assert WATCHER.seen == []
 
     return watching

@@ -71,13 +71,18 @@ def queries(draw: st.DrawFn) -> str:
     ).replace("{}", text)
 
 
+def write_samples(store: Path, run: str, name: str) -> None:
+    """Three rows with one name in a run's table of samples."""
+    path = Run(store, run).table("samples")
+    path.parent.mkdir(parents=True)
+    rows = [{"sample_index": index, "label": index, "sample_id": name} for index in range(3)]
+    write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["samples"]), path)
+
+
 def test_queries_of_any_words(tmp_path: Path, trials: settings, watch: Watch) -> None:
     store = tmp_path / "store"
     for run, name in {"a": "plain", "unfinished": SECRET}.items():
-        path = Run(store, run).table("samples")
-        path.parent.mkdir(parents=True)
-        rows = [{"sample_index": index, "label": index, "sample_id": name} for index in range(3)]
-        write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["samples"]), path)
+        write_samples(store, run, name)
     outside = tmp_path / "outside.csv"
     outside.write_text(f"a\n{SECRET}\n")
     unfinished = Run(store, "unfinished").table("samples")
