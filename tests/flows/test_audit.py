@@ -335,7 +335,7 @@ def test_same_config_again_is_a_new_run_that_is_judged_against_the_first(
     judged = select(connect(store, [second.run_id]), sql).to_pylist()
     assert judged == [
         {"gate_name": "accuracy", "outcome": "passed", "same": True, "reference_run_id": first.run_id},
-        {"gate_name": "too_many", "outcome": "failed", "same": None, "reference_run_id": first.run_id},
+        {"gate_name": "too_many", "outcome": "failed", "same": True, "reference_run_id": first.run_id},
     ]
     assert second.table("gates").relative_to(store).as_posix() in read_manifest(second).artefacts
     assert clear_audit("check", second.run_id, "--store", store).returncode == 1
