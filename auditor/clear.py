@@ -82,8 +82,10 @@ class Clear:
 
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""
-        if self.operator is not None and self.operator.plan.is_image_map and images.device.type == "cpu" and len(images):
-            maps = self.folded(images, self.operator)
+        operator = self.operator
+        tiled = operator is not None and operator.plan.is_image_map and not self.chooses(operator.plan.classes)
+        if operator is not None and tiled and images.device.type == "cpu" and len(images):
+            maps = self.folded(images, operator)
             if maps is not None:
                 return maps
         backprojection = self.forward(images)
@@ -95,16 +97,15 @@ class Clear:
         return Maps(result.dominant_class, result.dominant_response, backprojection.logits)
 
     def folded(self, images: Tensor, operator: Operator) -> Maps | None:
-        """The maps by an operator that reaches the image; None where it does not fit, or samples have each their classes."""
+        """The maps, of the same classes for all samples, by an operator that reaches the image; None where it does not fit."""
         seeds, logits = [], []
         for part in torch.split(images, max(1, FORWARD_VALUES // images[0].numel())):
             backprojection = self.forward(part)
-            competing = self.competing(backprojection)
-            if backprojection.operator is None or competing.dim() > 1:
+            if backprojection.operator is None:
                 return None
             seeds.append(backprojection.seeds)
             logits.append(backprojection.logits)
-        winner, best = operator.dominance(torch.cat(seeds), competing)
+        winner, best = operator.dominance(torch.cat(seeds), self.competing(backprojection))
         size = images.shape[2:]
         return Maps(winner.view(-1, *size), best.view(-1, *size), torch.cat(logits))
 
@@ -145,10 +146,14 @@ class Clear:
         if self.classes is not None and not 0 <= self.classes[0] <= self.classes[-1] < count:
             raise ValueError(f"classes {self.classes} are not all among the model's {count}")
         classes = torch.arange(count, device=device) if self.classes is None else torch.tensor(self.classes, device=device)
-        if self.top_k is None or self.top_k >= len(classes):
+        if self.top_k is None or not self.chooses(count):
             return classes
         strength = backprojection.positive.sum((2, 3))[:, classes]
         return classes[strength.topk(self.top_k, dim=1).indices].sort(dim=1).values
+
+    def chooses(self, count: int) -> bool:
+        """Whether each sample has competing classes of its own, of a model's `count`."""
+        return self.top_k is not None and self.top_k < (count if self.classes is None else len(self.classes))
 
 
 def agreement(clear: Clear, images: Tensor) -> float:

@@ -120,8 +120,10 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
         reads = reads_reference(connection, gate.text) if gate.sql is None else asks_reference(run.store, gate.sql)
         check_evidence(connection, gate, run, against, reads)
         value = one_number(put(gate.text))
-        reference = one_number(put(of_reference(gate.text))) if gate.moves else None
-        if reference is None and against is not None and not reads:
+        reference = None
+        if gate.moves:
+            reference = one_number(put(of_reference(gate.text)))
+        elif against is not None and not reads:
             # No limit holds it: it stands beside the value where there is one.
             with suppress(NotEvaluated, InputError):
                 reference = one_number(put(of_reference(gate.text)))

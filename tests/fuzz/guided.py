@@ -30,36 +30,28 @@ from tests.fuzz.test_fuzz_sql import WHOLE, write_samples
 Reader = Callable[[bytes], None]
 
 
-def of_configs(folder: Path) -> Reader:
-    file = folder / "audit.toml"
+def of_files(folder: Path, name: str, take: Callable[[str], None]) -> Reader:
+    file = folder / name
 
     def read(content: bytes) -> None:
         file.write_bytes(content)
-        load_config(file, [], {})
+        take(str(file))
 
     return read
 
 
-def of_idx_files(folder: Path) -> Reader:
-    file = folder / "images"
-
-    def read(content: bytes) -> None:
-        file.write_bytes(content)
-        dataset = IdxDataset(DatasetSpec("idx", str(file), None, None))
-        dataset.read(0, min(5, len(dataset)))
-
-    return read
+def take_config(path: str) -> None:
+    load_config(Path(path), [], {})
 
 
-def of_manifests(folder: Path) -> Reader:
-    file = folder / "list.csv"
+def take_idx_file(path: str) -> None:
+    dataset = IdxDataset(DatasetSpec("idx", path, None, None))
+    dataset.read(0, min(5, len(dataset)))
 
-    def read(content: bytes) -> None:
-        file.write_bytes(content)
-        dataset = ManifestDataset(DatasetSpec("manifest", str(file), None, None))
-        assert all(image is None for image in dataset.read(0, min(8, len(dataset))).images), "there is no image to read"
 
-    return read
+def take_manifest(path: str) -> None:
+    dataset = ManifestDataset(DatasetSpec("manifest", path, None, None))
+    assert all(image is None for image in dataset.read(0, min(8, len(dataset))).images), "there is no image to read"
 
 
 def of_queries(folder: Path) -> Reader:
@@ -101,9 +93,12 @@ HARMLESS = {
     "manifest": [b'path,label,site\na.png,cat,1\n"b/c.png",dog,\n'],
     "query": [text.encode() for text in WHOLE],
 } | {name: [written_json(record)] for name, record in RECORDS.items()}
-READERS = {"config": of_configs, "idx": of_idx_files, "manifest": of_manifests, "query": of_queries} | {
-    name: partial(of_records, hostile=name) for name in RECORDS
-}
+READERS: dict[str, Callable[[Path], Reader]] = {
+    "config": partial(of_files, name="audit.toml", take=take_config),
+    "idx": partial(of_files, name="images", take=take_idx_file),
+    "manifest": partial(of_files, name="list.csv", take=take_manifest),
+    "query": of_queries,
+} | {name: partial(of_records, hostile=name) for name in RECORDS}
 
 
 def main() -> None:
