@@ -80,6 +80,8 @@ class Backprojection:
         else:
             head = named_head(tape, watched, output.shape[1], method.head)
         tape.check_path(head.root)
+        for rectification in tape.rectified_among([head.root]):
+            rectification.uses += 1
         self.tape, self.head = tape, head
         self.class_responses = head.responses
         self.logits = head.responses.mean((2, 3))

@@ -48,29 +48,6 @@ class Activation(torch.autograd.Function):
         return gradient if ctx.derivative is None else gradient * ctx.derivative, None, None, None, None
 
 
-class Rectifier(torch.autograd.Function):
-    """ReLU; back, its derivative, which is 0 or 1: the same as `Activation`, in fewer passes over memory."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, treatment: Treatment, in_place: bool) -> Tensor:
-        ctx.positive = treatment in POSITIVE
-        # What a positive part may be at most, or a factor.
-        ctx.limit = (values > 0).to(values.dtype)
-        if ctx.positive:
-            ctx.limit.mul_(torch.finfo(values.dtype).max)
-        if not in_place:
-            return values.relu()
-        ctx.mark_dirty(values)
-        return values.relu_()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = gradients
-        if ctx.positive:
-            return torch.clamp(gradient, gradient.new_zeros(()), ctx.limit), None, None
-        return gradient * ctx.limit, None, None
-
-
 def derivative(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """At each value, in the values' dtype. Where there is none, as at ReLU's 0, what torch says: 0."""
     with torch.enable_grad():

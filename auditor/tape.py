@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from auditor.attention import multi_head_attention
 from auditor.calls import Call, mode_fault, tensors
-from auditor.entry import Entry, geometry_of
+from auditor.entry import Entry, Geometry, geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import (
     CONSTANTS,
@@ -30,8 +30,9 @@ from auditor.operations import (
     name_of,
     rules_that_answer,
 )
+from auditor.rectifier import Convolution, Rectification, Rectifier, turnable, windows_are_apart
 from auditor.relevance import LAYERS, share, share_merged
-from auditor.rules import DERIVATIVE, NORMALISATIONS, Activation, Rectifier
+from auditor.rules import NORMALISATIONS, Activation
 
 VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
 """Kinds whose way back under `linear` depends on the input."""
@@ -68,6 +69,7 @@ class Tape(TorchFunctionMode):
         self.image, self.summed = image, summed
         self.steps: list[Step] = []
         self.makers: dict[int, Step] = {}
+        self.rectified: dict[int, Rectification] = {}
         # What was worked out from the input but takes no gradient: masks, detached norms. Held, so that ids stay theirs.
         self.derived: dict[int, Tensor] = {}
 
@@ -98,6 +100,7 @@ class Tape(TorchFunctionMode):
             # Written out: it goes back to what all its factors are made of.
             (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.origin(gated, moved=False)]
+        taken = self.rectified_among(sources)
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
         written = call.arguments[0] if call.name == "setitem" else output
         if not any(tensor.requires_grad for tensor in tensors(written)):
@@ -106,6 +109,10 @@ class Tape(TorchFunctionMode):
         varies = kind in VARYING or call.derived
         step = Step(call.name, kind, call.arguments, call.keywords, written, sources, varies, fault)
         self.steps.append(step)
+        if not is_among(output, sources) or call.in_place:
+            # Not dropout in eval mode and the like, which return what they were given.
+            for rectification in taken:
+                rectification.uses += 1
         self.makers |= {id(tensor): step for tensor in tensors(written)}
         if fault is not None and call.in_place and call.arguments[0]._is_view():
             # What it writes through to is not among its outputs: it is not seen again from there.
@@ -223,15 +230,40 @@ class Tape(TorchFunctionMode):
             geometry = geometry_of(call) if call.name == "conv2d" else None
             if geometry is not None:
                 return Entry.apply(self.summed, call, self.image, geometry)  # type: ignore[no-untyped-call]
+        if call.name == "conv2d" and (geometry := turnable(call)) is not None:
+            return self.convolve(call, geometry)
+        if call.name == "max_pool2d" and id(sources[0]) in self.rectified and windows_are_apart(call):
+            return self.pool(call, self.rectified[id(sources[0])])
         if call.name == "view" and not isinstance(call.arguments[1], torch.dtype):
             # The model may have been written for contiguous maps; here they are channels_last.
             return call.arguments[0].reshape(*call.arguments[1:])
         return call.run(held) if held else call.run()
 
+    def rectified_among(self, sources: list[Tensor]) -> list[Rectification]:
+        return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
+
+    def convolve(self, call: Call, geometry: Geometry) -> Tensor:
+        rectification = self.rectified.get(id(call.carriers[0]))
+        if rectification is not None:
+            rectification.taken = True
+        return Convolution.apply(call.carriers[0], call, rectification, geometry)  # type: ignore[no-untyped-call, no-any-return]
+
+    def pool(self, call: Call, rectification: Rectification) -> Tensor:
+        """A pooling of a ReLU's output, whose windows are apart: what is rectified before it is spread is so behind as well."""
+        rectification.taken = True
+        pooled: Tensor = call.run()
+        behind = self.rectified[id(pooled)] = Rectification(rectification.treatment, rectification)
+        behind.observe(pooled)
+        pooled.register_hook(behind.rectify_unless_handed_over)  # type: ignore[no-untyped-call]
+        return pooled
+
     def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:
         if len(call.carriers) == 1:
-            if call.name == "relu" and treatment in DERIVATIVE:
-                return Rectifier.apply(values, treatment, call.in_place)  # type: ignore[no-untyped-call, no-any-return]
+            if call.name == "relu" and treatment is not Treatment.EVERYTHING:
+                rectification = Rectification(treatment)
+                output: Tensor = Rectifier.apply(values, rectification, call.in_place)  # type: ignore[no-untyped-call]
+                self.rectified[id(output)] = rectification
+                return output
             return activation(values, call.of(values), treatment, call.in_place)
         detached = {id(tensor): tensor.detach() for tensor in call.carriers}
         slopes = self.slopes(call.carriers, values) if treatment is Treatment.POSITIVE_DERIVATIVE else None

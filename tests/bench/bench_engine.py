@@ -106,9 +106,9 @@ def contest(ways: dict[str, Way], options: argparse.Namespace) -> dict[str, floa
 
 
 def at_best_batch(run: Run, images: Tensor, sizes: tuple[int, ...], share: float = 1.0) -> Way:
-    """Of some batch sizes the best, by the best of three turns, of which the first warms up."""
+    """Of some batch sizes the best, by the best of five turns, of which the first warms up."""
     ways = [Way(run, images[:size].clone(), share) for size in sizes]
-    return min(ways, key=lambda way: min(way.turn(0) for _ in range(3)))
+    return min(ways, key=lambda way: min(way.turn(0.1) for _ in range(5)))
 
 
 def captum_loop(method: Deconvolution | GuidedBackprop, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
