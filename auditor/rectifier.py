@@ -1,8 +1,8 @@
 """ReLU where a rule rectifies on the way back, and the operations that can do that for it.
 
-What comes back to a ReLU is a feature map a class, and clamping it takes about as long as a convolution. Where one operation
-alone took the ReLU's output, that operation's way back does it instead: a convolution while it writes its result, a pooling
-before it spreads its own.
+What comes back to a ReLU is a feature map a class, and clamping it reads and writes it once more. Where one operation alone took
+the ReLU's output, that operation's way back does it instead: a convolution while it writes its result, a pooling before it
+spreads its own.
 """
 
 from functools import cached_property

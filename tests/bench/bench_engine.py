@@ -201,17 +201,14 @@ def allcnn(options: argparse.Namespace) -> list[Row]:
     model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors"))).to(options.device)
     digits, _ = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
     images, sizes = digits[:256].to(options.device), (16, 32, 64, 128)
-    variants = [
-        ("linear", "float32"),
-        ("deconv", "float32"),
-        ("guided", "float32"),
-        ("linear", "bfloat16"),
-        ("deconv", "bfloat16"),
-    ]
-    ours = {
-        f"{rule} {precision}": at_best_batch(Clear(model, rule, precision=precision), images, sizes)
-        for rule, precision in variants
-    }
+    clears = {}
+    for way in ("linear float32", "deconv float32", "guided float32", "linear bfloat16", "deconv bfloat16"):
+        rule, precision = way.split()
+        clears[way] = Clear(model, rule, precision=precision)
+    for precision in ("float32", "bfloat16"):
+        folded = clears[f"linear {precision}, folded tail"] = Clear(model, precision=precision)
+        folded.fold(images[:8], memory=options.memory)
+    ours = {way: at_best_batch(clear, images, sizes) for way, clear in clears.items()}
     guided = at_best_batch(partial(captum_loop, GuidedBackprop(model), 10), images, sizes)
     halved = f"{DECONVOLUTION} bfloat16"
     narrow = partial(captum_loop, Deconvolution(copy.deepcopy(model).bfloat16()), 10)
@@ -224,14 +221,14 @@ def allcnn(options: argparse.Namespace) -> list[Row]:
     gain = secs[PRODUCT] / secs[PRODUCT_BFLOAT16]
     rows = [Row("this machine", product_bfloat16 + " bfloat16", PRODUCT, product, gain)]
     for way in ours:
-        rule, precision = way.split()
-        peer, least = (GUIDED, 3.0) if rule == "guided" else (DECONVOLUTION, 3.0 if precision == "float32" else 6.0)
+        in_full = "float32" in way
+        peer, least = (GUIDED, 3.0) if "guided" in way else (DECONVOLUTION, 3.0 if in_full else 6.0)
         work = f"MNIST ALL-CNN, 10 classes, {way}"
         rows += against(work, way, secs, {peer: least, LOOP: 1.0, BATCHED: 1.0})
-        if precision == "float32":
-            rows.append(fraction(work, flops, secs[way], secs[PRODUCT]))
-        else:
+        if not in_full:
             rows += against(work, way, secs, {halved: None})
+        elif "folded" not in way:
+            rows.append(fraction(work, flops, secs[way], secs[PRODUCT]))
     return rows
 
 
