@@ -88,23 +88,30 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, call: Call, rectification: Rectification | None, geometry: Geometry) -> Tensor:
         """values: (N, ch, H, W). call: with `values` as its only response. rectification: of `values`."""
-        weight = call.argument(1, "weight")
-        _, padding, dilation = geometry
-        outer = [dilation[axis] * (weight.shape[axis + 2] - 1) - padding[axis] for axis in (0, 1)]
-        kernel = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
-        ctx.layer, ctx.rectification = (kernel, None, outer, (1, 1), dilation, 1), rectification
+        ctx.weight, ctx.geometry, ctx.rectification, ctx.layer = call.argument(1, "weight"), geometry, rectification, None
         output: Tensor = call.run({id(values): values.detach()})
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (kernel, bias, padding, stride, dilation, groups), rectification = ctx.layer, ctx.rectification
+        if ctx.layer is None:
+            ctx.layer = turned(ctx.weight, ctx.geometry)
+        rectification = ctx.rectification
         arrived = gradients[0].contiguous(memory_format=torch.channels_last)
         rectifies = rectification is not None and rectification.is_handed_over
         if rectifies and is_fused(arrived):
             return convolve_rectified(arrived, ctx.layer, rectification), None, None, None
+        kernel, bias, padding, stride, dilation, groups = ctx.layer
         back = F.conv2d(arrived, kernel, bias, stride, padding, dilation, groups)
         return rectification.rectify(back) if rectifies else back, None, None, None
+
+
+def turned(weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:
+    """The convolution that is the transpose of another: kernels (I, O, k, l), bias, padding, stride, dilation, groups."""
+    _, padding, dilation = geometry
+    outer = [dilation[axis] * (weight.shape[axis + 2] - 1) - padding[axis] for axis in (0, 1)]
+    kernels = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
+    return kernels, None, outer, (1, 1), dilation, 1
 
 
 def turnable(call: Call) -> Geometry | None:
