@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from auditor.errors import UnsupportedModel
 from auditor.head import find_head, named_head
-from auditor.operations import RULES
+from auditor.operations import RULES, Rule
 from auditor.tape import Tape
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Backprojection:
     """The forward pass of a batch, ready to send any class back.
 
     logits: (N, C) float32, the spatial mean of the class responses. class_responses: (N, C, h, w) float32, z_L.
-    seeds: (N, C, h, w) float32 ≥ 0, what is sent back.
+    seeds: (N, C, h, w) float32 ≥ 0, what is sent back. tape, head, calls: of the forward pass; there are none where an operator
+    that reaches the image took a shortcut.
 
     Only positive class response is sent back: the seed is max(z_c, 0). A class that the network argues against would
     otherwise come back positive (negative response × negative kernel).
@@ -61,6 +62,12 @@ class Backprojection:
         `method.head` names. operator: used where it fits.
         """
         rule = RULES[method.rule]
+        self.times_input, self.reduce = rule.times_input, REDUCTIONS[method.reduction]
+        self.images = images
+        if operator is not None and (responses := operator.class_responses(model, images)) is not None:
+            self.operator: Operator | None = operator
+            self.decide(responses, rule)
+            return
         # Not a leaf inside the model, so that it may work in place on its input.
         with torch.inference_mode(False):
             images = images.clone() if images.is_inference() else images
@@ -73,6 +80,7 @@ class Backprojection:
                 self.given = self.images.clone()
                 with Tape(method.rule, self.given, self.summed) as tape:
                     output = model(self.given)
+                    calls = tuple(tape.calls)
         if not isinstance(output, Tensor):
             raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
         if method.head is None or watched is None:
@@ -82,13 +90,15 @@ class Backprojection:
         tape.check_path(head.root)
         for rectification in tape.rectified_among([head.root]):
             rectification.uses += 1
-        self.tape, self.head = tape, head
-        self.class_responses = head.responses
-        self.logits = head.responses.mean((2, 3))
-        self.positive = head.responses.clamp(min=0)
-        self.seeds = (self.positive > 0).float() if rule.seed_one else self.positive
-        self.times_input, self.reduce = rule.times_input, REDUCTIONS[method.reduction]
+        self.tape, self.head, self.calls = tape, head, calls
+        self.decide(head.responses, rule)
         self.operator = operator if operator is not None and operator.fits(self) else None
+
+    def decide(self, responses: Tensor, rule: Rule) -> None:
+        self.class_responses = responses
+        self.logits = responses.mean((2, 3))
+        self.positive = responses.clamp(min=0)
+        self.seeds = (self.positive > 0).float() if rule.seed_one else self.positive
 
     def send_back(self, classes: Tensor) -> Tensor:
         """R(x|c), (N, H, W) float32, its channels reduced. classes: (N,) int64, one class a sample."""

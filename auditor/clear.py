@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method
 from auditor.errors import UnsupportedModel
-from auditor.folding import FORWARD_VALUES, CannotFold, Operator, assemble, fold_rows, plan_fold, verify
+from auditor.folding import FORWARD_VALUES, CannotFold, Operator, assemble, fold_rows, plan_fold, verify, with_shortcut
 from auditor.head import watch
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
@@ -121,6 +121,8 @@ class Clear:
     def plain(self, images: Tensor, operator: Operator | None = None) -> Backprojection:
         """The forward pass of a batch, whose classes go back through the network unless an operator is given."""
         images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        if self.watched is not None:
+            self.watched.clear()
         return Backprojection(self.model, images, self.method, self.watched, operator)
 
     def fold(self, images: Tensor, memory: int) -> float:
@@ -137,7 +139,7 @@ class Clear:
     def use(self, operator: Operator, images: Tensor) -> float:
         """Verifies an operator on `images` and uses it from then on; returns the deviation. Raises CannotFold."""
         deviation = verify(self, operator, images)
-        self.operator = operator
+        self.operator = with_shortcut(self, operator, images)
         return deviation
 
     def competing(self, backprojection: Backprojection) -> Tensor:

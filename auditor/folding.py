@@ -6,15 +6,16 @@ arrive. R(x|c) is then a matrix product. Which operations these are is observed 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditor.backprojection import CHUNK_VALUES, Backprojection
+from auditor.replay import Shortcut, shortcut
 
 if TYPE_CHECKING:
     from auditor.clear import Clear
@@ -70,10 +71,23 @@ class FoldPlan:
 
 @dataclass(frozen=True)
 class Operator:
-    """tensor: (C, h·w, P), T_c of every class. P: the values at the cut, channels last."""
+    """tensor: (C, h·w, P), T_c of every class. P: the values at the cut, channels last.
+
+    shortcut: to the class responses, where the cut is the image and nothing else is needed of a forward pass.
+    """
 
     plan: FoldPlan
     tensor: Tensor
+    shortcut: Shortcut | None = None
+
+    def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
+        """(N, C, h, w) float32, of images (N, ch, H, W) that fit; None where the forward pass must be seen."""
+        plan = self.plan
+        if self.shortcut is None or tuple(images.shape[-len(plan.shape) :]) != plan.shape:
+            return None
+        responses = self.shortcut.class_responses(model, images.detach().clone())
+        fitting = responses is not None and responses.shape[1:] == (plan.classes, plan.height, plan.width)
+        return responses if fitting else None
 
     def fits(self, backprojection: Backprojection) -> bool:
         """Whether a forward pass is the one that was folded: other image sizes, or another way through the model, are not."""
@@ -338,3 +352,16 @@ def verify(clear: "Clear", operator: Operator, images: Tensor) -> float:
     if not deviation <= TOLERANCE[clear.dtype]:
         raise CannotFold(f"folded responses deviate from plain ones by {deviation:.1e} of the peak")
     return deviation
+
+
+def with_shortcut(clear: "Clear", operator: Operator, images: Tensor) -> Operator:
+    """The operator with a shortcut to the class responses, if it needs no more and the shortcut gives what a tape does."""
+    if operator.plan.step >= 0:
+        return operator
+    plain = clear.plain(images)
+    shorter = replace(operator, shortcut=shortcut(plain))
+    responses = shorter.class_responses(clear.model, plain.images)
+    expected = plain.class_responses
+    tolerance = TOLERANCE[clear.dtype] * float(expected.abs().max())
+    agrees = responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance)
+    return shorter if agrees else operator

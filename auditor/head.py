@@ -25,6 +25,9 @@ LOOKED_FOR = (
 )
 
 
+Layer = tuple[Tensor, Tensor | None]
+
+
 @dataclass(frozen=True)
 class Head:
     """Class responses and where to send them back from.
@@ -33,11 +36,14 @@ class Head:
         behind it, (T, 1) for T tokens.
     root: the tensor at which the way back begins: maps (N, K, h, w), tokens (N, T, K), or vectors (N, K).
     weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself, K = C.
+    source: what the forward pass made that `responses` are read from. layer: weight (C, K) and bias (C,) that do so, if any.
     """
 
     responses: Tensor
     root: Tensor
     weight: Tensor | None
+    source: Tensor
+    layer: Layer | None = None
 
     def enter(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """What `root` receives when each sample sends back one class (G_L^c z_L of eq. 3).
@@ -94,7 +100,7 @@ def named_head(tape: Tape, watched: list[Tensor], classes: int, name: str) -> He
         raise UnsupportedModel(f"head '{name}' does not depend on the input: name the module that decides the classes")
     if scores.dim() == 4:
         return pointwise_head(tape, scores)
-    return Head(as_maps(scores.detach()), scores, None)
+    return Head(as_maps(scores.detach()), scores, None, scores)
 
 
 def linear_head(tape: Tape, step: Step, classes: int) -> Head | None:
@@ -108,17 +114,26 @@ def linear_head(tape: Tape, step: Step, classes: int) -> Head | None:
     if source is None or source.shape[2 if source.dim() == 3 else 1] != weight.shape[1]:
         return vector_head(tape, step, features, weight)
     with tape, torch.enable_grad():
-        scores = F.linear(source, weight, bias) if source.dim() == 3 else F.conv2d(source, weight[:, :, None, None], bias)
+        scores = classify(source, (weight, bias))
     # A rule that shares needs the layer's own contributions; the others can enter before it.
     root, kernels = (scores, None) if tape.rule.shares else (source, weight)
-    return Head(as_maps(scores.detach()), root, kernels)
+    return Head(as_maps(scores.detach()), root, kernels, source, (weight, bias))
+
+
+def classify(source: Tensor, layer: Layer | None) -> Tensor:
+    """A layer that stands behind a global average, at every place before it. source: maps (N, K, h, w) or tokens (N, T, K)."""
+    if layer is None:
+        return source
+    weight, bias = layer
+    return F.linear(source, weight, bias) if source.dim() == 3 else F.conv2d(source, weight[:, :, None, None], bias)
 
 
 def vector_head(tape: Tape, step: Step, features: Tensor, weight: Tensor) -> Head | None:
     scores = output_of(step)
     if features.dim() != 2 or scores.dim() != 2:
         return None
-    return Head(as_maps(scores.detach()), scores, None) if tape.rule.shares else Head(as_maps(scores.detach()), features, weight)
+    root, kernels = (scores, None) if tape.rule.shares else (features, weight)
+    return Head(as_maps(scores.detach()), root, kernels, scores)
 
 
 def pointwise_head(tape: Tape, scores: Tensor) -> Head:
@@ -130,8 +145,8 @@ def pointwise_head(tape: Tape, scores: Tensor) -> Head:
     if not tape.rule.shares and step is not None and step.name in {"conv2d", "convolution"}:
         weight, features = weight_and_bias(step)[0], operand(step)
         if weight is not None and weight.shape[1:] == (features.shape[1], 1, 1) and features.shape[2:] == scores.shape[2:]:
-            return Head(scores.detach().float(), features, weight[:, :, 0, 0])
-    return Head(scores.detach().float(), scores, None)
+            return Head(scores.detach().float(), features, weight[:, :, 0, 0], scores)
+    return Head(scores.detach().float(), scores, None, scores)
 
 
 def as_maps(scores: Tensor) -> Tensor:

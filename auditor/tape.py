@@ -42,10 +42,11 @@ VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
 class Step:
     """One operation of the forward pass.
 
-    sources: the operands that its response goes back to. varies: whether the way back depends on the input, under `linear`.
-    fault: why the rule has no answer for it, where that is so.
+    number: which of the tape's calls it is. sources: the operands that its response goes back to. varies: whether the way back
+    depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so.
     """
 
+    number: int
     name: str
     kind: str
     arguments: tuple[Any, ...]
@@ -67,6 +68,7 @@ class Tape(TorchFunctionMode):
         super().__init__()
         self.name, self.rule = rule, RULES[rule]
         self.image, self.summed = image, summed
+        self.calls: list[str] = []
         self.steps: list[Step] = []
         self.makers: dict[int, Step] = {}
         self.rectified: dict[int, Rectification] = {}
@@ -76,6 +78,7 @@ class Tape(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = name_of(func)
+        self.calls.append(name)
         operands = tensors((args[:1] if name in LIKE_ANOTHER else args, kwargs))
         carriers = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
         call = Call(func, name, args, kwargs, carriers, any(id(tensor) in self.derived for tensor in operands))
@@ -88,9 +91,9 @@ class Tape(TorchFunctionMode):
             output = call.run()
             self.derived |= {id(tensor): tensor for tensor in tensors(args[0] if call.name == "setitem" else output)}
             return output
-        return self.answer(call)
+        return self.answer(call, len(self.calls) - 1)
 
-    def answer(self, call: Call) -> Any:
+    def answer(self, call: Call, number: int) -> Any:
         """Carries out an operation with the rule's way back."""
         kind, fixed = self.classify(call)
         treatment, fault = self.rule.answers[kind], self.fault(call, kind)
@@ -107,7 +110,7 @@ class Tape(TorchFunctionMode):
             self.derived |= {id(tensor): tensor for tensor in tensors(written)}
             return output
         varies = kind in VARYING or call.derived
-        step = Step(call.name, kind, call.arguments, call.keywords, written, sources, varies, fault)
+        step = Step(number, call.name, kind, call.arguments, call.keywords, written, sources, varies, fault)
         self.steps.append(step)
         if not is_among(output, sources) or call.in_place:
             # Not dropout in eval mode and the like, which return what they were given.

@@ -313,12 +313,13 @@ def test_enter_by_hand() -> None:
     """Two samples send back classes 2 and 0 over 1 × 2 positions."""
     seeds, classes = torch.tensor([[[1.0, 2]], [[3, 0]]]), torch.tensor([2, 0])
     responses = torch.zeros(2, 3, 1, 2)
-    whole = Head(responses, responses, None).enter(seeds, classes)
+    whole = Head(responses, responses, None, responses).enter(seeds, classes)
     assert whole[:, :, 0].tolist() == [[[0, 0], [0, 0], [1, 2]], [[3, 0], [0, 0], [0, 0]]]
 
     weight = torch.tensor([[1.0, -1], [5, 5], [2, 10]])
-    maps = Head(responses, torch.zeros(2, 2, 1, 2), weight).enter(seeds, classes)
+    maps = Head(responses, torch.zeros(2, 2, 1, 2), weight, responses).enter(seeds, classes)
     assert maps[:, :, 0].tolist() == [[[2, 4], [10, 20]], [[3, 0], [-3, 0]]]
 
-    vectors = Head(torch.zeros(2, 3, 1, 1), torch.zeros(2, 2), weight).enter(torch.tensor([[[2.0]], [[3]]]), classes)
+    scores = torch.zeros(2, 3, 1, 1)
+    vectors = Head(scores, torch.zeros(2, 2), weight, scores).enter(torch.tensor([[[2.0]], [[3]]]), classes)
     assert vectors.tolist() == [[4, 20], [3, -3]]
