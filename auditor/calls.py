@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from auditor.operations import STOCHASTIC, works_in_place
@@ -57,6 +58,11 @@ def replace(value: Any, replaced: dict[int, Any]) -> Any:
     if isinstance(value, dict):
         return {key: replace(item, replaced) for key, item in value.items()}
     return value
+
+
+def is_reshape(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether this is a view of another shape. A model may have been written for contiguous maps; here they are channels_last."""
+    return name == "view" and len(arguments) > 1 and not isinstance(arguments[1], torch.dtype)
 
 
 def mode_fault(call: Call) -> str | None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from auditor.calls import is_reshape
 from auditor.head import Layer, as_maps, classify
 from auditor.operations import name_of
 
@@ -19,16 +20,13 @@ class Replay(TorchFunctionMode):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.number, self.calls = number, list[str]()
+        self.number = number
+        self.calls: list[str] = []
         self.result: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = name_of(func)
-        if name == "view" and not isinstance(args[1], torch.dtype):
-            # As on a tape: the model may have been written for contiguous maps.
-            output: Any = args[0].reshape(*args[1:])
-        else:
-            output = func(*args, **(kwargs or {}))
+        output = args[0].reshape(*args[1:]) if is_reshape(name, args) else func(*args, **(kwargs or {}))
         if len(self.calls) == self.number:
             self.result = output
         self.calls.append(name)

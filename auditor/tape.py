@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from auditor.attention import multi_head_attention
-from auditor.calls import Call, mode_fault, tensors
+from auditor.calls import Call, is_reshape, mode_fault, tensors
 from auditor.entry import Entry, Geometry, geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import (
@@ -237,8 +237,7 @@ class Tape(TorchFunctionMode):
             return self.convolve(call, geometry)
         if call.name == "max_pool2d" and id(sources[0]) in self.rectified and windows_are_apart(call):
             return self.pool(call, self.rectified[id(sources[0])])
-        if call.name == "view" and not isinstance(call.arguments[1], torch.dtype):
-            # The model may have been written for contiguous maps; here they are channels_last.
+        if is_reshape(call.name, call.arguments):
             return call.arguments[0].reshape(*call.arguments[1:])
         return call.run(held) if held else call.run()
 

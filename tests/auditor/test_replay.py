@@ -40,6 +40,12 @@ def viewed(body: Body, images: Tensor) -> Tensor:
     return scores
 
 
+def bits_of_a_constant(body: Body, images: Tensor) -> Tensor:
+    """A view of another dtype, of what is none of the maps."""
+    one = torch.ones(1).view(dtype=torch.int32).view(torch.float32)
+    return body.last(F.relu(body.first(images)) * one.to(images.dtype)).mean((2, 3))
+
+
 def written_to(body: Body, images: Tensor) -> Tensor:
     """The model writes into what it is given."""
     images -= 0.5
@@ -52,6 +58,7 @@ WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
     "average, then linear": lambda body, images: body.linear(F.relu(body.first(images)).mean((2, 3))),
     "tokens, then linear": lambda body, images: body.linear(F.relu(body.first(images)).flatten(2).transpose(1, 2).mean(1)),
     "viewed, then linear": viewed,
+    "bits of a constant": bits_of_a_constant,
     "image written to": written_to,
 }
 
