@@ -66,16 +66,19 @@ class PrefectServer:
         self.url: str | None = None
         if "PREFECT_API_URL" in os.environ:
             return
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}/api"
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server", str(port)],
-            stdin=subprocess.PIPE,
-            env=os.environ | LEAN | (KEEPS_SCHEDULES if keeps_schedules else EPHEMERAL),
-            stdout=subprocess.DEVNULL,
-            # Ctrl-C is for the run, which then stops its server.
-            start_new_session=True,
-        )
+        # Handed on as it is: a number alone might be another's by the time the server takes it.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "flows.server", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                env=os.environ | LEAN | (KEEPS_SCHEDULES if keeps_schedules else EPHEMERAL),
+                stdout=subprocess.DEVNULL,
+                # Ctrl-C is for the run, which then stops its server.
+                start_new_session=True,
+                pass_fds=[listener.fileno()],
+            )
 
     def wait(self) -> None:
         """Returns when the server answers. Raises RuntimeError where it does not start."""
@@ -104,24 +107,25 @@ class PrefectServer:
                 self.process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def serve(listener: socket.socket) -> None:
+    """Serves Prefect's API until it is told to end, or until the process that started it is gone, however it went.
 
-
-def serve(port: int) -> None:
-    """Serves Prefect's API until it is told to end, or until the process that started it is gone, however it went."""
+    listener: bound to an address.
+    """
     import uvicorn
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        # Not by sys.stdin, whose lock an interpreter that ends by itself would wait for.
+        while os.read(0, 1024):
+            pass
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error")
+    server = uvicorn.Server(uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error"))
+    server.run(sockets=[listener])
+    if not server.started:
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(socket.socket(fileno=int(sys.argv[1])))
