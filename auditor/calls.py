@@ -60,6 +60,11 @@ def replace(value: Any, replaced: dict[int, Any]) -> Any:
     return value
 
 
+def pair(value: Any) -> tuple[int, int]:
+    """A number for both axes, or one each: (vertical, horizontal)."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
 def is_reshape(name: str, arguments: tuple[Any, ...]) -> bool:
     """Whether this is a view of another shape. A model may have been written for contiguous maps; here they are channels_last."""
     return name == "view" and len(arguments) > 1 and not isinstance(arguments[1], torch.dtype)

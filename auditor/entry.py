@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.calls import Call
+from auditor.calls import Call, pair
 
 MOST_OFFSETS = 64
 """Kernels larger than 8 × 8 have too many shifts; such are patch embeddings, which do not overlap."""
@@ -45,8 +45,7 @@ def geometry_of(call: Call) -> Geometry | None:
         value = default if value is None else value
         if isinstance(value, str):
             return None
-        pair = (value, value) if isinstance(value, int) else tuple(value)
-        found.append((pair[0], pair[-1]))
+        found.append(pair(value))
     grouped = call.argument(6, "groups") not in (None, 1)
     return None if grouped or call.carriers[0].dim() != 4 else (found[0], found[1], found[2])
 

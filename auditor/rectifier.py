@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.calls import Call
+from auditor.calls import Call, pair
 from auditor.entry import Geometry, geometry_of
 from auditor.operations import Treatment
 from auditor.rules import DERIVATIVE, POSITIVE
@@ -147,7 +147,3 @@ def windows_are_apart(call: Call) -> bool:
     size = pair(call.argument(1, "kernel_size"))
     stride, dilation = pair(call.argument(2, "stride") or size), pair(call.argument(4, "dilation") or 1)
     return dilation == (1, 1) and size[0] <= stride[0] and size[1] <= stride[1]
-
-
-def pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])

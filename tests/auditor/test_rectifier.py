@@ -17,14 +17,14 @@ RULES = ["deconv", "gradient", "guided"]
 IMAGES = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def body(operation: Callable[[Tensor], Tensor], channels: int = 4) -> nn.Module:
+def body(operation: Callable[[Tensor], Tensor]) -> nn.Module:
     """A convolution, what is under test on its 8 × 8 maps, and a linear layer for three classes."""
 
     class Body(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(channels, 3)
+            self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
 
         def forward(self, images: Tensor) -> Tensor:
             scores: Tensor = self.last(operation(self.first(images)).mean((2, 3)))
@@ -33,9 +33,9 @@ def body(operation: Callable[[Tensor], Tensor], channels: int = 4) -> nn.Module:
     return Body()
 
 
-def layer(maps: Tensor, channels: int = 4, size: tuple[int, int] = (3, 3), **options: Any) -> Tensor:
+def layer(maps: Tensor, size: tuple[int, int] = (3, 3), **options: Any) -> Tensor:
     generator = torch.Generator().manual_seed(2)
-    kernels = torch.randn(channels, maps.shape[1] // options.get("groups", 1), *size, generator=generator) / 4
+    kernels = torch.randn(4, maps.shape[1] // options.get("groups", 1), *size, generator=generator) / 4
     return F.conv2d(input=maps, weight=kernels.to(maps.dtype), **options)
 
 
