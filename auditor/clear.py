@@ -138,8 +138,9 @@ class Clear:
 
     def use(self, operator: Operator, images: Tensor) -> float:
         """Verifies an operator on `images` and uses it from then on; returns the deviation. Raises CannotFold."""
-        deviation = verify(self, operator, images)
-        self.operator = with_shortcut(self, operator, images)
+        plain = self.plain(images)
+        deviation = verify(self, operator, plain)
+        self.operator = with_shortcut(self, operator, plain)
         return deviation
 
     def competing(self, backprojection: Backprojection) -> Tensor:

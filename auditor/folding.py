@@ -333,12 +333,11 @@ def assemble(clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor])
     return Operator(plan, tensor)
 
 
-def verify(clear: "Clear", operator: Operator, images: Tensor) -> float:
+def verify(clear: "Clear", operator: Operator, plain: Backprojection) -> float:
     """The largest deviation of folded from plain responses, relative to each sample's largest. Raises CannotFold.
 
-    images: (N, ch, H, W), real ones. Compared for the classes with most response.
+    plain: of real images, which takes the operator. Compared for the classes with most response.
     """
-    plain = clear.plain(images)
     if not operator.fits(plain):
         raise CannotFold("the forward pass is another than the one that was folded")
     classes = plain.positive.sum((2, 3)).topk(min(CHECKED_CLASSES, plain.positive.shape[1]), dim=1).indices
@@ -354,11 +353,10 @@ def verify(clear: "Clear", operator: Operator, images: Tensor) -> float:
     return deviation
 
 
-def with_shortcut(clear: "Clear", operator: Operator, images: Tensor) -> Operator:
+def with_shortcut(clear: "Clear", operator: Operator, plain: Backprojection) -> Operator:
     """The operator with a shortcut to the class responses, if it needs no more and the shortcut gives what a tape does."""
     if operator.plan.step >= 0:
         return operator
-    plain = clear.plain(images)
     shorter = replace(operator, shortcut=shortcut(plain))
     responses = shorter.class_responses(clear.model, plain.images)
     expected = plain.class_responses
