@@ -357,7 +357,7 @@ def with_shortcut(clear: "Clear", operator: Operator, plain: Backprojection) -> 
     """The operator with a shortcut to the class responses, if it needs no more and the shortcut gives what a tape does."""
     if operator.plan.step >= 0:
         return operator
-    shorter = replace(operator, shortcut=shortcut(plain))
+    shorter = replace(operator, shortcut=shortcut(clear.model, plain))
     responses = shorter.class_responses(clear.model, plain.images)
     expected = plain.class_responses
     tolerance = TOLERANCE[clear.dtype] * float(expected.abs().max())

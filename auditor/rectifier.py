@@ -128,6 +128,8 @@ def turnable(call: Call) -> Geometry | None:
 
 def is_fused(arrived: Tensor) -> bool:
     """Whether torch has a convolution for this that rectifies what it writes: oneDNN's, of which its documents say nothing."""
+    if arrived.device.type != "cpu":
+        return False
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]
     return known and arrived.dtype in FUSED_DTYPES and arrived.numel() > 0
 

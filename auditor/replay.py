@@ -1,5 +1,6 @@
 """A forward pass through which nothing is to be sent back: the class responses and no more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from auditor.calls import is_reshape
+from auditor.calls import Call, is_reshape
+from auditor.fusion import Fused, Seen, fuse
 from auditor.head import Layer, as_maps, classify
 from auditor.operations import name_of
 
@@ -16,20 +18,28 @@ if TYPE_CHECKING:
 
 
 class Replay(TorchFunctionMode):
-    """Counts the calls of a forward pass and keeps the result of one."""
+    """Counts the calls of a forward pass and keeps the result of one; fused convolutions stand in for what they carry out."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, fused: Mapping[int, Fused | None], seen: list[Seen] | None = None) -> None:
+        """fused: see `fuse`. seen: where every operation is noted down."""
         super().__init__()
-        self.number = number
+        self.number, self.fused, self.seen = number, fused, seen
         self.calls: list[str] = []
         self.result: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = name_of(func)
-        output = args[0].reshape(*args[1:]) if is_reshape(name, args) else func(*args, **(kwargs or {}))
-        if len(self.calls) == self.number:
+        call = Call(func, name_of(func), args, kwargs or {}, [], False)
+        number = len(self.calls)
+        if number in self.fused:
+            convolution, output = self.fused[number], call.argument(0, "input")
+            output = output if convolution is None else convolution.run(output)
+        else:
+            output = args[0].reshape(*args[1:]) if is_reshape(call.name, args) else call.run()
+        if number == self.number:
             self.result = output
-        self.calls.append(name)
+        if self.seen is not None:
+            self.seen.append(Seen(call, output))
+        self.calls.append(call.name)
         return output
 
 
@@ -38,15 +48,20 @@ class Shortcut:
     """Where class responses are found in a forward pass without a tape.
 
     calls: the names of all of its calls. number: of the one whose result they are read from. layer: see `Head`.
+    fused: what of the calls is done at once, see `fuse`.
     """
 
     calls: tuple[str, ...]
     number: int
     layer: Layer | None
+    fused: Mapping[int, Fused | None]
 
     def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
         """(N, C, h, w) float32, z_L; None where the forward pass took another way. images: (N, ch, H, W), may be written to."""
-        with torch.no_grad(), Replay(self.number) as replay:
+        if not images.sum().isfinite():
+            # A rectifier that a convolution carries out makes a number of what is none.
+            return None
+        with torch.no_grad(), Replay(self.number, self.fused) as replay:
             model(images)
         if tuple(replay.calls) != self.calls:
             return None
@@ -54,8 +69,16 @@ class Shortcut:
             return as_maps(classify(replay.result, self.layer))
 
 
-def shortcut(backprojection: "Backprojection") -> Shortcut | None:
+def shortcut(model: nn.Module, backprojection: "Backprojection") -> Shortcut | None:
     """From a forward pass with a tape; None where what its class responses are read from was made by none of its steps."""
     head = backprojection.head
     made = [step.number for step in backprojection.tape.steps if step.output is head.source]
-    return Shortcut(backprojection.calls, made[-1], head.layer) if made else None
+    if not made:
+        return None
+    seen: list[Seen] = []
+    image = backprojection.images[:1].detach().clone()
+    with torch.no_grad(), Replay(made[-1], {}, seen):
+        model(image)
+    took_the_same_way = tuple(operation.call.name for operation in seen) == backprojection.calls
+    fused = fuse(model, seen[: made[-1] + 1]) if took_the_same_way else {}
+    return Shortcut(backprojection.calls, made[-1], head.layer, fused)

@@ -161,6 +161,14 @@ def test_other_sizes_are_taken_with_a_tape() -> None:
     torch.testing.assert_close(clear(larger).dominant_response, Clear(model)(larger).dominant_response)
 
 
+def test_an_image_that_is_no_numbers_is_taken_with_a_tape() -> None:
+    clear, images = folded(Body(WAYS["maps"])), IMAGES.clone()
+    images[1, 0, 2, 3] = torch.nan
+    found = clear.forward(images)
+    assert hasattr(found, "tape")
+    assert found.logits[1].isnan().all()
+
+
 def test_a_shortcut_that_finds_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("auditor.replay.as_maps", lambda scores: scores + 1.0)
     clear = folded(Body(WAYS["maps"]))
