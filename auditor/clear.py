@@ -133,7 +133,7 @@ class Clear:
         """
         plan = plan_fold(self, images)
         if plan.memory > memory:
-            raise CannotFold(f"the operator takes {plan.memory / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed")
+            raise CannotFold(f"the operator takes up to {plan.memory / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed")
         return self.use(assemble(self, images, plan, [fold_rows(self, images, plan, 0, plan.rows)]), images)
 
     def use(self, operator: Operator, images: Tensor) -> float:

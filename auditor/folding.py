@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auditor.backprojection import CHUNK_VALUES, Backprojection
+from auditor.competition import compete
+from auditor.patterns import Patterns, find_patterns
 from auditor.replay import Shortcut, shortcut
 
 if TYPE_CHECKING:
@@ -25,9 +27,8 @@ ROW_VALUES = 8_000_000
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
-TILE_PIXELS, TILE_CLASSES, GROUP = 784, 64, 8
-"""What of an operator is used at once where many classes compete: the responses to it stay in the caches. Of a tile's classes
-the groups compete first."""
+LOST = 1 / 3
+"""What part of the tolerance an operator may lose by being made of patterns."""
 FORWARD_VALUES = 2_500_000
 """Of a batch whose classes an operator sends back, images of as many values go through the network at once: sixteen photographs.
 What they leave there is not kept."""
@@ -46,7 +47,7 @@ class FoldPlan:
     (H, W) where that is an image whose channels are summed.
     narrow: the step at whose output the basis is sent back, where the layers from there to the classes are the same at
     every position and fewer; None where each class is sent back from each position. rows: passes that the build takes.
-    memory: bytes of the operator.
+    memory: bytes of the operator at most; where few patterns make it, it takes far less.
     """
 
     classes: int
@@ -71,14 +72,32 @@ class FoldPlan:
 
 @dataclass(frozen=True)
 class Operator:
-    """tensor: (C, h·w, P), T_c of every class. P: the values at the cut, channels last.
+    """tensor: (C, h·w, P), T_c of every class; (C, h·w, R) where it is made of patterns. P: the values at the cut, channels last.
 
     shortcut: to the class responses, where the cut is the image and nothing else is needed of a forward pass.
     """
 
     plan: FoldPlan
     tensor: Tensor
+    patterns: Patterns | None = None
     shortcut: Shortcut | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it is, by name, for `restore_operator`."""
+        if self.patterns is None:
+            return {"operator": self.tensor}
+        patterns = self.patterns
+        return {
+            "operator": self.tensor,
+            "patterns": patterns.values,
+            "ranks": torch.tensor(patterns.ranks),
+            "groups": patterns.groups,
+        }
 
     def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
         """(N, C, h, w) float32, of images (N, ch, H, W) that fit; None where the forward pass must be seen."""
@@ -103,14 +122,17 @@ class Operator:
             operator, chosen = self.tensor, seeds
         else:
             operator, chosen = self.tensor[classes], seeds[:, classes]
-        return torch.bmm(chosen.flatten(2).transpose(0, 1), operator.to(seeds.dtype)).transpose(0, 1)
+        return self.expand(torch.bmm(chosen.flatten(2).transpose(0, 1), operator.to(seeds.dtype))).transpose(0, 1)
 
     def apply_each(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """The same for one class a sample, (N, P). seeds: (N, h, w). classes: (N,) int64."""
-        size = max(1, CHUNK_VALUES // prod(self.tensor.shape[1:]))
+        size = max(1, CHUNK_VALUES // max(prod(self.tensor.shape[1:]), prod(self.plan.shape)))
         flat = seeds.flatten(1)[:, None]
         parts = zip(torch.split(flat, size), torch.split(classes, size), strict=True)
-        return torch.cat([torch.bmm(part, self.tensor[chosen].to(seeds.dtype))[:, 0] for part, chosen in parts])
+        return torch.cat([self.expand(torch.bmm(part, self.tensor[chosen].to(seeds.dtype)))[:, 0] for part, chosen in parts])
+
+    def expand(self, arrived: Tensor) -> Tensor:
+        return arrived if self.patterns is None else self.patterns.expand(arrived)
 
     def dominance(self, seeds: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 4 and 5 of many classes without their maps ever leaving the cache, on a CPU: Ĉ, int16, and D, float32, (N, P).
@@ -120,22 +142,7 @@ class Operator:
         every = len(classes) == len(self.tensor)
         operator = self.tensor if every else self.tensor[classes]
         chosen = (seeds if every else seeds[:, classes]).flatten(2).transpose(0, 1).contiguous()
-        samples, values = len(seeds), self.tensor.shape[2]
-        best = seeds.new_zeros((samples, values))
-        winner = torch.full((samples, values), -1, dtype=torch.int16)
-        names = classes.to(torch.int16)
-        for left in range(0, values, TILE_PIXELS):
-            tile = slice(left, min(left + TILE_PIXELS, values))
-            pixels = samples * (tile.stop - left)
-            tile_best, tile_winner = seeds.new_zeros(pixels), torch.full((pixels,), -1, dtype=torch.int16)
-            buffer = seeds.new_empty((TILE_CLASSES, samples, tile.stop - left))
-            for start in range(0, len(classes), TILE_CLASSES):
-                block = slice(start, start + TILE_CLASSES)
-                part = operator[block, :, tile].to(seeds.dtype)
-                responses = torch.bmm(chosen[block], part, out=buffer[: len(part)])
-                merge(responses.view(len(part), pixels), names[block], tile_best, tile_winner)
-            best[:, tile], winner[:, tile] = tile_best.view(samples, -1), tile_winner.view(samples, -1)
-        return winner, best
+        return compete(operator, self.patterns, chosen, classes.to(torch.int16))
 
     def finish(self, backprojection: Backprojection, arrived: Tensor) -> Tensor:
         """From the cut to the input, (N, H, W) float32. arrived: (N, P)."""
@@ -153,22 +160,12 @@ class Operator:
         return backprojection.reach_input(cut, arrived.to(cut.dtype))
 
 
-def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> None:
-    """Lets a block of classes compete with what is best so far, in place.
-
-    responses: (k, M), of M pixels of all samples. names: (k,) int16, ascending. best, winner: (M,).
-    """
-    size = GROUP if len(names) % GROUP == 0 else len(names)
-    pixels = responses.shape[1]
-    groups = responses.view(len(names) // size, size, pixels).amax(1)
-    strongest = groups.amax(0)
-    # A block wins at few pixels: what finds the class is spent on them alone. Of equals, the first is found.
-    won = (strongest > best).nonzero()[:, 0]
-    group = groups.index_select(1, won).max(0).indices
-    places = pixels * torch.arange(size)[:, None] + (group * (size * pixels) + won)
-    member = responses.view(-1).take(places).max(0).indices
-    winner[won] = names[group * size + member]
-    torch.maximum(best, strongest, out=best)
+def restore_operator(plan: FoldPlan, tensors: dict[str, Tensor]) -> Operator:
+    """The operator of its tensors, by name; on the device where they are."""
+    patterns = None
+    if "patterns" in tensors:
+        patterns = Patterns(tensors["patterns"], tuple(tensors["ranks"].tolist()), tensors["groups"])
+    return Operator(plan, tensors["operator"], patterns)
 
 
 def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
@@ -322,15 +319,18 @@ def class_weights(clear: "Clear", images: Tensor, plan: FoldPlan) -> Tensor:
 
 def assemble(clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor]) -> Operator:
     """The operator of all rows, in order, in the precision of `clear`."""
-    basis = rows[0] if len(rows) == 1 else torch.cat(rows)
-    if plan.narrow is None:
-        return Operator(plan, basis.view(plan.classes, plan.positions, -1).to(clear.dtype))
-    weights = class_weights(clear, images, plan)
-    basis = basis.view(-1, plan.positions, basis.shape[1])
-    tensor = basis.new_empty((plan.classes, plan.positions, basis.shape[2]), dtype=clear.dtype)
+    basis = (rows[0] if len(rows) == 1 else torch.cat(rows)).view(-1, plan.positions, prod(plan.shape))
+    weights = None if plan.narrow is None else class_weights(clear, images, plan).to(basis.dtype)
+    patterns = find_patterns(basis, weights, LOST * TOLERANCE[clear.dtype])
+    if patterns is not None:
+        basis = patterns.reduce(basis)
+        patterns = replace(patterns, values=patterns.values.to(clear.dtype))
+    if weights is None:
+        return Operator(plan, basis.to(clear.dtype), patterns)
+    tensor = basis.new_empty((plan.classes, *basis.shape[1:]), dtype=clear.dtype)
     for position in range(plan.positions):
         tensor[:, position] = weights @ basis[:, position]
-    return Operator(plan, tensor)
+    return Operator(plan, tensor, patterns)
 
 
 def verify(clear: "Clear", operator: Operator, plain: Backprojection) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from distributed import Client
 
 from auditor import CannotFold
-from auditor.folding import FoldPlan, Operator, assemble, fold_rows
+from auditor.folding import FoldPlan, assemble, fold_rows, restore_operator
 from flows.driving import drive, try_alone
 from flows.worker import AuditWorker, Work, this_worker
 from storage.errors import InputError
@@ -124,7 +124,7 @@ def finish_operator(key: str, fold: Fold, folder: Path | None) -> float:
     rows = parts or [worker.on_first_images(lambda images: fold_rows(clear, images, plan, 0, plan.rows))]
     operator = worker.on_first_images(lambda images: assemble(clear, images, plan, rows))
     worker.on_first_images(lambda images: clear.use(operator, images))
-    write_operator(fold.path, fold.facts, operator.tensor)
+    write_operator(fold.path, fold.facts, operator.tensors())
     clear.operator = None
     return use_operator(key, fold)
 
@@ -135,8 +135,8 @@ def use_operator(key: str, fold: Fold) -> float:
 
 
 def adopt(worker: AuditWorker, fold: Fold) -> float:
-    tensor = read_operator(fold.path, fold.facts).to(worker.device)
-    operator = Operator(fold.plan, tensor)
+    tensors = {name: tensor.to(worker.device) for name, tensor in read_operator(fold.path, fold.facts).items()}
+    operator = restore_operator(fold.plan, tensors)
     deviation = worker.on_first_images(lambda images: worker.clear.use(operator, images))
     worker.operator_path = fold.path
     return deviation

@@ -165,7 +165,7 @@ def reach(where: str) -> str:
 
 
 def folded_line(fold: Fold, deviation: float, secs: float) -> str:
-    built = f"{in_bytes(fold.plan.memory)}, {fold.plan.rows:,} passes to build, ready in {secs:.1f} s"
+    built = f"{in_bytes(fold.path.stat().st_size)}, {fold.plan.rows:,} passes to build, ready in {secs:.1f} s"
     return (
         f"maps: a fixed operator, from the classes back to {reach(fold.plan.where)}, makes them ({built}); it deviates from the "
         f"network by at most {deviation:.1e} of the peak"

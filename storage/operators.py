@@ -22,7 +22,7 @@ from storage.places import flush, flush_folder, is_remote, make_folder, put_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 USED = ".used"
 """The suffix of the empty file in S3 whose time says when an operator was last used: there, nothing else can be touched."""
@@ -42,16 +42,16 @@ def operator_path(store: Path, facts: Mapping[str, Any]) -> Path:
     return store / "operators" / f"{hashlib.sha256(describe(facts).encode()).hexdigest()}.safetensors"
 
 
-def write_operator(path: Path, facts: Mapping[str, Any], operator: "Tensor") -> None:
+def write_operator(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> None:
     """Writes beside and moves to its place: readers never meet half of it, and of two writers either may be last.
 
-    Raises OSError.
+    tensors: all that the operator is, by name. Raises OSError.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    operator = operator.detach().contiguous().cpu()
-    metadata = {"facts": describe(facts), "sha256": hash_tensor(operator)}
+    operator = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    metadata = {"facts": describe(facts), "sha256": hash_tensors(operator)}
     if not is_remote(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with scratch(path.parent) as folder:
@@ -59,7 +59,7 @@ def write_operator(path: Path, facts: Mapping[str, Any], operator: "Tensor") -> 
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file({"operator": operator}, temporary, metadata)
+            save_file(operator, temporary, metadata)
         except SafetensorError as error:
             raise as_os_error(error, path) from error
         temporary.chmod(mode)  # safetensors leaves a file that only its writer may read.
@@ -95,10 +95,10 @@ def as_os_error(error: Exception, path: Path) -> OSError:
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
 
 
-def read_operator(path: Path, facts: Mapping[str, Any], with_hash: bool = False) -> "Tensor":
-    """The operator, mapped: workers of one machine share its pages. with_hash: reads all of it to compare its hash.
+def read_operator(path: Path, facts: Mapping[str, Any], with_hash: bool = False) -> "dict[str, Tensor]":
+    """The operator's tensors by name, mapped: workers of one machine share its pages.
 
-    Raises UnusableOperator.
+    with_hash: reads all of it to compare its hash. Raises UnusableOperator.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -107,19 +107,24 @@ def read_operator(path: Path, facts: Mapping[str, Any], with_hash: bool = False)
             metadata = file.metadata() or {}
             if metadata.get("facts") != describe(facts):
                 raise UnusableOperator("it is of another model or method")
-            operator: Tensor = file.get_tensor("operator")
+            operator = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (OSError, SafetensorError) as error:
         raise UnusableOperator(f"it cannot be read ({error})") from error
-    if with_hash and metadata.get("sha256") != hash_tensor(operator):
+    if "operator" not in operator:
+        raise UnusableOperator("it has no tensor 'operator'")
+    if with_hash and metadata.get("sha256") != hash_tensors(operator):
         raise UnusableOperator("its data have changed since they were written")
     return operator
 
 
-def hash_tensor(tensor: "Tensor") -> str:
-    """SHA-256 of a contiguous tensor's bytes, on the CPU."""
+def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
+    """SHA-256 of contiguous tensors' bytes in the order of their names, on the CPU."""
     import torch
 
-    return hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy().data).hexdigest()
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor import CannotFold, Clear
-from auditor.folding import TILE_CLASSES, FoldPlan, assemble, fold_rows, merge, plan_fold
+from auditor.folding import FoldPlan, assemble, fold_rows, plan_fold, restore_operator
 from tests.auditor.networks import AveragePool, Concat, FlattenHead, OverlappingPool, PointwiseHead, Residual, random_network
 
 CUTS = [
@@ -56,24 +56,6 @@ def test_folded_is_plain(kind: type[nn.Module], where: str, reduction: str, top_
     clear = (plain(images).dominant_response - folded(images).dominant_response).abs().max()
     assert clear <= 1e-5 * expected.abs().max()
     assert (plain(images).dominant_class == folded(images).dominant_class).float().mean() > 0.99
-
-
-@pytest.mark.parametrize("classes", [1, 7, 8, 64, 72, 150])
-def test_classes_that_compete_in_blocks_are_those_that_compete_one_by_one(classes: int) -> None:
-    torch.manual_seed(classes)
-    # Small whole numbers: most pixels have ties.
-    responses = torch.randint(-3, 4, (classes, 500)).float()
-    names = 3 * torch.arange(classes, dtype=torch.int16) + 1
-    best, winner = torch.zeros(500), torch.full((500,), -1, dtype=torch.int16)
-    for block in range(0, classes, TILE_CLASSES):
-        merge(responses[block : block + TILE_CLASSES], names[block : block + TILE_CLASSES], best, winner)
-    expected = torch.full((500,), -1, dtype=torch.int16)
-    strongest = torch.zeros(500)
-    for name, response in zip(names, responses, strict=True):
-        expected[response > strongest] = name
-        strongest = torch.maximum(strongest, response)
-    assert torch.equal(winner, expected)
-    assert torch.equal(best, strongest)
 
 
 def test_basis_behind_a_widening_is_the_narrow_one() -> None:
@@ -133,6 +115,60 @@ class Gated(nn.Module):
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(maps.mean((2, 3))))))
         maps = maps * gate[:, :, None, None]
         return self.last(torch.relu(self.second(maps)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Patches(nn.Module):
+    """Patches of 8 × 8 pixels to one number each, and 300 classes: what all of them send back is made of as many patterns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.first, self.second = nn.Conv2d(1, 1, 8, stride=8), nn.Conv2d(1, 6, 3, padding=1)
+        self.last = nn.Linear(6, 300)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(torch.relu(self.second(torch.relu(self.first(images)))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_operator_of_few_patterns_is_plain(precision: str, top_k: int | None) -> None:
+    images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
+    plain, folded = (Clear(Patches().eval(), precision=precision, top_k=top_k) for _ in range(2))
+    tolerance = 5e-2 if precision == "bfloat16" else 1e-5
+    assert folded.fold(images, ROOM) <= tolerance
+    operator = folded.operator
+    assert operator is not None
+    assert operator.patterns is not None
+    assert operator.memory < operator.plan.memory / 4
+    others = torch.randn(7, 1, 56, 48, generator=torch.Generator().manual_seed(3))
+    expected = all_responses(plain, others)
+    assert (all_responses(folded, others) - expected).abs().max() <= tolerance * expected.abs().max()
+    one, other = plain(others), folded(others)
+    assert (one.dominant_response - other.dominant_response).abs().max() <= tolerance * expected.abs().max()
+    assert (one.dominant_class == other.dominant_class).float().mean() > (0.8 if precision == "bfloat16" else 0.99)
+
+
+def test_operator_is_restored_from_its_tensors() -> None:
+    images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
+    clear, again = Clear(Patches().eval()), Clear(Patches().eval())
+    clear.fold(images, ROOM)
+    assert clear.operator is not None
+    restored = restore_operator(clear.operator.plan, clear.operator.tensors())
+    assert again.use(restored, images) < 1e-5
+    maps, others = clear(images), again(images)
+    assert torch.equal(maps.dominant_class, others.dominant_class)
+    assert torch.equal(maps.dominant_response, others.dominant_response)
+
+
+@pytest.mark.parametrize("size", [1, 70])
+def test_chunks_do_not_change_a_bit_of_an_operator_of_patterns(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    images = torch.randn(3, 1, 56, 48, generator=torch.Generator().manual_seed(2))
+    clear = Clear(Patches().eval())
+    clear.fold(images, ROOM)
+    whole = all_responses(clear, images)
+    monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
+    assert torch.equal(all_responses(clear, images), whole)
 
 
 @pytest.mark.parametrize(("kind", "where"), [(Mixer, "image"), (StemPool, "max_pool2d"), (Gated, "mul")])

@@ -284,7 +284,7 @@ def efficientnet(options: argparse.Namespace) -> list[Row]:
     started = clock()
     deviation = clear.fold(batch[:8], memory=options.memory)
     print("efficientnet: operator built …", file=sys.stderr, flush=True)
-    size = 0 if clear.operator is None else clear.operator.tensor.nbytes
+    size = 0 if clear.operator is None else clear.operator.memory
     built = f"{clock() - started:,.0f} s, {size / 1e9:.1f} GB, {deviation:.0e} off"
     rows.append(Row("EfficientNet-Lite0, the operator's build", built, "", "", math.nan))
     ways = {"folded": at_best_batch(clear, images, (64, 128)), FORWARD: forward(model, batch)}

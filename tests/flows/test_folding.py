@@ -79,7 +79,7 @@ def test_one_worker_builds_few_rows(fold: Fold, found: Found, ensure: Callable[[
     heard = Heard()
     deviation = ensure(fold, heard)
     assert 0 < deviation < 1e-5
-    torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True), found.tensor)
+    torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True)["operator"], found.tensor)
     assert (heard.said, heard.rows) == ([], [])
     assert files(fold) == [fold.path.name]
 
@@ -91,7 +91,7 @@ def test_all_workers_build_many_rows(
     monkeypatch.setattr(flows.folding, "ROWS_A_PART", 100)
     heard = Heard()
     ensure(fold, heard)
-    torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True), found.tensor)
+    torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True)["operator"], found.tensor)
     assert [total for _, total in heard.rows] == [490] * 5
     assert heard.rows[-1] == (490, 490)
     assert files(fold) == [fold.path.name], "the parts are swept"
@@ -116,7 +116,9 @@ def flip(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Fold], object]] = {
     "data have changed": lambda fold: flip(fold.path),
     "cannot be read": lambda fold: fold.path.write_bytes(fold.path.read_bytes()[:-9]),
-    "of another model or method": lambda fold: write_operator(fold.path, {"model": "m1"}, torch.zeros(10, 49, 3136)),
+    "of another model or method": lambda fold: write_operator(
+        fold.path, {"model": "m1"}, {"operator": torch.zeros(10, 49, 3136)}
+    ),
 }
 
 
@@ -124,14 +126,14 @@ DAMAGES: dict[str, Callable[[Fold], object]] = {
 def test_a_damaged_or_foreign_file_is_built_again_with_a_word(
     fold: Fold, found: Found, ensure: Callable[[Fold, Heard], float], reason: str
 ) -> None:
-    write_operator(fold.path, fold.facts, found.tensor)
+    write_operator(fold.path, fold.facts, {"operator": found.tensor})
     DAMAGES[reason](fold)
     heard = Heard()
     ensure(fold, heard)
     (said,) = heard.said
     assert said.startswith(f"operator '{fold.path}' is built again: it")
     assert reason in said.replace("its ", "")
-    torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True), found.tensor)
+    torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True)["operator"], found.tensor)
 
 
 def test_an_error_of_a_part_is_raised_and_leaves_nothing(
@@ -164,7 +166,7 @@ def test_an_operator_that_deviates_is_not_kept(
 
 def test_a_worker_uses_the_file_as_it_is_mapped(fold: Fold, found: Found, digits_work: Work) -> None:
     worker = AuditWorker(digits_work)
-    write_operator(fold.path, fold.facts, found.tensor)
+    write_operator(fold.path, fold.facts, {"operator": found.tensor})
     adopt_planned(worker, fold)
     operator = worker.clear.operator
     assert operator is not None
@@ -185,7 +187,7 @@ def test_a_run_without_an_operator_uses_none(digits_work: Work) -> None:
 @pytest.mark.parametrize("reason", ["deviate from plain ones by", "cannot be read"])
 def test_what_was_planned_and_fails_is_an_error_of_the_run(fold: Fold, found: Found, digits_work: Work, reason: str) -> None:
     worker = AuditWorker(digits_work)
-    write_operator(fold.path, fold.facts, found.tensor * 1.001)
+    write_operator(fold.path, fold.facts, {"operator": found.tensor * 1.001})
     if reason == "cannot be read":
         fold.path.unlink()
     with pytest.raises(RuntimeError, match=rf"planned with the operator '.*\.safetensors', which cannot be used .*{reason}"):
