@@ -133,8 +133,10 @@ class Clear:
         """
         plan = plan_fold(self, images)
         if plan.memory > memory:
-            raise CannotFold(f"the operator takes up to {plan.memory / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed")
-        return self.use(assemble(self, images, plan, [fold_rows(self, images, plan, 0, plan.rows)]), images)
+            needed, allowed = plan.memory / 1e9, memory / 1e9
+            raise CannotFold(f"building the operator takes {needed:.1f} GB of memory, and {allowed:.1f} GB are allowed")
+        rows = fold_rows(self, images, plan, 0, plan.rows)
+        return self.use(assemble(self, images, plan, [rows], memory), images)
 
     def use(self, operator: Operator, images: Tensor) -> float:
         """Verifies an operator on `images` and uses it from then on; returns the deviation. Raises CannotFold."""

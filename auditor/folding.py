@@ -7,7 +7,7 @@ arrive. R(x|c) is then a matrix product. Which operations these are is observed 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,7 +47,7 @@ class FoldPlan:
     (H, W) where that is an image whose channels are summed.
     narrow: the step at whose output the basis is sent back, where the layers from there to the classes are the same at
     every position and fewer; None where each class is sent back from each position. rows: passes that the build takes.
-    memory: bytes of the operator at most; where few patterns make it, it takes far less.
+    memory: bytes of these rows, the least that a build takes.
     """
 
     classes: int
@@ -185,7 +185,7 @@ def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
     tensor = cut_tensor(backprojection, cut)
     shape = tuple(tensor.shape[2:] if is_map else tensor.shape[1:])
     narrow = narrowest(backprojection, fixed)
-    sources = classes if narrow is None else cut_tensor(backprojection, narrow).shape[1]
+    rows = height * width * (classes if narrow is None else cut_tensor(backprojection, narrow).shape[1])
     return FoldPlan(
         classes=classes,
         height=height,
@@ -195,8 +195,8 @@ def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
         steps=len(backprojection.tape.steps),
         shape=shape,
         narrow=narrow,
-        rows=sources * height * width,
-        memory=classes * height * width * prod(shape) * clear.dtype.itemsize,
+        rows=rows,
+        memory=rows * prod(shape) * clear.dtype.itemsize,
     )
 
 
@@ -317,14 +317,17 @@ def class_weights(clear: "Clear", images: Tensor, plan: FoldPlan) -> Tensor:
     return torch.cat(parts)[: plan.classes]
 
 
-def assemble(clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor]) -> Operator:
-    """The operator of all rows, in order, in the precision of `clear`."""
+def assemble(clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor], memory: float = inf) -> Operator:
+    """The operator of all rows, in order, in the precision of `clear`. memory: bytes that it may take. Raises CannotFold."""
     basis = (rows[0] if len(rows) == 1 else torch.cat(rows)).view(-1, plan.positions, prod(plan.shape))
     weights = None if plan.narrow is None else class_weights(clear, images, plan).to(basis.dtype)
     patterns = find_patterns(basis, weights, LOST * TOLERANCE[clear.dtype])
     if patterns is not None:
         basis = patterns.reduce(basis)
         patterns = replace(patterns, values=patterns.values.to(clear.dtype))
+    needed = plan.classes * prod(basis.shape[1:]) * clear.dtype.itemsize
+    if needed > memory:
+        raise CannotFold(f"the operator takes {needed / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} GB are allowed")
     if weights is None:
         return Operator(plan, basis.to(clear.dtype), patterns)
     tensor = basis.new_empty((plan.classes, *basis.shape[1:]), dtype=clear.dtype)

@@ -69,7 +69,7 @@ def why_not(fold: FoldPlan, samples: int, competing: int, memory: float) -> str 
             f"{samples:,} samples × {competing:,} of their classes are {passes:,}"
         )
     if fold.memory > memory:
-        return f"it takes up to {in_bytes(fold.memory)} of memory, and {in_bytes(memory)} are allowed (compute.operator_gb)"
+        return f"building it takes {in_bytes(fold.memory)} of memory, and {in_bytes(memory)} are allowed (compute.operator_gb)"
     return None
 
 

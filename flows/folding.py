@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from distributed import Client
 from auditor import CannotFold
 from auditor.folding import FoldPlan, assemble, fold_rows, restore_operator
 from flows.driving import drive, try_alone
+from flows.examination import in_bytes
 from flows.worker import AuditWorker, Work, this_worker
 from storage.errors import InputError
 from storage.operators import (
@@ -32,11 +34,15 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Fold:
-    """The operator of a run, for its workers. path: its file. facts: all that decides what is in it."""
+    """The operator of a run, for its workers.
+
+    path: its file. facts: all that decides what is in it. memory: bytes that it may take.
+    """
 
     plan: FoldPlan
     path: Path
     facts: dict[str, Any]
+    memory: float = inf
 
 
 def make_fold(store: Path, plan: FoldPlan, work: Work, model_hash: str, torch_version: str) -> Fold:
@@ -71,6 +77,10 @@ def ensure_operator(
     """
     fault = client.submit(find_fault, fold, pure=False).result()
     if fault is None:
+        if (size := fold.path.stat().st_size) > fold.memory:
+            raise CannotFold(
+                f"it takes {in_bytes(size)} of memory, and {in_bytes(fold.memory)} are allowed (compute.operator_gb)"
+            )
         mark_used(fold.path)
         return client.submit(use_operator, key, fold, pure=False).result()
     if fault:
@@ -122,7 +132,7 @@ def finish_operator(key: str, fold: Fold, folder: Path | None) -> float:
     clear, plan = worker.clear, fold.plan
     parts = None if folder is None else [part.to(worker.device) for part in read_rows(folder)]
     rows = parts or [worker.on_first_images(lambda images: fold_rows(clear, images, plan, 0, plan.rows))]
-    operator = worker.on_first_images(lambda images: assemble(clear, images, plan, rows))
+    operator = worker.on_first_images(lambda images: assemble(clear, images, plan, rows, fold.memory))
     worker.on_first_images(lambda images: clear.use(operator, images))
     write_operator(fold.path, fold.facts, operator.tensors())
     clear.operator = None

@@ -3,7 +3,7 @@
 import importlib.metadata
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ def examine_model(
     if found.fold is not None and reason is None:
         began = time.perf_counter()
         fold = make_fold(store, found.fold, cluster.work, draft.model_hash, facts["torch"])
+        fold = replace(fold, memory=found.memory)
         try:
             deviation = build(fold, cluster, listener)
         except CannotFold as error:

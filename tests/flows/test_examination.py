@@ -33,8 +33,8 @@ FOLD = FoldPlan(10, 7, 7, "image", -1, 18, (28, 28), None, rows=490, memory=2_00
         (980, 1, 2e9, None),
         (979, 1, 2e9, "979 samples × 1 of their classes are 979"),
         (10_000, 1000, 2e9, None),
-        (10_000, 1000, 2e9 - 1, "it takes up to 2 GB of memory, and 2 GB are allowed (compute.operator_gb)"),
-        (10_000, 1000, 5e8, "it takes up to 2 GB of memory, and 500 MB are allowed (compute.operator_gb)"),
+        (10_000, 1000, 2e9 - 1, "building it takes 2 GB of memory, and 2 GB are allowed (compute.operator_gb)"),
+        (10_000, 1000, 5e8, "building it takes 2 GB of memory, and 500 MB are allowed (compute.operator_gb)"),
     ],
 )
 def test_an_operator_is_worth_it_where_it_saves_half_and_has_room(

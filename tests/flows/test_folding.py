@@ -136,6 +136,18 @@ def test_a_damaged_or_foreign_file_is_built_again_with_a_word(
     torch.testing.assert_close(read_operator(fold.path, fold.facts, with_hash=True)["operator"], found.tensor)
 
 
+def test_an_operator_that_takes_more_than_is_allowed_is_neither_built_nor_used(
+    fold: Fold, ensure: Callable[[Fold, Heard], float]
+) -> None:
+    narrow = replace(fold, memory=6e6)
+    with pytest.raises(CannotFold, match=r"the operator takes 0\.0 GB of memory, and 0\.0 GB are allowed"):
+        ensure(narrow, Heard())
+    assert not fold.path.exists()
+    ensure(fold, Heard())
+    with pytest.raises(CannotFold, match=r"it takes 6 MB of memory, and 6 MB are allowed \(compute\.operator_gb\)"):
+        ensure(narrow, Heard())
+
+
 def test_an_error_of_a_part_is_raised_and_leaves_nothing(
     fold: Fold, ensure: Callable[[Fold, Heard], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
