@@ -34,15 +34,11 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Fold:
-    """The operator of a run, for its workers.
-
-    path: its file. facts: all that decides what is in it. memory: bytes that it may take.
-    """
+    """The operator of a run, for its workers. path: its file. facts: all that decides what is in it."""
 
     plan: FoldPlan
     path: Path
     facts: dict[str, Any]
-    memory: float = inf
 
 
 def make_fold(store: Path, plan: FoldPlan, work: Work, model_hash: str, torch_version: str) -> Fold:
@@ -69,24 +65,23 @@ def restore_plan(fields: dict[str, Any]) -> FoldPlan:
 
 
 def ensure_operator(
-    client: Client, key: str, fold: Fold, say: Callable[[str], None], progress: Callable[[int, int], None]
+    client: Client, key: str, fold: Fold, say: Callable[[str], None], progress: Callable[[int, int], None], memory: float = inf
 ) -> float:
     """The operator lies in the store, whole, and a worker has verified it; returns its deviation, relative to the peak.
 
-    say: hears why a file is built again. progress: hears how many rows are done, of how many. Raises CannotFold.
+    say: hears why a file is built again. progress: hears how many rows are done, of how many. memory: bytes that the
+    operator may take. Raises CannotFold.
     """
     fault = client.submit(find_fault, fold, pure=False).result()
     if fault is None:
-        if (size := fold.path.stat().st_size) > fold.memory:
-            raise CannotFold(
-                f"it takes {in_bytes(size)} of memory, and {in_bytes(fold.memory)} are allowed (compute.operator_gb)"
-            )
+        if (size := fold.path.stat().st_size) > memory:
+            raise CannotFold(f"it takes {in_bytes(size)} of memory, and {in_bytes(memory)} are allowed (compute.operator_gb)")
         mark_used(fold.path)
         return client.submit(use_operator, key, fold, pure=False).result()
     if fault:
         say(f"operator '{fold.path}' is built again: {fault}")
     if fold.plan.rows <= ROWS_ALONE:
-        return client.submit(finish_operator, key, fold, None, pure=False).result()
+        return client.submit(finish_operator, key, fold, None, memory, pure=False).result()
     done = 0
 
     def count(rows: int) -> None:
@@ -104,7 +99,7 @@ def ensure_operator(
 
         if not all(map(is_built, drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count))):
             raise CannotFold(f"a worker died {TRIES} times of building it")
-        return client.submit(finish_operator, key, fold, folder, pure=False).result()
+        return client.submit(finish_operator, key, fold, folder, memory, pure=False).result()
 
 
 def find_fault(fold: Fold) -> str | None:
@@ -126,13 +121,13 @@ def build_part(key: str, fold: Fold, folder: Path, start: int) -> int:
     return stop - start
 
 
-def finish_operator(key: str, fold: Fold, folder: Path | None) -> float:
+def finish_operator(key: str, fold: Fold, folder: Path | None, memory: float) -> float:
     """Puts the rows of the folder together, or builds them all; verifies the operator and writes it. Raises CannotFold."""
     worker = this_worker(key)
     clear, plan = worker.clear, fold.plan
     parts = None if folder is None else [part.to(worker.device) for part in read_rows(folder)]
     rows = parts or [worker.on_first_images(lambda images: fold_rows(clear, images, plan, 0, plan.rows))]
-    operator = worker.on_first_images(lambda images: assemble(clear, images, plan, rows, fold.memory))
+    operator = worker.on_first_images(lambda images: assemble(clear, images, plan, rows, memory))
     worker.on_first_images(lambda images: clear.use(operator, images))
     write_operator(fold.path, fold.facts, operator.tensors())
     clear.operator = None

@@ -3,8 +3,9 @@
 import importlib.metadata
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,8 @@ def examine_model(
     if found.fold is not None and reason is None:
         began = time.perf_counter()
         fold = make_fold(store, found.fold, cluster.work, draft.model_hash, facts["torch"])
-        fold = replace(fold, memory=found.memory)
         try:
-            deviation = build(fold, cluster, listener)
+            deviation = build(fold, cluster, listener, found.memory)
         except CannotFold as error:
             fold, reason = None, str(error)
         else:
@@ -150,15 +150,15 @@ def examine_model(
     return examination, fold
 
 
-def build(fold: Fold, cluster: Cluster, listener: Listener) -> float:
-    """The operator lies in the store and a worker has verified it; returns its deviation. Raises CannotFold."""
+def build(fold: Fold, cluster: Cluster, listener: Listener, memory: float = inf) -> float:
+    """The operator lies in the store and a worker has verified it; returns its deviation. memory: see `ensure_operator`."""
     client, _ = cluster.wait()
     listener.stage("folding")
 
     def progress(done: int, total: int) -> None:
         listener.advance(done, 0, total, "rows")
 
-    return ensure_operator(client, cluster.work.key, fold, listener.say, progress)
+    return ensure_operator(client, cluster.work.key, fold, listener.say, progress, memory)
 
 
 def reach(where: str) -> str:
