@@ -1,12 +1,12 @@
 """Eq. 4 and 5 of many classes: which wins at each pixel, without the maps of all of them ever leaving the caches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from auditor.patterns import PIXELS, Patterns, Stretch
+from auditor.patterns import GROUPS, PIXELS, Patterns, Stretch
 
 CLASSES, GROUP = 64, 8
 """How many classes compete at once, and in groups of how many first."""
@@ -14,6 +14,8 @@ MANY = 256
 """Of so many classes it is worth finding out who may win where."""
 RIVALS = 64
 """Where more classes than these may win, all compete."""
+BOUNDS = 1 << 24
+"""How many bounds are held at once."""
 ROUNDING = 1e-5
 """What a response may be off, of the largest norm of the sample's responses."""
 
@@ -25,8 +27,13 @@ Outcome = tuple[Tensor, Tensor]
 
 def compete(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Tensor) -> Outcome:
     """operator: (K, h·w, P), or (K, h·w, R) of patterns. seeds: (K, N, h·w). names: (K,) int16, ascending, of the K classes."""
-    outcomes = [*contests(operator, patterns, seeds, names)]
-    winner, best = (torch.cat(parts, 1) for parts in zip(*outcomes, strict=True))
+    samples = max(1, BOUNDS // (GROUPS * len(names)))
+    outcomes = [joined(contests(operator, patterns, part, names), 1) for part in torch.split(seeds, samples, 1)]
+    return joined(outcomes, 0)
+
+
+def joined(outcomes: Iterable[Outcome], axis: int) -> Outcome:
+    winner, best = (torch.cat(parts, axis) for parts in zip(*outcomes, strict=True))
     return winner, best
 
 
@@ -97,10 +104,12 @@ def who_may_win(coefficients: Tensor, stretch: Stretch) -> Tensor:
     central = stretch.centres.t() @ flat.t()
     by_class = central.view(-1, classes, samples)
     leads = (by_class - by_class.amax(1, keepdim=True)).amax(0) >= 0
-    reached = responses_of(coefficients, chosen_by(leads), stretch.shapes).amax(0) / stretch.lengths
+    reached = responses_of(coefficients, chosen_by(leads, RIVALS), stretch.shapes).amax(0) / stretch.lengths
     least = reached.new_full((samples, len(central)), torch.inf)
     least.scatter_reduce_(1, stretch.groups.expand(samples, -1), reached, "amin")
-    least -= ROUNDING * torch.linalg.vector_norm(coefficients, dim=2).amax(0)[:, None]
+    # Nobody wins by a response that is not positive: not even one of a sample that has no response at all.
+    least.clamp_(min=0).sub_(ROUNDING * torch.linalg.vector_norm(coefficients, dim=2).amax(0)[:, None])
+    least += torch.finfo(least.dtype).tiny
     # In place, and numbers for truth values: several times as fast.
     bounds = central.addmm_(stretch.radii.t(), flat.abs().t()).view(by_class.shape)
     return bounds.ge_(least.t().contiguous()[:, None])
@@ -108,15 +117,18 @@ def who_may_win(coefficients: Tensor, stretch: Stretch) -> Tensor:
 
 def compete_among(coefficients: Tensor, stretch: Stretch, names: Tensor, rivals: Tensor) -> Outcome:
     """Each sample's own classes. rivals: (K, N) bool."""
-    chosen = chosen_by(rivals)
+    chosen = chosen_by(rivals, len(rivals))
     best, first = responses_of(coefficients, chosen, stretch.shapes).max(0)
     winner = names[chosen].t().gather(1, first)
     return winner.where(best > 0, -1), best.clamp_(min=0)
 
 
-def chosen_by(marks: Tensor) -> Tensor:
-    """The marked classes of each sample, ascending, and others that make up for their number: (m, N). marks: (K, N) bool."""
-    most = max(1, int(marks.sum(0).amax()))
+def chosen_by(marks: Tensor, limit: int) -> Tensor:
+    """The marked classes of each sample, or `limit` of them, ascending, and others that make up for their number: (m, N).
+
+    marks: (K, N) bool.
+    """
+    most = max(1, min(limit, int(marks.sum(0).amax())))
     return marks.byte().topk(most, dim=0).indices.sort(dim=0).values
 
 

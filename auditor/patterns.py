@@ -101,12 +101,17 @@ def find_patterns(basis: Tensor, weights: Tensor | None, tolerance: float) -> Pa
     basis: (K, h·w, P), float32 or float64. weights: (C, K). tolerance: the part of its norm that a stretch may lose.
     """
     _, positions, pixels = basis.shape
+    if weights is not None and not weights.isfinite().all():
+        return None
     root = None if weights is None else square_root(weights)
     values, ranks, groups = [], [], []
     for left in range(0, pixels, PIXELS):
         rows = basis[:, :, left : left + PIXELS].flatten(1)
         rows = (rows if root is None else root @ rows).view(-1, min(PIXELS, pixels - left)).double()
-        energies, vectors = torch.linalg.eigh(rows.t() @ rows)
+        products = rows.t() @ rows
+        if not products.isfinite().all():
+            return None
+        energies, vectors = torch.linalg.eigh(products)
         lost = energies.clamp(min=0).cumsum(0)
         rank = max(1, int((lost > tolerance**2 * lost[-1]).sum()))
         width = len(vectors)

@@ -123,6 +123,26 @@ def test_whoever_wins_is_among_those_who_may(seed: int) -> None:
     assert max(kept) < 0.5, "most classes are ruled out"
 
 
+def test_nobody_may_win_in_a_sample_without_response() -> None:
+    """Else all classes would compete at all pixels, for the sake of one blank image in a batch."""
+    operator, patterns, seeds = contestants(300)
+    seeds[:, 2] = 0
+    for stretch in patterns.stretches():
+        may_win = who_may_win(torch.bmm(seeds, operator[:, :, stretch.numbers]), stretch)
+        assert not may_win[:, :, 2].any()
+        assert may_win[:, :, [0, 1, 3, 4, 5]].any(1).all()
+
+
+def test_samples_in_parts_have_the_outcome_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator, patterns, seeds = contestants(300)
+    names = torch.arange(300, dtype=torch.int16)
+    whole = compete(operator, patterns, seeds, names)
+    monkeypatch.setattr(auditor.competition, "BOUNDS", 4 * 64 * 300)
+    parts = compete(operator, patterns, seeds, names)
+    assert (parts[0] == whole[0]).float().mean() > 0.999
+    torch.testing.assert_close(parts[1], whole[1])
+
+
 def test_all_pixels_are_worked_out_when_some_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
     operator, patterns, seeds = contestants(300)
     stretch = next(patterns.stretches())
