@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method
 from auditor.errors import UnsupportedModel
-from auditor.folding import FORWARD_VALUES, CannotFold, Operator, assemble, fold_rows, plan_fold, verify, with_shortcut
+from auditor.folding import FORWARD_VALUES, CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify, with_shortcut
 from auditor.head import watch
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
@@ -136,7 +136,17 @@ class Clear:
             needed, allowed = plan.memory / 1e9, memory / 1e9
             raise CannotFold(f"building the operator takes {needed:.1f} GB of memory, and {allowed:.1f} GB are allowed")
         rows = fold_rows(self, images, plan, 0, plan.rows)
-        return self.use(assemble(self, images, plan, [rows], memory), images)
+        return self.use_rows(images, plan, [rows], memory)
+
+    def use_rows(self, images: Tensor, plan: FoldPlan, rows: list[Tensor], memory: float) -> float:
+        """Uses the operator of all rows: of patterns, or as it is where these lose too much. Raises CannotFold."""
+        operator = assemble(self, images, plan, rows, memory)
+        try:
+            return self.use(operator, images)
+        except CannotFold:
+            if operator.patterns is None:
+                raise
+        return self.use(assemble(self, images, plan, rows, memory, by_patterns=False), images)
 
     def use(self, operator: Operator, images: Tensor) -> float:
         """Verifies an operator on `images` and uses it from then on; returns the deviation. Raises CannotFold."""

@@ -27,7 +27,7 @@ ROW_VALUES = 8_000_000
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
-LOST = 1 / 3
+LOST = 0.24
 """What part of the tolerance an operator may lose by being made of patterns."""
 FORWARD_VALUES = 2_500_000
 """Of a batch whose classes an operator sends back, images of as many values go through the network at once: sixteen photographs.
@@ -317,11 +317,16 @@ def class_weights(clear: "Clear", images: Tensor, plan: FoldPlan) -> Tensor:
     return torch.cat(parts)[: plan.classes]
 
 
-def assemble(clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor], memory: float = inf) -> Operator:
-    """The operator of all rows, in order, in the precision of `clear`. memory: bytes that it may take. Raises CannotFold."""
+def assemble(
+    clear: "Clear", images: Tensor, plan: FoldPlan, rows: list[Tensor], memory: float = inf, by_patterns: bool = True
+) -> Operator:
+    """The operator of all rows, in order, in the precision of `clear`; of patterns where they are worth it, if `by_patterns`.
+
+    memory: bytes that it may take. Raises CannotFold.
+    """
     basis = (rows[0] if len(rows) == 1 else torch.cat(rows)).view(-1, plan.positions, prod(plan.shape))
     weights = None if plan.narrow is None else class_weights(clear, images, plan).to(basis.dtype)
-    patterns = find_patterns(basis, weights, LOST * TOLERANCE[clear.dtype])
+    patterns = find_patterns(basis, weights, LOST * TOLERANCE[clear.dtype]) if by_patterns else None
     if patterns is not None:
         basis = patterns.reduce(basis)
         patterns = replace(patterns, values=patterns.values.to(clear.dtype))

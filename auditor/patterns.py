@@ -20,8 +20,8 @@ PIXELS = 784
 """Of a stretch. What is worked on at once, responses of some classes to it, stays in the caches."""
 GROUPS = 64
 """Of a stretch's pixels, see `Stretch`."""
-WORTH = 0.75
-"""Patterns are used where a product by way of them takes at most this part of the arithmetic."""
+WORTH = 1.5
+"""Patterns are used where products by way of them take at most this part of the arithmetic: they take far less memory."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def find_patterns(basis: Tensor, weights: Tensor | None, tolerance: float) -> Pa
         return None
     root = None if weights is None else square_root(weights)
     values, ranks, groups = [], [], []
+    spent = whole = 0
     for left in range(0, pixels, PIXELS):
         rows = basis[:, :, left : left + PIXELS].flatten(1)
         rows = (rows if root is None else root @ rows).view(-1, min(PIXELS, pixels - left)).double()
@@ -115,7 +116,8 @@ def find_patterns(basis: Tensor, weights: Tensor | None, tolerance: float) -> Pa
         lost = energies.clamp(min=0).cumsum(0)
         rank = max(1, int((lost > tolerance**2 * lost[-1]).sum()))
         width = len(vectors)
-        if rank * (positions + width) > WORTH * positions * width:
+        spent, whole = spent + rank * (positions + width), whole + positions * width
+        if spent > WORTH * whole:
             return None
         shapes = vectors[:, -rank:].t()
         values.append(F.pad(shapes, (0, PIXELS - width)))

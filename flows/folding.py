@@ -9,7 +9,7 @@ from typing import Any
 from distributed import Client
 
 from auditor import CannotFold
-from auditor.folding import FoldPlan, assemble, fold_rows, restore_operator
+from auditor.folding import FoldPlan, fold_rows, restore_operator
 from flows.driving import drive, try_alone
 from flows.examination import in_bytes
 from flows.worker import AuditWorker, Work, this_worker
@@ -127,9 +127,9 @@ def finish_operator(key: str, fold: Fold, folder: Path | None, memory: float) ->
     clear, plan = worker.clear, fold.plan
     parts = None if folder is None else [part.to(worker.device) for part in read_rows(folder)]
     rows = parts or [worker.on_first_images(lambda images: fold_rows(clear, images, plan, 0, plan.rows))]
-    operator = worker.on_first_images(lambda images: assemble(clear, images, plan, rows, memory))
-    worker.on_first_images(lambda images: clear.use(operator, images))
-    write_operator(fold.path, fold.facts, operator.tensors())
+    worker.on_first_images(lambda images: clear.use_rows(images, plan, rows, memory))
+    assert clear.operator is not None
+    write_operator(fold.path, fold.facts, clear.operator.tensors())
     clear.operator = None
     return use_operator(key, fold)
 

@@ -68,7 +68,7 @@ def test_patterns_of_weighted_sources_are_those_of_the_classes() -> None:
 
 def test_an_operator_of_many_patterns_is_left_as_it_is() -> None:
     assert find_patterns(torch.randn(SOURCES, POSITIONS, WIDTH), None, TOLERANCE) is None
-    assert find_patterns(made_of([7, 3]), None, TOLERANCE) is None, "7 · (9 + 784) of 9 · 784 is more than three quarters"
+    assert find_patterns(made_of([15, 3], fading=0.9), None, TOLERANCE) is None, "15 · (9 + 784) is more than 1.5 · 9 · 784"
     assert find_patterns(torch.randn(3, 2, 20), None, TOLERANCE) is None
     assert find_patterns(made_of([3, 3]).index_fill(0, torch.tensor(2), torch.inf), None, TOLERANCE) is None
 
