@@ -149,6 +149,15 @@ def test_operator_of_few_patterns_is_plain(precision: str, top_k: int | None) ->
     assert (one.dominant_class == other.dominant_class).float().mean() > (0.8 if precision == "bfloat16" else 0.99)
 
 
+def test_where_patterns_lose_too_much_the_operator_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr("auditor.folding.LOST", 1e4)
+    clear = Clear(Patches().eval())
+    assert clear.fold(images, ROOM) < 1e-5
+    assert clear.operator is not None
+    assert clear.operator.patterns is None
+
+
 def test_operator_is_restored_from_its_tensors() -> None:
     images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
     clear, again = Clear(Patches().eval()), Clear(Patches().eval())
