@@ -9,7 +9,7 @@ import pytest
 import torch
 from distributed import Client
 
-import flows.folding
+import auditor.clear
 import flows.planning
 from auditor import CannotFold
 from flows.config import AuditConfig, load_config
@@ -129,7 +129,7 @@ def test_an_operator_that_deviates_is_a_reason_not_to_use_it(
     def deviate(*_: object) -> None:
         raise CannotFold("folded responses deviate from plain ones by 1.0e-02 of the peak")
 
-    monkeypatch.setattr(flows.folding, "assemble", deviate)
+    monkeypatch.setattr(auditor.clear, "verify", deviate)
     planned = plan(client, config, digits_work, tmp_path)
     assert planned.fold is None
     assert planned.plan.examination is not None
