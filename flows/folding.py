@@ -29,7 +29,7 @@ ROWS_ALONE = 2000
 """Up to so many rows one worker builds, without a file between; more are built by all."""
 ROWS_A_PART = 256
 TRIES = 3
-"""How often a worker may die of building a part before there is no operator."""
+"""How often a worker may die of building a part before there is no operator; of putting the parts together, once less."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def ensure_operator(
     if fault:
         say(f"operator '{fold.path}' is built again: {fault}")
     if fold.plan.rows <= ROWS_ALONE:
-        return client.submit(finish_operator, key, fold, None, memory, pure=False).result()
+        return finish(client, key, fold, None, memory)
     done = 0
 
     def count(rows: int) -> None:
@@ -99,7 +99,17 @@ def ensure_operator(
 
         if not all(map(is_built, drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count))):
             raise CannotFold(f"a worker died {TRIES} times of building it")
-        return client.submit(finish_operator, key, fold, folder, memory, pure=False).result()
+        return finish(client, key, fold, folder, memory)
+
+
+def finish(client: Client, key: str, fold: Fold, folder: Path | None, memory: float) -> float:
+    def submit(deaths: int) -> Any:
+        return client.submit(finish_operator, key, fold, folder, memory, pure=False)
+
+    deviations: list[float] = []
+    if not try_alone(submit, deviations.append, TRIES):
+        raise CannotFold("a worker died of putting it together, and so did another")
+    return deviations[0]
 
 
 def find_fault(fold: Fold) -> str | None:

@@ -282,7 +282,7 @@ def efficientnet(options: argparse.Namespace) -> list[Row]:
         rows.append(Row(f"EfficientNet-Lite0, top-1 of {len(right)} images", f"{accuracy:.1%}", "", "", accuracy, 0.65))
     clear = Clear(model, precision=options.efficientnet_precision)
     started = clock()
-    deviation = clear.fold(batch[:8], memory=options.memory)
+    deviation = clear.fold(batch, memory=options.memory)
     print("efficientnet: operator built …", file=sys.stderr, flush=True)
     size = 0 if clear.operator is None else clear.operator.memory
     built = f"{clock() - started:,.0f} s, {size / 1e9:.1f} GB, {deviation:.0e} off"

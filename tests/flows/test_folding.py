@@ -14,6 +14,8 @@ from distributed import Client
 import flows.folding
 from auditor import CannotFold, Clear
 from auditor.folding import FoldPlan, fold_rows, plan_fold
+from flows.cluster import open_cluster
+from flows.config import ComputeSection
 from flows.folding import Fold, adopt_planned, ensure_operator, make_fold, restore_plan
 from flows.worker import AuditWorker, Work
 from storage.models import load_model
@@ -160,6 +162,34 @@ def test_an_error_of_a_part_is_raised_and_leaves_nothing(
     with pytest.raises(ArithmeticError, match="row 300"):
         ensure(fold, Heard())
     assert files(fold) == []
+
+
+DEADLY = """
+import os
+from torch import nn
+from flows.demo import allcnn
+
+class Deadly(nn.Sequential):
+    def forward(self, images):
+        if len(images) > 1 and (images == images[:1]).all():
+            os._exit(9)
+        return super().forward(images)
+
+def build():
+    return Deadly(*allcnn.build())
+"""
+"""The demo's network, which kills its process where an operator's rows are built: of one image many times over."""
+
+
+def test_an_operator_that_workers_die_of_is_none(tmp_path: Path, fold: Fold, digits_work: Work) -> None:
+    (tmp_path / "deadly_build.py").write_text(DEADLY)
+    model = replace(digits_work.model, factory="deadly_build:build", search_path=str(tmp_path))
+    work = replace(digits_work, key="deadly-build", model=model)
+    with open_cluster(ComputeSection(workers=1, threads=1)) as cluster, Client(cluster, set_as_default=False) as client:
+        client.register_plugin(AuditWorker(work))
+        with pytest.raises(CannotFold, match="a worker died of putting it together, and so did another"):
+            ensure_operator(client, work.key, fold, print, Heard().progress)
+    assert not fold.path.exists()
 
 
 def test_an_operator_that_deviates_is_not_kept(
