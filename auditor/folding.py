@@ -18,6 +18,7 @@ from auditor.backprojection import CHUNK_VALUES, Backprojection
 from auditor.competition import compete
 from auditor.patterns import Patterns, find_patterns
 from auditor.replay import Shortcut, shortcut
+from auditor.survey import Survey, survey
 
 if TYPE_CHECKING:
     from auditor.clear import Clear
@@ -118,11 +119,8 @@ class Operator:
 
     def apply(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """What arrives at the cut, (N, k, P) float32. seeds: (N, C, h, w). classes: (k,) int64, the same for all samples."""
-        if len(classes) == len(self.tensor):
-            operator, chosen = self.tensor, seeds
-        else:
-            operator, chosen = self.tensor[classes], seeds[:, classes]
-        return self.expand(torch.bmm(chosen.flatten(2).transpose(0, 1), operator.to(seeds.dtype))).transpose(0, 1)
+        operator, chosen = self.of(seeds, classes)
+        return self.expand(torch.bmm(chosen, operator.to(seeds.dtype))).transpose(0, 1)
 
     def apply_each(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """The same for one class a sample, (N, P). seeds: (N, h, w). classes: (N,) int64."""
@@ -139,10 +137,19 @@ class Operator:
 
         seeds: (N, C, h, w). classes: (K,) int64, ascending, the same for all samples. For `plan.is_image_map`.
         """
-        every = len(classes) == len(self.tensor)
-        operator = self.tensor if every else self.tensor[classes]
-        chosen = (seeds if every else seeds[:, classes]).flatten(2).transpose(0, 1).contiguous()
+        operator, chosen = self.of(seeds, classes)
         return compete(operator, self.patterns, chosen, classes.to(torch.int16))
+
+    def survey(self, seeds: Tensor, classes: Tensor) -> Survey:
+        """What else there is to say of many classes, on a CPU. seeds, classes, `plan`: as for `dominance`."""
+        operator, chosen = self.of(seeds, classes)
+        return survey(operator, self.patterns, chosen, classes.to(torch.int16), self.plan.shape)
+
+    def of(self, seeds: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The operator and the seeds, (K, N, h·w), of some classes."""
+        every = len(classes) == len(self.tensor)
+        chosen = (seeds if every else seeds[:, classes]).flatten(2).transpose(0, 1).contiguous()
+        return self.tensor if every else self.tensor[classes], chosen
 
     def finish(self, backprojection: Backprojection, arrived: Tensor) -> Tensor:
         """From the cut to the input, (N, H, W) float32. arrived: (N, P)."""

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from auditor.backprojection import Backprojection
 from auditor.clear import Clear, Maps
+from auditor.folding import Operator
 from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
+from auditor.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,19 @@ def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Mea
         raise ValueError(f"keep is {keep}: the prediction and the label need two places")
     backprojection = clear.forward(images)
     competing = clear.competing(backprojection)
-    dominance, cosine = Dominance(), ClassCosine()
     describe_all = competing.shape[-1] <= keep
-    parts, energies = [], []
-    for classes, responses in backprojection.stream(competing):
-        dominance.update(classes, responses)
-        cosine.update(classes, responses)
-        if describe_all:
-            parts.append(describe(responses))
-        else:
-            energies.append(responses.clamp(min=0).sum((2, 3)))
+    operator = None if describe_all else surveyor(backprojection, competing)
+    if operator is not None:
+        found = operator.survey(backprojection.seeds, competing)
+    else:
+        found, parts = survey_stream(backprojection, competing, describe_all)
     every = competing.expand(len(images), -1)
     if describe_all:
         kept, described = every, join(parts)
     else:
-        kept = strongest(torch.cat(energies, 1), every, backprojection.logits.argmax(1), labels, keep)
+        kept = strongest(found.energy, every, backprojection.logits.argmax(1), labels, keep)
         described = describe_again(backprojection, kept)
-    result = dominance.result()
+    result = found.dominance
     area, energy = shares(result, backprojection.logits.shape[1])
     return Measurement(
         maps=Maps(result.dominant_class, result.dominant_response, backprojection.logits),
@@ -72,12 +70,33 @@ def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Mea
         class_energy_frac=energy,
         positive_area_frac=(result.dominant_class >= 0).float().mean((1, 2)),
         dominance_margin=dominance_margin(result),
-        class_cosine=cosine.result(),
+        class_cosine=found.class_cosine,
         left_out_frac=left_out(clear, backprojection, every),
         dominant=describe(result.dominant_response[:, None]),
         kept=kept,
         responses=described,
     )
+
+
+def surveyor(backprojection: Backprojection, competing: Tensor) -> Operator | None:
+    """The operator, where it surveys the classes faster than a stream of them: on a CPU, the same for all samples."""
+    operator, images = backprojection.operator, backprojection.images
+    fitting = operator is not None and operator.plan.is_image_map and competing.dim() == 1
+    return operator if fitting and images.device.type == "cpu" and len(images) else None
+
+
+def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[Description]]:
+    """What there is to say of the competing classes, and, chunk by chunk, of each by itself if `describe_all`."""
+    dominance, cosine = Dominance(), ClassCosine()
+    parts: list[Description] = []
+    energies = []
+    for classes, responses in backprojection.stream(competing):
+        dominance.update(classes, responses)
+        cosine.update(classes, responses)
+        if describe_all:
+            parts.append(describe(responses))
+        energies.append(parts[-1].energy if describe_all else responses.clamp(min=0).sum((2, 3)))
+    return Survey(dominance.result(), torch.cat(energies, 1), cosine.result()), parts
 
 
 def left_out(clear: Clear, backprojection: Backprojection, competing: Tensor) -> Tensor:

@@ -80,10 +80,15 @@ class ClassCosine:
         """(N,) float32 in [−1, 1]; NaN where fewer than two classes have a response."""
         if self.total is None or self.count is None:
             raise ValueError("no class was streamed: there is no class cosine")
-        count = self.count.double()
-        pairs = count * (count - 1)
-        cosine = (self.total.double().square().sum(1) - count) / pairs
-        return torch.where(pairs > 0, cosine, torch.nan).clamp(-1, 1).float()
+        return mean_cosine(self.total, self.count)
+
+
+def mean_cosine(total: Tensor, count: Tensor) -> Tensor:
+    """Of all pairs of `count` (N,) unit vectors that add up to `total` (N, d): (N,) float32; NaN where there is no pair."""
+    vectors = count.double()
+    pairs = vectors * (vectors - 1)
+    cosine = (total.double().square().sum(1) - vectors) / pairs
+    return torch.where(pairs > 0, cosine, torch.nan).clamp(-1, 1).float()
 
 
 def shares(result: DominanceResult, classes: int) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,24 @@ def test_statistics_of_a_batch(
         torch.testing.assert_close(getattr(measured.dominant, name), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("classes", [None, [0, 2, 3, 4, 6, 7]])
+def test_by_an_operator_all_is_said_as_without_one(
+    model: nn.Module, images: Tensor, labels: Tensor, classes: list[int] | None
+) -> None:
+    images[4] = 0
+    plain, folded = Clear(model, classes=classes), Clear(model, classes=classes)
+    folded.fold(images, memory=10**9)
+    expected, measured = measure(plain, images, labels, keep=3), measure(folded, images, labels, keep=3)
+    assert torch.equal(measured.kept, expected.kept)
+    assert torch.equal(measured.maps.dominant_class, expected.maps.dominant_class)
+    for name in ("class_area_frac", "class_energy_frac", "dominance_margin", "class_cosine", "left_out_frac"):
+        torch.testing.assert_close(getattr(measured, name), getattr(expected, name), rtol=0, atol=1e-5, equal_nan=True)
+    for name in SCORES:
+        for described in ("dominant", "responses"):
+            found, wanted = (getattr(getattr(every, described), name) for every in (measured, expected))
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 @pytest.mark.parametrize("keep", [2, 3, 5])
 def test_kept_classes_are_those_with_most_energy_and_the_prediction_and_label(
     model: nn.Module, images: Tensor, labels: Tensor, keep: int
