@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method
 from auditor.errors import UnsupportedModel
-from auditor.folding import FORWARD_VALUES, CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify, with_shortcut
+from auditor.folding import CannotFold, FoldPlan, Operator, assemble, few_at_a_time, fold_rows, plan_fold, verify
 from auditor.head import watch
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
@@ -99,7 +99,7 @@ class Clear:
     def folded(self, images: Tensor, operator: Operator) -> Maps | None:
         """The maps, of the same classes for all samples, by an operator that reaches the image; None where it does not fit."""
         seeds, logits = [], []
-        for part in torch.split(images, max(1, FORWARD_VALUES // images[0].numel())):
+        for part in few_at_a_time(images):
             backprojection = self.forward(part)
             if backprojection.operator is None:
                 return None
@@ -150,9 +150,7 @@ class Clear:
 
     def use(self, operator: Operator, images: Tensor) -> float:
         """Verifies an operator on `images` and uses it from then on; returns the deviation. Raises CannotFold."""
-        plain = self.plain(images)
-        deviation = verify(self, operator, plain)
-        self.operator = with_shortcut(self, operator, plain)
+        self.operator, deviation = verify(self, operator, images)
         return deviation
 
     def competing(self, backprojection: Backprojection) -> Tensor:

@@ -23,16 +23,15 @@ from auditor.survey import Survey, survey
 if TYPE_CHECKING:
     from auditor.clear import Clear
 
-ROW_VALUES = 8_000_000
-"""Input values of a batch that builds rows: what bounds the memory of a build."""
+ROW_VALUES = 1_000_000
+"""Input values of a batch that builds rows: six photographs. More are slower, and take memory."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """How far a folded response may be from the plain one, relative to the sample's largest response."""
 CHECKED_CLASSES = 16
 LOST = 0.24
 """What part of the tolerance an operator may lose by being made of patterns."""
 FORWARD_VALUES = 2_500_000
-"""Of a batch whose classes an operator sends back, images of as many values go through the network at once: sixteen photographs.
-What they leave there is not kept."""
+"""Input values that go through the network at once where what they leave there is not kept: sixteen photographs."""
 
 
 class CannotFold(ValueError):
@@ -348,33 +347,47 @@ def assemble(
     return Operator(plan, tensor, patterns)
 
 
-def verify(clear: "Clear", operator: Operator, plain: Backprojection) -> float:
-    """The largest deviation of folded from plain responses, relative to each sample's largest. Raises CannotFold.
+def verify(clear: "Clear", operator: Operator, images: Tensor) -> tuple[Operator, float]:
+    """The operator, with a shortcut where one gives what a tape does; and how far it is from the plain path at most.
 
-    plain: of real images, which takes the operator. Compared for the classes with most response.
+    images: (N, ch, H, W), real ones. The deviation is of folded from plain responses, relative to each sample's largest,
+    of the classes with most response. Raises CannotFold.
     """
-    if not operator.fits(plain):
-        raise CannotFold("the forward pass is another than the one that was folded")
+    shorter, agrees = operator, True
+    deviations = []
+    for part in few_at_a_time(images):
+        plain = clear.plain(part)
+        if not operator.fits(plain):
+            raise CannotFold("the forward pass is another than the one that was folded")
+        if operator.plan.step < 0 and shorter is operator:
+            shorter = replace(operator, shortcut=shortcut(clear.model, plain))
+        agrees = agrees and decides_as(clear, shorter, plain)
+        deviations.append(deviation_of(operator, plain))
+    found = torch.cat(deviations)
+    if not len(found):
+        raise CannotFold("no class has positive response in the images that were to verify the operator")
+    largest = float(found.max())
+    if not largest <= TOLERANCE[clear.dtype]:
+        raise CannotFold(f"folded responses deviate from plain ones by {largest:.1e} of the peak")
+    return shorter if agrees else operator, largest
+
+
+def few_at_a_time(images: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(images, max(1, FORWARD_VALUES // images[0].numel()))
+
+
+def deviation_of(operator: Operator, plain: Backprojection) -> Tensor:
+    """Of each sample and class that was compared, of samples with a response. plain: of real images, which takes the operator."""
     classes = plain.positive.sum((2, 3)).topk(min(CHECKED_CLASSES, plain.positive.shape[1]), dim=1).indices
     expected = torch.stack([plain.send_back(column) for column in classes.unbind(1)], 1)
     plain.operator = operator
     actual = torch.stack([plain.send_back(column) for column in classes.unbind(1)], 1)
     peaks, apart = expected.abs().amax((1, 2, 3)), (actual - expected).abs().amax((1, 2, 3))
-    if not peaks.any():
-        raise CannotFold("no class has positive response in the images that were to verify the operator")
-    deviation = float((apart / peaks)[peaks > 0].max())
-    if not deviation <= TOLERANCE[clear.dtype]:
-        raise CannotFold(f"folded responses deviate from plain ones by {deviation:.1e} of the peak")
-    return deviation
+    return (apart / peaks)[peaks > 0]
 
 
-def with_shortcut(clear: "Clear", operator: Operator, plain: Backprojection) -> Operator:
-    """The operator with a shortcut to the class responses, if it needs no more and the shortcut gives what a tape does."""
-    if operator.plan.step >= 0:
-        return operator
-    shorter = replace(operator, shortcut=shortcut(clear.model, plain))
-    responses = shorter.class_responses(clear.model, plain.images)
-    expected = plain.class_responses
+def decides_as(clear: "Clear", operator: Operator, plain: Backprojection) -> bool:
+    """Whether the operator's shortcut gives the class responses of a tape."""
+    responses, expected = operator.class_responses(clear.model, plain.images), plain.class_responses
     tolerance = TOLERANCE[clear.dtype] * float(expected.abs().max())
-    agrees = responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance)
-    return shorter if agrees else operator
+    return responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance)

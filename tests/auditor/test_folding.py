@@ -220,12 +220,41 @@ def test_images_that_go_through_the_network_in_parts_have_the_maps_of_all_at_onc
     clear = Clear(model)
     clear.fold(images, ROOM)
     whole = clear(images)
-    monkeypatch.setattr("auditor.clear.FORWARD_VALUES", 3 * images[0].numel())
+    monkeypatch.setattr("auditor.folding.FORWARD_VALUES", 3 * images[0].numel())
     parts = clear(images)
     assert clear(images[:0]).dominant_class.shape == (0, *images.shape[2:])
     torch.testing.assert_close(parts.dominant_response, whole.dominant_response)
     torch.testing.assert_close(parts.logits, whole.logits)
     assert (parts.dominant_class == whole.dominant_class).float().mean() > 0.99
+
+
+class Unbiased(nn.Sequential):
+    """Of a blank image no class has a response."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(9)
+        convolutions = nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False)
+        super().__init__(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_every_image_verifies_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One goes through the network at a time; those without response, and only those, have no say."""
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr("auditor.folding.FORWARD_VALUES", 1)
+    clear = Clear(Unbiased().eval())
+    plan = plan_fold(clear, images)
+    operator = assemble(clear, images, plan, [fold_rows(clear, images, plan, 0, plan.rows)])
+    blank = torch.zeros_like(images[:1])
+    with_blank = torch.cat([blank, images, blank])
+    assert clear.use(operator, with_blank) == clear.use(operator, images) <= 1e-5
+    assert clear.operator is not None
+    assert clear.operator.shortcut is not None
+    with pytest.raises(CannotFold, match="no class has positive response"):
+        clear.use(operator, blank)
+
+    off = dataclasses.replace(operator, tensor=1.01 * operator.tensor)
+    with pytest.raises(CannotFold, match=r"deviate from plain ones by 1\.0e-02"):
+        clear.use(off, torch.cat([blank, images[3:]]))
 
 
 def test_bfloat16_operator_is_verified_to_its_own_tolerance() -> None:
