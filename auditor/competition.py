@@ -80,10 +80,8 @@ def compete_where_open(coefficients: Tensor, stretch: Stretch, names: Tensor) ->
     may_win = who_may_win(coefficients, stretch)
     is_open = may_win.sum(1).amax(1) > RIVALS
     opened = is_open[stretch.groups]
-    winner, best = (
-        torch.empty((coefficients.shape[1], len(opened)), dtype=torch.int16),
-        torch.empty(coefficients.shape[1], len(opened)),
-    )
+    samples, pixels = coefficients.shape[1], len(opened)
+    winner, best = torch.empty((samples, pixels), dtype=torch.int16), torch.empty(samples, pixels)
     everywhere, settled = opened.nonzero()[:, 0], (~opened).nonzero()[:, 0]
     if len(everywhere):
         winner[:, everywhere], best[:, everywhere] = compete_everywhere(coefficients, stretch.at(everywhere), names)
