@@ -28,7 +28,7 @@ check: venv  ## Lint and type-check
 	$(BIN)/mypy
 
 test: venv check  ## Run every test, after lint and types
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/flows tests # whole processes first: they take longest
 
 soak: venv  ## Run the tests that take long, guided fuzzing where atheris can be installed
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'

@@ -19,6 +19,7 @@ from storage.datasets import Dataset
 from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models import model_hash
+from storage.operators import read_refusal, write_refusal
 from storage.runs import (
     Examination,
     Plan,
@@ -125,15 +126,19 @@ def examine_model(
         competing = min(config.method.top_k or len(draft.class_names), len(draft.class_names))
         reason = why_not(found.fold, draft.sample_count, competing, found.memory)
     if found.fold is not None and reason is None:
-        began = time.perf_counter()
         fold = make_fold(store, found.fold, cluster.work, draft.model_hash, facts["torch"])
+        reason = read_refusal(fold.path, found.memory)
+    if fold is not None and reason is None:
+        began = time.perf_counter()
         try:
             deviation = build(fold, cluster, listener, found.memory)
         except CannotFold as error:
-            fold, reason = None, str(error)
+            reason = str(error)
+            write_refusal(fold.path, reason, found.memory)
         else:
             listener.say(folded_line(fold, deviation, time.perf_counter() - began))
     if reason is not None:
+        fold = None
         listener.say(f"maps: each class is sent back for each image, without a fixed operator: {reason}")
     if found.agreement is not None:
         listener.say(

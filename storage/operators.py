@@ -1,6 +1,7 @@
 """Fixed operators on disk: worked out once for a model, mapped into memory by every worker that uses them.
 
 operators/<key>.safetensors    key: SHA-256 of all that decides what is in it
+operators/<key>.refused        why one that was built is not used
 
 The file's header says of what it is and the SHA-256 of its data. What is missing, damaged or of something else is built
 again: nothing else is lost with a file.
@@ -26,6 +27,10 @@ FORMAT_VERSION = 2
 
 USED = ".used"
 """The suffix of the empty file in S3 whose time says when an operator was last used: there, nothing else can be touched."""
+
+
+REFUSED = ".refused"
+"""The suffix of the file that keeps later runs from building an operator for nothing."""
 
 
 class UnusableOperator(ValueError):
@@ -81,6 +86,24 @@ def last_used(path: Path) -> float:
     """When an operator was last used, seconds since 1970."""
     mark = path.with_suffix(USED)
     return (mark if is_remote(path) and mark.exists() else path).stat().st_mtime
+
+
+def write_refusal(path: Path, reason: str, memory: float) -> None:
+    """Keeps why an operator that was built is not used. memory: bytes that it was allowed."""
+    replace_file(path.with_suffix(REFUSED), json.dumps({"reason": reason, "memory": memory}, ensure_ascii=False))
+
+
+def read_refusal(path: Path, memory: float) -> str | None:
+    """Why an operator was not used when it was last built; None where it is to be tried, for it is allowed more now say."""
+    refusal = path.with_suffix(REFUSED)
+    try:
+        found = json.loads(refusal.read_text(encoding="utf-8"))
+        reason, allowed = str(found["reason"]), float(found["memory"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    if memory > allowed:
+        return None
+    return f"{reason}; so it was when it was last built: remove operators/{refusal.name} from the store to have it tried again"
 
 
 def remove_operator(path: Path) -> None:

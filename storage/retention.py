@@ -85,10 +85,14 @@ def sweep(store: Path) -> None:
 
 
 def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:
-    """The fixed operators that were last used before the first of the runs that stay began: all where none stays."""
+    """The fixed operators, and refusals of some, that were last used before the first of the runs that stay began.
+
+    All where none stays.
+    """
     stay = [plan for run in list_runs(store) if run not in set(gone) and (plan := readable_plan(run)) is not None]
     first = min((plan.created_at.timestamp() for plan in stay), default=float("inf"))
-    return [path for path in sorted((store / "operators").glob("*.safetensors")) if last_used(path) < first]
+    files = [path for suffix in ("safetensors", "refused") for path in (store / "operators").glob(f"*.{suffix}")]
+    return [path for path in sorted(files) if last_used(path) < first]
 
 
 def size_of(run: Run) -> int:

@@ -124,17 +124,29 @@ def test_a_run_for_which_it_is_not_worth_it_says_why(
 
 
 def test_an_operator_that_deviates_is_a_reason_not_to_use_it(
-    client: Client, config: AuditConfig, digits_work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deviate(*_: object) -> None:
         raise CannotFold("folded responses deviate from plain ones by 1.0e-02 of the peak")
 
-    monkeypatch.setattr(auditor.clear, "verify", deviate)
-    planned = plan(client, config, digits_work, tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(auditor.clear, "verify", deviate)
+        planned = plan(client, with_settings(digits_config), digits_work, tmp_path)
+    reason = "folded responses deviate from plain ones by 1.0e-02 of the peak"
     assert planned.fold is None
     assert planned.plan.examination is not None
     assert planned.plan.examination.fold is None
-    assert planned.plan.examination.fold_reason == "folded responses deviate from plain ones by 1.0e-02 of the peak"
+    assert planned.plan.examination.fold_reason == reason
+
+    # Another run does not build it for nothing, until it is told to.
+    heard = Heard()
+    again = plan(client, with_settings(digits_config, "name=again"), digits_work, tmp_path, heard)
+    assert again.fold is None
+    assert "folding" not in heard.stages
+    assert f"{reason}; so it was when it was last built" in heard.said[0]
+    (refusal,) = (tmp_path / "operators").glob("*.refused")
+    refusal.unlink()
+    assert plan(client, with_settings(digits_config, "name=told"), digits_work, tmp_path).fold is not None
 
 
 @pytest.mark.parametrize("settings", [(), ("compute.operator_gb=0",)], ids=["folded", "not"])

@@ -21,9 +21,11 @@ from storage.operators import (
     describe,
     operator_path,
     read_operator,
+    read_refusal,
     read_rows,
     rows_folder,
     write_operator,
+    write_refusal,
     write_rows,
 )
 from storage.places import files_below
@@ -113,6 +115,31 @@ def test_a_file_that_was_cut_short_is_not_used_wherever_it_was_cut(tmp_path: Pat
         path.write_bytes(whole[:length])
         with pytest.raises(UnusableOperator, match="cannot be read"):
             read_operator(path, FACTS)
+
+
+def test_a_refusal_holds_until_more_memory_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "operators" / "0a.safetensors"
+    assert read_refusal(path, 1e9) is None
+    write_refusal(path, "it takes 9.8 GB", 1e9)
+    refused = (
+        "it takes 9.8 GB; so it was when it was last built: remove operators/0a.refused from the store to have it tried again"
+    )
+    assert read_refusal(path, 1e9) == read_refusal(path, 5e8) == refused
+    assert read_refusal(path, 2e9) is None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"reason": "it takes 9.8 GB", "memory": "much"}', '{"reason": "it'])
+def test_a_damaged_refusal_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "0a.refused").write_text(text)
+    assert read_refusal(tmp_path / "0a.safetensors", 0) is None
+
+
+def test_a_refusal_in_s3_is_heeded(s3_store: Path) -> None:
+    path = s3_store / "operators" / "0a.safetensors"
+    assert read_refusal(path, 1e9) is None
+    write_refusal(path, "it deviates", 1e9)
+    assert "it deviates; so it was" in str(read_refusal(path, 1e9))
 
 
 def test_a_changed_bit_is_found_by_the_hash(tmp_path: Path) -> None:

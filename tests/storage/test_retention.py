@@ -176,8 +176,8 @@ def test_operators_that_no_run_that_stays_can_have_used_go(store_place: Path) ->
     runs = [make_run(store_place, day) for day in (1, 2)]
     (store_place / "operators").mkdir()
     paths = {}
-    for day in (1, 2):
-        paths[day] = store_place / "operators" / f"{day}.safetensors"
+    for day, suffix in ((1, "refused"), (2, "safetensors")):
+        paths[day] = store_place / "operators" / f"{day}.{suffix}"
         paths[day].touch()
         used = (PLANNED.replace(day=day) + timedelta(minutes=1)).timestamp()
         os.utime(paths[day], (used, used))
