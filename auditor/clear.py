@@ -171,8 +171,8 @@ class Clear:
 
 def agreement(clear: Clear, images: Tensor) -> float:
     """The share of pixels whose dominant class is the same as in float32, in [0, 1]. images: (N, ch, H, W)."""
-    same = clear(images).dominant_class == clear.reference(images).dominant_class
-    return float(same.float().mean())
+    same = [clear(part).dominant_class == clear.reference(part).dominant_class for part in few_at_a_time(images)]
+    return float(torch.cat(same).float().mean())
 
 
 def check_choice(what: str, given: str, known: Iterable[str]) -> None:

@@ -31,7 +31,7 @@ CHECKED_CLASSES = 16
 LOST = 0.24
 """What part of the tolerance an operator may lose by being made of patterns."""
 FORWARD_VALUES = 2_500_000
-"""Input values that go through the network at once where what they leave there is not kept: sixteen photographs."""
+"""Input values that go through the network at once where it is for us to say: sixteen photographs."""
 
 
 class CannotFold(ValueError):

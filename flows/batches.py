@@ -14,11 +14,14 @@ from storage.errors import InputError
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
+SAMPLES = 64
+"""How many images a worker takes at once where the config does not say."""
+
 
 class BatchSize:
     """How many images a worker takes at once: `samples`, halved for good each time that so many do not fit.
 
-    asked: what compute.batch_samples says.
+    asked: what compute.batch_samples says, or `SAMPLES`.
     """
 
     def __init__(self, asked: int) -> None:

@@ -96,7 +96,7 @@ class ComputeSection(Section):
     cluster: str = Field(default="local", pattern=r"^(local|cuda|[a-z]+://.+)$")
     workers: int | None = Field(default=None, gt=0)
     threads: int | None = Field(default=None, gt=0)
-    batch_samples: int = Field(default=64, gt=0)
+    batch_samples: int | None = Field(default=None, gt=0)
     shard_samples: int | None = Field(default=None, gt=0, multiple_of=16)
     operator_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     shard_tries: int = Field(default=3, gt=0)

@@ -113,7 +113,7 @@ def measure_batches(
         labels = torch.from_numpy(samples.labels[batch]).to(worker.device)
         return measure(worker.clear, images, labels, worker.work.kept_classes)
 
-    return compute_batches(worker.batch_size, measured, feed, measure_batch)
+    return compute_batches(worker.measured_size, measured, feed, measure_batch)
 
 
 def empty_table(name: str, dataset: Dataset) -> pa.Table:

@@ -11,7 +11,8 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
-from flows.batches import BatchSize
+from auditor.folding import FORWARD_VALUES
+from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
@@ -35,7 +36,7 @@ class Work:
     precision: str
     top_k: int | None
     kept_classes: int
-    batch_samples: int
+    batch_samples: int | None
     threads: int | None
 
 
@@ -47,7 +48,7 @@ class AuditWorker(WorkerPlugin):
     def __init__(self, work: Work) -> None:
         self.work = work
         self.name = work.key
-        self.batch_size = BatchSize(work.batch_samples)
+        self.batch_size = BatchSize(work.batch_samples or SAMPLES)
         # Of the operator that `clear` uses; None while it uses none.
         self.operator_path: Path | None = None
 
@@ -64,7 +65,9 @@ class AuditWorker(WorkerPlugin):
         if isinstance(model, torch.nn.Module):
             model = model.to(self.device)
         else:
-            check_input(model, work.model.title, (work.batch_samples, work.input.channels, work.input.height, work.input.width))
+            check_input(
+                model, work.model.title, (self.batch_size.asked, work.input.channels, work.input.height, work.input.width)
+            )
             model = place_program(model, self.device)
         return Clear(model, work.rule, top_k=work.top_k, precision=work.precision, reduction=work.reduction, head=work.head)
 
@@ -75,13 +78,26 @@ class AuditWorker(WorkerPlugin):
     @cached_property
     def first_pixels(self) -> np.ndarray:
         """(n, ch, H, W) uint8: the dataset's first samples that can be read, at most a batch; none where none can."""
-        size = self.work.batch_samples
+        size = self.batch_size.asked
         for start in range(0, len(self.dataset), size):
             _, pixels, failures = read_prepared(self.dataset, self.work.input, start, min(start + size, len(self.dataset)))
             readable = [position for position in range(len(pixels)) if position not in failures]
             if readable:
                 return pixels[readable]
         return np.zeros((0, 0, 0, 0), np.uint8)
+
+    @property
+    def measured_size(self) -> BatchSize:
+        """How many images are measured at once.
+
+        Where the config does not say: fewer large ones on a CPU, whose memory is not known to be full before the process dies of
+        it, as long as a forward pass keeps what a way back needs.
+        """
+        operator, spec = self.clear.operator, self.work.input
+        keeps_nothing = operator is not None and operator.shortcut is not None
+        if self.work.batch_samples is not None or self.device.type != "cpu" or keeps_nothing:
+            return self.batch_size
+        return BatchSize(max(1, min(SAMPLES, FORWARD_VALUES // (spec.channels * spec.height * spec.width))))
 
     def on_first_images(self, work: Callable[[torch.Tensor], Made]) -> Made:
         """What `work` makes of the dataset's first images, as many as fit into memory at once."""

@@ -91,7 +91,7 @@ def test_defaults(tmp_path: Path) -> None:
             "cluster": "local",
             "workers": None,
             "threads": None,
-            "batch_samples": 64,
+            "batch_samples": None,
             "shard_samples": None,
             "operator_gb": None,
             "shard_tries": 3,

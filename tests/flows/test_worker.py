@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +45,20 @@ def test_the_head_and_the_reduction_reach_the_engine(digits_work: Work) -> None:
     assert named.on_first_images(named.clear).logits.shape == (64, 10)
     with pytest.raises((UnsupportedModel, ValueError), match="nonesuch"):
         AuditWorker(replace(digits_work, head="nonesuch")).clear(torch.zeros(1, 1, 28, 28))
+
+
+@pytest.mark.parametrize(("side", "expected"), [(28, 64), (112, 64), (224, 16), (512, 3), (2048, 1)])
+def test_large_images_are_measured_few_at_once(digits_work: Work, side: int, expected: int) -> None:
+    """Unless the config says, or nothing is kept of a forward pass; the first images are as many as ever."""
+    unsaid = replace(digits_work, batch_samples=None, input=replace(digits_work.input, channels=3, height=side, width=side))
+    worker = AuditWorker(unsaid)
+    assert worker.measured_size.samples == expected
+    worker.clear.operator = SimpleNamespace(shortcut=None)  # type: ignore[assignment]
+    assert worker.measured_size.samples == expected
+    worker.clear.operator = SimpleNamespace(shortcut="to the class responses")  # type: ignore[assignment]
+    assert worker.measured_size.samples == 64
+    assert AuditWorker(replace(unsaid, batch_samples=48)).measured_size.samples == 48
+    assert len(AuditWorker(replace(digits_work, batch_samples=None)).first_pixels) == 64
 
 
 def test_a_program_of_another_batch_says_how_to_export_it(digits_work: Work, tmp_path: Path) -> None:
