@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CHUNK_VALUES = 8_000_000
 """Values of R(x|c) held at once on a CPU: what bounds memory when there are many classes."""
+FORWARD_VALUES = 2_500_000
+"""Input values that go through the network at once where it is for us to say: sixteen photographs."""
 MEMORY_PART = 16
 """A chunk takes at most this part of the memory that is free."""
 
@@ -143,6 +145,15 @@ class Backprojection:
                     response = self.send_back(per_sample[:, column])
                 responses[:, column - start] = response
             yield chunk, responses
+
+
+def samples_at_once(values: int) -> int:
+    """How many images of so many values go through the network at once."""
+    return max(1, FORWARD_VALUES // values)
+
+
+def few_at_a_time(images: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(images, samples_at_once(images[0].numel()))
 
 
 def chunks(classes: int, values_a_class: int, values: int) -> Iterator[tuple[int, int]]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from auditor.backprojection import REDUCTIONS, Backprojection, Method
+from auditor.backprojection import REDUCTIONS, Backprojection, Method, few_at_a_time
 from auditor.errors import UnsupportedModel
-from auditor.folding import CannotFold, FoldPlan, Operator, assemble, few_at_a_time, fold_rows, plan_fold, verify
+from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
@@ -83,8 +83,7 @@ class Clear:
     def __call__(self, images: Tensor) -> Maps:
         """images: (N, ch, H, W) as the model takes them."""
         operator = self.operator
-        tiled = operator is not None and operator.plan.is_image_map and not self.chooses(operator.plan.classes)
-        if operator is not None and tiled and images.device.type == "cpu" and len(images):
+        if operator is not None and operator.takes_whole(images) and not self.chooses(operator.plan.classes):
             maps = self.folded(images, operator)
             if maps is not None:
                 return maps

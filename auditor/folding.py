@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auditor.backprojection import CHUNK_VALUES, Backprojection
+from auditor.backprojection import CHUNK_VALUES, Backprojection, few_at_a_time
 from auditor.competition import compete
 from auditor.patterns import Patterns, find_patterns
 from auditor.replay import Shortcut, shortcut
@@ -30,8 +30,6 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 CHECKED_CLASSES = 16
 LOST = 0.24
 """What part of the tolerance an operator may lose by being made of patterns."""
-FORWARD_VALUES = 2_500_000
-"""Input values that go through the network at once where it is for us to say: sixteen photographs."""
 
 
 class CannotFold(ValueError):
@@ -143,6 +141,10 @@ class Operator:
         """What else there is to say of many classes, on a CPU. seeds, classes, `plan`: as for `dominance`."""
         operator, chosen = self.of(seeds, classes)
         return survey(operator, self.patterns, chosen, classes.to(torch.int16), self.plan.shape)
+
+    def takes_whole(self, images: Tensor) -> bool:
+        """Whether `dominance` and `survey` serve a batch whose classes are the same for all samples."""
+        return self.plan.is_image_map and images.device.type == "cpu" and len(images) > 0
 
     def of(self, seeds: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """The operator and the seeds, (K, N, h·w), of some classes."""
@@ -370,10 +372,6 @@ def verify(clear: "Clear", operator: Operator, images: Tensor) -> tuple[Operator
     if not largest <= TOLERANCE[clear.dtype]:
         raise CannotFold(f"folded responses deviate from plain ones by {largest:.1e} of the peak")
     return shorter if agrees else operator, largest
-
-
-def few_at_a_time(images: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(images, max(1, FORWARD_VALUES // images[0].numel()))
 
 
 def deviation_of(operator: Operator, plain: Backprojection) -> Tensor:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from auditor.backprojection import Backprojection
 from auditor.clear import Clear, Maps
-from auditor.folding import Operator
 from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
 from auditor.survey import Survey
@@ -50,8 +49,8 @@ def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Mea
     backprojection = clear.forward(images)
     competing = clear.competing(backprojection)
     describe_all = competing.shape[-1] <= keep
-    operator = None if describe_all else surveyor(backprojection, competing)
-    if operator is not None:
+    operator, same_for_all = backprojection.operator, competing.dim() == 1
+    if not describe_all and same_for_all and operator is not None and operator.takes_whole(images):
         found = operator.survey(backprojection.seeds, competing)
     else:
         found, parts = survey_stream(backprojection, competing, describe_all)
@@ -76,13 +75,6 @@ def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Mea
         kept=kept,
         responses=described,
     )
-
-
-def surveyor(backprojection: Backprojection, competing: Tensor) -> Operator | None:
-    """The operator, where it surveys the classes faster than a stream of them: on a CPU, the same for all samples."""
-    operator, images = backprojection.operator, backprojection.images
-    fitting = operator is not None and operator.plan.is_image_map and competing.dim() == 1
-    return operator if fitting and images.device.type == "cpu" and len(images) else None
 
 
 def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[Description]]:

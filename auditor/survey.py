@@ -89,8 +89,7 @@ def two_strongest(responses: Tensor, names: Tensor) -> tuple[Tensor, Tensor, Ten
     members = responses.view(-1).take(places)
     member = members.max(0).indices
     second = torch.maximum(second, members.scatter_(0, member[None], 0).amax(0))
-    winner = names.take((group * GROUP + member).clamp_(max=len(names) - 1))
-    return winner.where(best > 0, -1), best, second
+    return names[group * GROUP + member].where(best > 0, -1), best, second
 
 
 def class_cosine(operator: Tensor, seeds: Tensor, norms: Tensor) -> Tensor:

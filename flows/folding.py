@@ -81,7 +81,7 @@ def ensure_operator(
     if fault:
         say(f"operator '{fold.path}' is built again: {fault}")
     if fold.plan.rows <= ROWS_ALONE:
-        return finish(client, key, fold, None, memory)
+        return have_finished(client, key, fold, None, memory)
     done = 0
 
     def count(rows: int) -> None:
@@ -99,10 +99,12 @@ def ensure_operator(
 
         if not all(map(is_built, drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count))):
             raise CannotFold(f"a worker died {TRIES} times of building it")
-        return finish(client, key, fold, folder, memory)
+        return have_finished(client, key, fold, folder, memory)
 
 
-def finish(client: Client, key: str, fold: Fold, folder: Path | None, memory: float) -> float:
+def have_finished(client: Client, key: str, fold: Fold, folder: Path | None, memory: float) -> float:
+    """Has a worker finish the operator, and a second one if the first dies of it. Raises CannotFold."""
+
     def submit(deaths: int) -> Any:
         return client.submit(finish_operator, key, fold, folder, memory, pure=False)
 

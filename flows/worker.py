@@ -11,7 +11,7 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
-from auditor.folding import FORWARD_VALUES
+from auditor.backprojection import samples_at_once
 from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
@@ -97,7 +97,7 @@ class AuditWorker(WorkerPlugin):
         keeps_nothing = operator is not None and operator.shortcut is not None
         if self.work.batch_samples is not None or self.device.type != "cpu" or keeps_nothing:
             return self.batch_size
-        return BatchSize(max(1, min(SAMPLES, FORWARD_VALUES // (spec.channels * spec.height * spec.width))))
+        return BatchSize(min(SAMPLES, samples_at_once(spec.channels * spec.height * spec.width)))
 
     def on_first_images(self, work: Callable[[torch.Tensor], Made]) -> Made:
         """What `work` makes of the dataset's first images, as many as fit into memory at once."""

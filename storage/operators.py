@@ -28,7 +28,6 @@ FORMAT_VERSION = 2
 USED = ".used"
 """The suffix of the empty file in S3 whose time says when an operator was last used: there, nothing else can be touched."""
 
-
 REFUSED = ".refused"
 """The suffix of the file that keeps later runs from building an operator for nothing."""
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.lock import is_held
-from storage.operators import last_used
+from storage.operators import REFUSED, last_used
 from storage.places import create_file, files_below, make_folder, readable, sweep_tree
 from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, readable_plan
 from storage.tables import SCHEMAS
@@ -91,7 +91,7 @@ def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:
     """
     stay = [plan for run in list_runs(store) if run not in set(gone) and (plan := readable_plan(run)) is not None]
     first = min((plan.created_at.timestamp() for plan in stay), default=float("inf"))
-    files = [path for suffix in ("safetensors", "refused") for path in (store / "operators").glob(f"*.{suffix}")]
+    files = [path for suffix in (".safetensors", REFUSED) for path in (store / "operators").glob(f"*{suffix}")]
     return [path for path in sorted(files) if last_used(path) < first]
 
 

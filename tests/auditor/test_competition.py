@@ -6,7 +6,8 @@ from torch import Tensor
 
 import auditor.competition
 from auditor.competition import CLASSES, Outcome, compete, compete_where_open, merge, who_may_win
-from auditor.patterns import PIXELS, Patterns, Stretch, find_patterns
+from auditor.patterns import PIXELS, Patterns, Stretch
+from tests.auditor.operators import POSITIONS, SAMPLES, WIDTH, contestants
 
 
 @pytest.mark.parametrize("classes", [1, 7, 8, 64, 72, 150])
@@ -25,20 +26,6 @@ def test_classes_that_compete_in_blocks_are_those_that_compete_one_by_one(classe
         strongest = torch.maximum(strongest, response)
     assert torch.equal(winner, expected)
     assert torch.equal(best, strongest)
-
-
-SAMPLES, POSITIONS, WIDTH = 6, 9, PIXELS + 150
-
-
-def contestants(classes: int, seed: int = 0) -> tuple[Tensor, Patterns, Tensor]:
-    """An operator (K, 9, R) of four patterns a stretch, each a fifth of the one before; seeds (K, 6, 9), a third of them 0."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = torch.randn(4, WIDTH, generator=generator)
-    numbers = torch.randn(classes, POSITIONS, 4, generator=generator) * 0.2 ** torch.arange(4)
-    patterns = find_patterns(numbers @ shapes, None, 1e-6)
-    assert patterns is not None
-    seeds = (torch.rand(classes, SAMPLES, POSITIONS, generator=generator) - 0.3).clamp(min=0)
-    return patterns.reduce(numbers @ shapes), patterns, seeds
 
 
 def every_response(operator: Tensor, patterns: Patterns, seeds: Tensor) -> Tensor:

@@ -220,7 +220,7 @@ def test_images_that_go_through_the_network_in_parts_have_the_maps_of_all_at_onc
     clear = Clear(model)
     clear.fold(images, ROOM)
     whole = clear(images)
-    monkeypatch.setattr("auditor.folding.FORWARD_VALUES", 3 * images[0].numel())
+    monkeypatch.setattr("auditor.backprojection.FORWARD_VALUES", 3 * images[0].numel())
     parts = clear(images)
     assert clear(images[:0]).dominant_class.shape == (0, *images.shape[2:])
     torch.testing.assert_close(parts.dominant_response, whole.dominant_response)
@@ -240,7 +240,7 @@ class Unbiased(nn.Sequential):
 def test_every_image_verifies_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """One goes through the network at a time; those without response, and only those, have no say."""
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr("auditor.folding.FORWARD_VALUES", 1)
+    monkeypatch.setattr("auditor.backprojection.FORWARD_VALUES", 1)
     clear = Clear(Unbiased().eval())
     plan = plan_fold(clear, images)
     operator = assemble(clear, images, plan, [fold_rows(clear, images, plan, 0, plan.rows)])

@@ -1,26 +1,21 @@
 """A survey of many classes by an operator: the same as of the stream of their maps."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 import auditor.survey
-from auditor.patterns import PIXELS, Patterns, find_patterns
+from auditor.patterns import Patterns
 from auditor.statistics.dominance import ClassCosine, Dominance
 from auditor.survey import Survey, survey, two_strongest
+from tests.auditor.operators import WIDTH, contestants
 
-SAMPLES, POSITIONS, SHAPE = 6, 9, (2, (PIXELS + 150) // 2)
+SHAPE = (2, WIDTH // 2)
 
 
-def surveyed(classes: int, seed: int = 0) -> tuple[Tensor, Patterns, Tensor]:
-    """An operator (K, 9, R) of four patterns a stretch, each half of the one before; seeds (K, 6, 9), of which a third are 0."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = torch.randn(4, SHAPE[0] * SHAPE[1], generator=generator)
-    numbers = torch.randn(classes, POSITIONS, 4, generator=generator) * 0.5 ** torch.arange(4)
-    patterns = find_patterns(numbers @ shapes, None, 1e-6)
-    assert patterns is not None
-    seeds = (torch.rand(classes, SAMPLES, POSITIONS, generator=generator) - 0.3).clamp(min=0)
-    return patterns.reduce(numbers @ shapes), patterns, seeds
+surveyed = partial(contestants, fading=0.5)
 
 
 def streamed(operator: Tensor, seeds: Tensor, names: Tensor) -> Survey:
