@@ -38,6 +38,27 @@ def digits() -> Digits:
     return Digits(pixels.reshape(-1, 28, 28)[:SAMPLES], labels[:SAMPLES])
 
 
+def write_deadly(path: Path, condition: str) -> None:
+    """Writes a module whose `build` makes the demo's network, which kills its process where `condition` holds of `images`."""
+    path.write_text(DEADLY.format(condition=condition))
+
+
+DEADLY = """
+import os
+from torch import nn
+from flows.demo import allcnn
+
+class Deadly(nn.Sequential):
+    def forward(self, images):
+        if {condition}:
+            os._exit(9)
+        return super().forward(images)
+
+def build():
+    return Deadly(*allcnn.build())
+"""
+
+
 def write_idx(folder: Path, digits: Digits) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     header = struct.pack(">4i", 0x0803, *digits.pixels.shape)

@@ -20,7 +20,7 @@ from flows.folding import Fold, adopt_planned, ensure_operator, make_fold, resto
 from flows.worker import AuditWorker, Work
 from storage.models import load_model
 from storage.operators import read_operator, write_operator
-from tests.flows.conftest import Digits
+from tests.flows.conftest import Digits, write_deadly
 
 
 @dataclass
@@ -164,25 +164,9 @@ def test_an_error_of_a_part_is_raised_and_leaves_nothing(
     assert files(fold) == []
 
 
-DEADLY = """
-import os
-from torch import nn
-from flows.demo import allcnn
-
-class Deadly(nn.Sequential):
-    def forward(self, images):
-        if len(images) > 1 and (images == images[:1]).all():
-            os._exit(9)
-        return super().forward(images)
-
-def build():
-    return Deadly(*allcnn.build())
-"""
-"""The demo's network, which kills its process where an operator's rows are built: of one image many times over."""
-
-
 def test_an_operator_that_workers_die_of_is_none(tmp_path: Path, fold: Fold, digits_work: Work) -> None:
-    (tmp_path / "deadly_build.py").write_text(DEADLY)
+    # Where rows are built: of one image many times over.
+    write_deadly(tmp_path / "deadly_build.py", "len(images) > 1 and (images == images[:1]).all()")
     model = replace(digits_work.model, factory="deadly_build:build", search_path=str(tmp_path))
     work = replace(digits_work, key="deadly-build", model=model)
     with open_cluster(ComputeSection(workers=1, threads=1)) as cluster, Client(cluster, set_as_default=False) as client:

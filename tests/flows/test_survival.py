@@ -15,23 +15,7 @@ from storage.datasets import open_dataset
 from storage.maps import MapShape
 from storage.runs import Run, Shard, create_run, published_runs, read_commits, read_plan
 from storage.tables import PER_SHARD, SCHEMAS
-from tests.flows.conftest import Digits, clear_audit, write_idx
-
-DEADLY = """
-import os
-from torch import nn
-from flows.demo import allcnn
-
-class Deadly(nn.Sequential):
-    def forward(self, images):
-        if images.detach()[:, 0, 0, 0].max() > 0.5:
-            os._exit(9)
-        return super().forward(images)
-
-def build():
-    return Deadly(*allcnn.build())
-"""
-"""The demo's network, which kills its process where the first pixel of an image is bright."""
+from tests.flows.conftest import Digits, clear_audit, write_deadly, write_idx
 
 DEADLY_SAMPLE = 200
 SHARD = range(192, 256)
@@ -42,7 +26,8 @@ def deadly_config(digits: Digits, digits_config: Path, tmp_path: Path) -> Path:
     pixels = digits.pixels.copy()
     pixels[DEADLY_SAMPLE, 0, 0] = 255
     write_idx(tmp_path, replace(digits, pixels=pixels))
-    (tmp_path / "deadly.py").write_text(DEADLY)
+    # Where the first pixel of an image is bright.
+    write_deadly(tmp_path / "deadly.py", "images.detach()[:, 0, 0, 0].max() > 0.5")
     text = digits_config.read_text().replace("flows.demo.allcnn:build", "deadly:build")
     (tmp_path / "audit.toml").write_text(text.replace("[compute]", "[compute]\nshard_tries = 2\noperator_gb = 0"))
     return tmp_path / "audit.toml"
