@@ -116,8 +116,15 @@ class Operator:
 
     def apply(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """What arrives at the cut, (N, k, P) float32. seeds: (N, C, h, w). classes: (k,) int64, the same for all samples."""
-        operator, chosen = self.of(seeds, classes)
-        return self.expand(torch.bmm(chosen, operator.to(seeds.dtype))).transpose(0, 1)
+        if seeds.device.type != "cpu":
+            operator, chosen = self.of(seeds, classes)
+            return self.expand(torch.bmm(chosen, operator.to(seeds.dtype))).transpose(0, 1)
+        # Each by itself: the last bits of MKL's products depend on how many are asked for and on where they begin in memory.
+        arrived = seeds.new_empty(len(seeds), len(classes), prod(self.plan.shape))
+        for place, number in enumerate(classes.tolist()):
+            own = slice(number, number + 1)
+            arrived[:, place] = self.expand(torch.bmm(seeds[:, own].flatten(2).transpose(0, 1), self.tensor[own].to(seeds.dtype)))
+        return arrived
 
     def apply_each(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """The same for one class a sample, (N, P). seeds: (N, h, w). classes: (N,) int64."""

@@ -170,7 +170,7 @@ def test_operator_is_restored_from_its_tensors() -> None:
     assert torch.equal(maps.dominant_response, others.dominant_response)
 
 
-@pytest.mark.parametrize("size", [1, 70])
+@pytest.mark.parametrize("size", [1, 2, 70])
 def test_chunks_do_not_change_a_bit_of_an_operator_of_patterns(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     images = torch.randn(3, 1, 56, 48, generator=torch.Generator().manual_seed(2))
     clear = Clear(Patches().eval())
@@ -205,9 +205,10 @@ def test_attention_at_the_end_leaves_nothing_to_fold() -> None:
         Clear(Transformer()).fold(torch.randn(2, 1, 8, 8), ROOM)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_chunks_do_not_change_a_bit_once_folded(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    model, images = random_network(OverlappingPool, samples=3)
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("kind", [OverlappingPool, AveragePool])
+def test_chunks_do_not_change_a_bit_once_folded(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], size: int) -> None:
+    model, images = random_network(kind, samples=3)
     clear = Clear(model)
     clear.fold(images, ROOM)
     whole = all_responses(clear, images)
