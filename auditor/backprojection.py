@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from auditor.errors import UnsupportedModel
 from auditor.head import find_head, named_head
 from auditor.operations import RULES, Rule
+from auditor.stem import find_stem
 from auditor.tape import Tape
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Backprojection:
         for rectification in tape.rectified_among([head.root]):
             rectification.uses += 1
         self.tape, self.head, self.calls = tape, head, calls
+        self.stem = None if self.summed is None else find_stem(tape, self.given)
         self.decide(head.responses, rule)
         self.operator = operator if operator is not None and operator.fits(self) else None
 
@@ -113,13 +115,19 @@ class Backprojection:
         """From a tensor of the forward pass to the input, (N, H, W) float32."""
         with torch.inference_mode(False):
             entering = entering.clone() if entering.is_inference() else entering
+            if self.stem is not None and not self.stem.holds(root):
+                (below,) = torch.autograd.grad(root, [self.stem.edge], entering, retain_graph=True, allow_unused=True)
+                return self.nothing() if below is None else self.stem.send_back(below).float()
             leaves = [self.images] if self.summed is None else [self.images, self.summed]
             arrived = torch.autograd.grad(root, leaves, entering, retain_graph=True, allow_unused=True)
         response, summed = (*arrived, None)[:2]
         if response is None:
-            return self.images.new_zeros(self.images[:, 0].shape, dtype=torch.float32) if summed is None else summed[:, 0].float()
+            return self.nothing() if summed is None else summed[:, 0].float()
         response = self.reduce((response * self.images.detach() if self.times_input else response).float())
         return response if summed is None else response + summed[:, 0].float()
+
+    def nothing(self) -> Tensor:
+        return self.images.new_zeros(self.images[:, 0].shape, dtype=torch.float32)
 
     def stream(self, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the classes in chunks with their responses, (k,) and (N, k, H, W), or (N, k) and (N, k, H, W).

@@ -5,6 +5,7 @@ three. What is left, many channels in and one out, is a matrix product and k·k 
 CPU than the general convolution.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,24 +51,43 @@ def geometry_of(call: Call) -> Geometry | None:
     return None if grouped or call.carriers[0].dim() != 4 else (found[0], found[1], found[2])
 
 
-def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any) -> Tensor:
-    """(N, O, h, w) back to (N, 1, H, W), float32 or better. kernel: (O, k, l), summed over the image's channels."""
+@dataclass(frozen=True)
+class Border:
+    """Places of a map that go back by kernels of their own. places: (E,) int64, in the flattened map. kernels: (E, k·l, O)."""
+
+    places: Tensor
+    kernels: Tensor
+
+
+def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any, border: Border | None = None) -> Tensor:
+    """(N, O, h, w) back to (N, 1, H, W), float32 or better. kernel: (O, k, l), summed over the image's channels.
+
+    border: on a CPU, of kernels of at most `MOST_OFFSETS`.
+    """
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     if gradient.device.type != "cpu" or kernel[0].numel() > MOST_OFFSETS:
         return transpose_by_convolution(gradient, kernel, geometry, size).to(dtype)
     samples, channels, rows, columns = gradient.shape
-    offsets = [(i, j) for i in range(kernel.shape[1]) for j in range(kernel.shape[2])]
-    pixels = gradient.permute(0, 2, 3, 1).reshape(-1, channels)
-    parts = (kernel.flatten(1).t() @ pixels.t()).to(dtype).view(len(offsets), samples, rows, columns)
+    tall, wide = kernel.shape[1:]
+    pixels = gradient.permute(0, 2, 3, 1).reshape(samples, -1, channels)
+    # What each value sends to each of the kernel's offsets.
+    parts = (kernel.flatten(1).t() @ pixels.flatten(0, 1).t()).to(dtype).view(tall * wide, samples, -1)
+    if border is not None:
+        near = pixels.index_select(1, border.places).permute(1, 2, 0)
+        parts.index_copy_(2, border.places, torch.bmm(border.kernels, near).permute(1, 2, 0).to(dtype))
     (down, right), (above, left), (apart_y, apart_x) = geometry
     # One plane a phase of the stride, so that every sum is over contiguous rows; interleaved at the end.
-    height = max(rows + (kernel.shape[1] - 1) * apart_y // down, -(-(size[0] + above) // down))
-    width = max(columns + (kernel.shape[2] - 1) * apart_x // right, -(-(size[1] + left) // right))
-    planes = parts.new_zeros((samples, down, right, height, width))
-    for (i, j), part in zip(offsets, parts, strict=True):
-        y, x = i * apart_y, j * apart_x
-        planes[:, y % down, x % right, y // down : y // down + rows, x // right : x // right + columns] += part
-    whole = planes.permute(0, 3, 1, 4, 2).reshape(samples, 1, height * down, width * right)
+    width = max(columns + (wide - 1) * apart_x // right, -(-(size[1] + left) // right))
+    strips = parts.new_zeros((tall, samples, rows, right, width))
+    for j, part in enumerate(parts.view(tall, wide, samples, rows, columns).unbind(1)):
+        x = j * apart_x
+        strips[:, :, :, x % right, x // right : x // right + columns] += part
+    height = max(rows + (tall - 1) * apart_y // down, -(-(size[0] + above) // down))
+    planes = parts.new_zeros((samples, down, height, right, width))
+    for i, strip in enumerate(strips):
+        y = i * apart_y
+        planes[:, y % down, y // down : y // down + rows] += strip
+    whole = planes.permute(0, 2, 1, 4, 3).reshape(samples, 1, height * down, width * right)
     return whole[:, :, above : above + size[0], left : left + size[1]]
 
 

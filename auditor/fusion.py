@@ -132,7 +132,8 @@ def zeros_around(call: Call) -> tuple[int, int] | None:
 
 def with_norm(fused: Fused, norm: Call) -> Fused:
     """With batch norm's factors in the kernels and its terms in the bias, worked out in float64."""
-    exact = {id(tensor): tensor.double() for tensor in tensors((norm.arguments, norm.keywords))}
+    constants = [tensor for tensor in tensors((norm.arguments, norm.keywords)) if tensor is not values_of(norm)]
+    exact = {id(tensor): tensor.double() for tensor in constants}
     channels = torch.zeros((1, len(fused.weight), 1, 1), dtype=torch.float64, device=fused.weight.device)
     values = id(values_of(norm))
     shift = norm.run(exact | {values: channels}).flatten()

@@ -178,7 +178,7 @@ def output_of(step: Step) -> Tensor:
 
 
 def parameter(step: Step, position: int, name: str) -> Any:
-    return step.arguments[position] if len(step.arguments) > position else step.keywords.get(name)
+    return step.call.argument(position, name)
 
 
 def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
@@ -186,7 +186,7 @@ def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
     if step.name == "addmm":
         return transposed(parameter(step, 2, "mat2")), parameter(step, 0, "input")
     if step.name in {"matmul", "mm"}:
-        other = step.arguments[1] if len(step.arguments) > 1 and step.arguments[0] is step.sources[0] else None
+        other = step.call.arguments[1] if len(step.call.arguments) > 1 and step.call.arguments[0] is step.sources[0] else None
         return transposed(other), None
     return parameter(step, 1, "weight"), parameter(step, 2, "bias")
 
@@ -199,7 +199,7 @@ def keeps_order(step: Step) -> bool:
     """Whether an index only drops axes of length 1: what selects or reorders classes does not."""
     if step.name == "select":
         return bool(operand(step).shape[parameter(step, 1, "dim")] == 1)
-    index = step.arguments[1] if isinstance(step.arguments[1], tuple) else (step.arguments[1],)
+    index = step.call.arguments[1] if isinstance(step.call.arguments[1], tuple) else (step.call.arguments[1],)
     basic = all(part is None or part is ... or isinstance(part, int | slice) for part in index)
     return basic and output_of(step).numel() == operand(step).numel()
 
@@ -231,7 +231,7 @@ def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
 
 def axes(step: Step) -> set[int]:
     """Along which a mean was taken."""
-    dimensions: Any = parameter(step, 1, "axis" if "axis" in step.keywords else "dim")
+    dimensions: Any = parameter(step, 1, "axis" if "axis" in step.call.keywords else "dim")
     if dimensions is None:
         return set(range(operand(step).dim()))
     listed = dimensions if isinstance(dimensions, list | tuple) else [dimensions]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.calls import Call, tensors
@@ -14,7 +13,7 @@ from auditor.operations import MATRIX_PRODUCTS, SUMS
 EPSILON = 1e-6
 """ε of Bach et al. 2015, eq. 58: absolute, with the sign of the denominator."""
 
-LAYERS: dict[str, Callable[..., Any]] = {"conv1d": F.conv1d, "conv2d": F.conv2d, "linear": F.linear}
+LAYERS = frozenset({"conv1d", "conv2d", "linear"})
 """What batch norm can be one layer with."""
 
 Part = tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from auditor.attention import multi_head_attention
@@ -44,17 +45,21 @@ class Step:
 
     number: which of the tape's calls it is. sources: the operands that its response goes back to. varies: whether the way back
     depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so.
+    edge: of a convolution, where what comes back to its output enters, whatever is written into the output later.
     """
 
     number: int
-    name: str
+    call: Call
     kind: str
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
     output: Any
     sources: list[Tensor]
     varies: bool
     fault: str | None
+    edge: GradientEdge | None
+
+    @property
+    def name(self) -> str:
+        return self.call.name
 
 
 class Tape(TorchFunctionMode):
@@ -110,7 +115,8 @@ class Tape(TorchFunctionMode):
             self.derived |= {id(tensor): tensor for tensor in tensors(written)}
             return output
         varies = kind in VARYING or call.derived
-        step = Step(number, call.name, kind, call.arguments, call.keywords, written, sources, varies, fault)
+        edge = get_gradient_edge(output) if call.name == "conv2d" else None
+        step = Step(number, call, kind, written, sources, varies, fault, edge)
         self.steps.append(step)
         if not is_among(output, sources) or call.in_place:
             # Not dropout in eval mode and the like, which return what they were given.
@@ -291,7 +297,7 @@ class Tape(TorchFunctionMode):
         maker = self.maker(norm.carriers[0])
         if maker is None or maker.name not in LAYERS or len(maker.sources) != 1:
             return None
-        return Call(LAYERS[maker.name], maker.name, maker.arguments, maker.keywords, maker.sources, False)
+        return maker.call
 
     def check_path(self, root: Tensor) -> None:
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer."""

@@ -1,0 +1,127 @@
+"""The two convolutions next to the image, sent back as one where what lies between them is the same for every image.
+
+Under `linear` that is so of a block like convolution, ReLU, convolution, where the image's channels are summed. From many
+channels to many and on to one is, for a pair of offsets, a product of two matrices: multiplied beforehand, the maps between
+the convolutions, which cost most of the way back, are never made. What they would have outside of themselves the network
+never had, so values near an edge go back by kernels of their own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from auditor.entry import MOST_OFFSETS, Border, Geometry, transpose
+from auditor.fusion import Fused, as_it_is, with_norm
+from auditor.operations import STOCHASTIC
+from auditor.tape import Step, Tape
+
+
+@dataclass(frozen=True)
+class Stem:
+    """edge: where what comes back to the second convolution enters. inside: the tensors before its output.
+
+    kernel, border, geometry: of the one convolution that the two are. size: (H, W).
+    """
+
+    edge: GradientEdge
+    inside: list[Tensor]
+    kernel: Tensor
+    border: Border
+    geometry: Geometry
+    size: tuple[int, ...]
+
+    def holds(self, tensor: Tensor) -> bool:
+        return any(tensor is other for other in self.inside)
+
+    def send_back(self, arrived: Tensor) -> Tensor:
+        """To the image, (N, H, W), float32 or better. arrived: (N, O, h, w)."""
+        return transpose(arrived, self.kernel, self.geometry, self.size, self.border)[:, 0]
+
+
+def find_stem(tape: Tape, image: Tensor) -> Stem | None:
+    """On a CPU, under `linear`. image: (N, ch, H, W), what the model took."""
+    steps = chain(tape, image) if tape.name == "linear" and image.device.type == "cpu" else []
+    if not steps:
+        return None
+    first: Fused | None = None
+    for step in steps[:-1]:
+        if step.name == "conv2d":
+            first = as_it_is(step.call)
+        elif step.name == "batch_norm" and first is not None:
+            first = with_norm(first, step.call)
+    middle, output, edge = steps[-1].sources[0], steps[-1].output, steps[-1].edge
+    second = as_it_is(steps[-1].call)
+    if first is None or second is None or edge is None or first.groups * second.groups > 1:
+        return None
+    kernel, border = joined(first, second, middle.shape[2:], output.shape[2:])
+    if kernel[0].numel() > min(MOST_OFFSETS, second.weight[0].numel()):
+        return None
+    inside = [image, *(step.output for step in steps[:-1])]
+    return Stem(edge, inside, kernel, border, joined_geometry(first.geometry, second.geometry), tuple(image.shape[2:]))
+
+
+def chain(tape: Tape, image: Tensor) -> list[Step]:
+    """The steps from the image to the second convolution; none where anything else takes part."""
+    steps: list[Step] = []
+    current, left = image, 2
+    while left:
+        takers = [step for step in tape.steps if any(source is current for source in step.sources)]
+        # All but the last write into what they are given, or return it.
+        alone = takers and takers[-1].output is not current and all(step.output is current for step in takers[:-1])
+        if not alone or not all(is_fixed(step) for step in takers):
+            return []
+        steps += takers
+        left -= takers[-1].name == "conv2d"
+        current = takers[-1].output
+    return steps if steps[0].name == "conv2d" else []
+
+
+def is_fixed(step: Step) -> bool:
+    """Whether a step goes back, under `linear`, by one number a channel, or is a convolution."""
+    known = step.kind == "activation" or step.name in {"conv2d", "batch_norm", *STOCHASTIC}
+    return known and len(step.sources) == 1 and not step.varies and step.fault is None
+
+
+def joined(first: Fused, second: Fused, middle: Any, output: Any) -> tuple[Tensor, Border]:
+    """The kernel (O, k, l) of two convolutions, the image's channels summed, and those of where parts of it are cut off.
+
+    middle, output: sizes of what the second takes and makes.
+    """
+    (within_y, row_kinds), (within_x, column_kinds) = (
+        taps_within(output[axis], second.weight.shape[axis + 2], middle[axis], [part[axis] for part in second.geometry])
+        for axis in (0, 1)
+    )
+    within = (within_y[:, None, :, None] & within_x[:, None, :]).flatten(0, 1)
+    kinds = (row_kinds[:, None] * len(within_x) + column_kinds).flatten()
+    kernels = multiplied(first, second, torch.cat([torch.ones_like(within[:1]), within]))
+    places = (~within.all(2).all(1))[kinds].nonzero()[:, 0]
+    return kernels[0], Border(places, kernels[1:].flatten(2).transpose(1, 2)[kinds[places]])
+
+
+def taps_within(count: int, taps: int, limit: int, geometry: list[int]) -> tuple[Tensor, Tensor]:
+    """Which taps of a convolution are among the `limit` rows that it takes: kinds (K, taps) bool, and (count,) each row's own."""
+    stride, padding, dilation = geometry
+    rows = torch.arange(count)[:, None] * stride - padding + torch.arange(taps) * dilation
+    kinds, numbers = torch.unique((rows >= 0) & (rows < limit), dim=0, return_inverse=True)
+    return kinds, numbers
+
+
+def multiplied(first: Fused, second: Fused, within: Tensor) -> Tensor:
+    """(K, O, k, l). within: (K, taps, taps) bool, the parts of the second's kernels that count."""
+    dtype = torch.promote_types(second.weight.dtype, torch.float32)
+    entering = first.weight.to(dtype).sum(1, keepdim=True)
+    leaving = (second.weight.to(dtype) * within[:, None, None]).flatten(0, 1)
+    apart = [first.geometry[0][axis] * second.geometry[2][axis] for axis in (0, 1)]
+    kernels = F.conv_transpose2d(leaving, entering, None, apart, dilation=first.geometry[2])
+    return kernels.view(len(within), -1, *kernels.shape[2:]).to(second.weight.dtype)
+
+
+def joined_geometry(first: Geometry, second: Geometry) -> Geometry:
+    (stride_1, padding_1, _), (stride_2, padding_2, _) = first, second
+    stride = (stride_1[0] * stride_2[0], stride_1[1] * stride_2[1])
+    padding = (padding_1[0] + stride_1[0] * padding_2[0], padding_1[1] + stride_1[1] * padding_2[1])
+    return stride, padding, (1, 1)
