@@ -7,6 +7,7 @@ never had, so values near an edge go back by kernels of their own.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -57,9 +58,9 @@ def find_stem(tape: Tape, image: Tensor) -> Stem | None:
     second = as_it_is(steps[-1].call)
     if first is None or second is None or edge is None or first.groups * second.groups > 1:
         return None
-    kernel, border = joined(first, second, middle.shape[2:], output.shape[2:])
-    if kernel[0].numel() > min(MOST_OFFSETS, second.weight[0].numel()):
+    if prod(reach(first, second)) > min(MOST_OFFSETS, second.weight[0].numel()):
         return None
+    kernel, border = joined(first, second, middle.shape[2:], output.shape[2:])
     inside = [image, *(step.output for step in steps[:-1])]
     return Stem(edge, inside, kernel, border, joined_geometry(first.geometry, second.geometry), tuple(image.shape[2:]))
 
@@ -84,6 +85,13 @@ def is_fixed(step: Step) -> bool:
     """Whether a step goes back, under `linear`, by one number a channel, or is a convolution."""
     known = step.kind == "activation" or step.name in {"conv2d", "batch_norm", *STOCHASTIC}
     return known and len(step.sources) == 1 and not step.varies and step.fault is None
+
+
+def reach(first: Fused, second: Fused) -> list[int]:
+    """How many rows and columns of the image a value behind both convolutions is made of."""
+    (stride, _, apart), taps = first.geometry, first.weight.shape[2:]
+    leaps = [(second.weight.shape[axis + 2] - 1) * second.geometry[2][axis] for axis in (0, 1)]
+    return [(taps[axis] - 1) * apart[axis] + leaps[axis] * stride[axis] + 1 for axis in (0, 1)]
 
 
 def joined(first: Fused, second: Fused, middle: Any, output: Any) -> tuple[Tensor, Border]:
