@@ -1,7 +1,7 @@
 """The way back through the convolution that takes the image, where the image's channels are summed afterwards.
 
 Summing commutes with the transposed convolution, so the kernels are summed first: one channel comes back instead of
-three. What is left, many channels in and one out, is a matrix product and k·k shifted sums, several times faster on a
+three. What is left, many channels in and one out, is a matrix product and shifted sums, several times faster on a
 CPU than the general convolution.
 """
 
