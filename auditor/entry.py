@@ -71,19 +71,19 @@ def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any, b
     tall, wide = kernel.shape[1:]
     pixels = gradient.permute(0, 2, 3, 1).reshape(samples, -1, channels)
     # What each value sends to each of the kernel's offsets.
-    parts = (kernel.flatten(1).t() @ pixels.flatten(0, 1).t()).to(dtype).view(tall * wide, samples, -1)
+    parts = (kernel.flatten(1).t() @ pixels.flatten(0, 1).t()).view(tall * wide, samples, -1)
     if border is not None:
         near = pixels.index_select(1, border.places).permute(1, 2, 0)
-        parts.index_copy_(2, border.places, torch.bmm(border.kernels, near).permute(1, 2, 0).to(dtype))
+        parts.index_copy_(2, border.places, torch.bmm(border.kernels, near).permute(1, 2, 0))
     (down, right), (above, left), (apart_y, apart_x) = geometry
     # One plane a phase of the stride, so that every sum is over contiguous rows; interleaved at the end.
     width = max(columns + (wide - 1) * apart_x // right, -(-(size[1] + left) // right))
-    strips = parts.new_zeros((tall, samples, rows, right, width))
+    strips = parts.new_zeros((tall, samples, rows, right, width), dtype=dtype)
     for j, part in enumerate(parts.view(tall, wide, samples, rows, columns).unbind(1)):
         x = j * apart_x
         strips[:, :, :, x % right, x // right : x // right + columns] += part
     height = max(rows + (tall - 1) * apart_y // down, -(-(size[0] + above) // down))
-    planes = parts.new_zeros((samples, down, height, right, width))
+    planes = strips.new_zeros((samples, down, height, right, width))
     for i, strip in enumerate(strips):
         y = i * apart_y
         planes[:, y % down, y // down : y // down + rows] += strip
