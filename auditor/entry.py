@@ -69,9 +69,9 @@ def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any, b
         return transpose_by_convolution(gradient, kernel, geometry, size).to(dtype)
     samples, channels, rows, columns = gradient.shape
     tall, wide = kernel.shape[1:]
-    pixels = gradient.permute(0, 2, 3, 1).reshape(samples, -1, channels)
+    pixels = gradient.permute(0, 2, 3, 1).reshape(samples, rows * columns, channels)
     # What each value sends to each of the kernel's offsets.
-    parts = (kernel.flatten(1).t() @ pixels.flatten(0, 1).t()).view(tall * wide, samples, -1)
+    parts = (kernel.flatten(1).t() @ pixels.flatten(0, 1).t()).view(tall * wide, samples, rows * columns)
     if border is not None:
         near = pixels.index_select(1, border.places).permute(1, 2, 0)
         parts.index_copy_(2, border.places, torch.bmm(border.kernels, near).permute(1, 2, 0))
