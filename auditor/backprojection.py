@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from auditor.errors import UnsupportedModel
 from auditor.head import find_head, named_head
 from auditor.operations import RULES, Rule
-from auditor.stem import find_stem
+from auditor.stem import Stem, find_stem
 from auditor.tape import Tape
 
 if TYPE_CHECKING:
@@ -94,9 +95,13 @@ class Backprojection:
         for rectification in tape.rectified_among([head.root]):
             rectification.uses += 1
         self.tape, self.head, self.calls = tape, head, calls
-        self.stem = None if self.summed is None else find_stem(tape, self.given)
         self.decide(head.responses, rule)
         self.operator = operator if operator is not None and operator.fits(self) else None
+
+    @cached_property
+    def stem(self) -> Stem | None:
+        """Found when something is sent back to the image: many a forward pass, with an operator say, sends nothing there."""
+        return None if self.summed is None else find_stem(self.tape, self.given)
 
     def decide(self, responses: Tensor, rule: Rule) -> None:
         self.class_responses = responses

@@ -177,18 +177,14 @@ def output_of(step: Step) -> Tensor:
     return output
 
 
-def parameter(step: Step, position: int, name: str) -> Any:
-    return step.call.argument(position, name)
-
-
 def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
     """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written otherwise."""
     if step.name == "addmm":
-        return transposed(parameter(step, 2, "mat2")), parameter(step, 0, "input")
+        return transposed(step.call.argument(2, "mat2")), step.call.argument(0, "input")
     if step.name in {"matmul", "mm"}:
         other = step.call.arguments[1] if len(step.call.arguments) > 1 and step.call.arguments[0] is step.sources[0] else None
         return transposed(other), None
-    return parameter(step, 1, "weight"), parameter(step, 2, "bias")
+    return step.call.argument(1, "weight"), step.call.argument(2, "bias")
 
 
 def transposed(weight: Tensor | None) -> Tensor | None:
@@ -198,7 +194,7 @@ def transposed(weight: Tensor | None) -> Tensor | None:
 def keeps_order(step: Step) -> bool:
     """Whether an index only drops axes of length 1: what selects or reorders classes does not."""
     if step.name == "select":
-        return bool(operand(step).shape[parameter(step, 1, "dim")] == 1)
+        return bool(operand(step).shape[step.call.argument(1, "dim")] == 1)
     index = step.call.arguments[1] if isinstance(step.call.arguments[1], tuple) else (step.call.arguments[1],)
     basic = all(part is None or part is ... or isinstance(part, int | slice) for part in index)
     return basic and output_of(step).numel() == operand(step).numel()
@@ -223,7 +219,7 @@ def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
     if step.name == "mean":
         return source if axes(step) == {2, 3} else None
     if step.name == "avg_pool2d":
-        kernel = parameter(step, 1, "kernel_size")
+        kernel = step.call.argument(1, "kernel_size")
         whole = tuple(kernel) if isinstance(kernel, list | tuple) and len(kernel) == 2 else (kernel, kernel)
         return source if whole == tuple(source.shape[2:]) else None
     return source if step.name == "adaptive_avg_pool2d" else None
@@ -231,7 +227,7 @@ def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
 
 def axes(step: Step) -> set[int]:
     """Along which a mean was taken."""
-    dimensions: Any = parameter(step, 1, "axis" if "axis" in step.call.keywords else "dim")
+    dimensions: Any = step.call.argument(1, "axis" if "axis" in step.call.keywords else "dim")
     if dimensions is None:
         return set(range(operand(step).dim()))
     listed = dimensions if isinstance(dimensions, list | tuple) else [dimensions]

@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge
 from auditor.entry import MOST_OFFSETS, Border, Geometry, transpose
 from auditor.fusion import Fused, as_it_is, with_norm
 from auditor.operations import STOCHASTIC
-from auditor.tape import Step, Tape
+from auditor.tape import Step, Tape, is_among
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stem:
     size: tuple[int, ...]
 
     def holds(self, tensor: Tensor) -> bool:
-        return any(tensor is other for other in self.inside)
+        return is_among(tensor, self.inside)
 
     def send_back(self, arrived: Tensor) -> Tensor:
         """To the image, (N, H, W), float32 or better. arrived: (N, O, h, w)."""
@@ -70,7 +70,7 @@ def chain(tape: Tape, image: Tensor) -> list[Step]:
     steps: list[Step] = []
     current, left = image, 2
     while left:
-        takers = [step for step in tape.steps if any(source is current for source in step.sources)]
+        takers = [step for step in tape.steps if is_among(current, step.sources)]
         # All but the last write into what they are given, or return it.
         alone = takers and takers[-1].output is not current and all(step.output is current for step in takers[:-1])
         if not alone or not all(is_fixed(step) for step in takers):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from auditor import Clear
+from auditor.backprojection import Backprojection
 from auditor.folding import plan_fold
 from auditor.operations import RULES
 
@@ -18,6 +19,7 @@ Pair = tuple[int, int]
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 3))
 PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
 PADDINGS = st.tuples(st.integers(0, 3), st.integers(0, 3))
+CLASSES = torch.arange(3)
 IMAGES = torch.randn(3, 2, 8, 9, generator=torch.Generator().manual_seed(1))
 
 
@@ -120,8 +122,7 @@ def test_two_convolutions_of_any_geometry_go_back_as_autograd_sends_them(
         for axis in (0, 1)
     ]
     assert (backprojection.stem is not None) == (reach[0] * reach[1] <= 64)
-    found = torch.cat([response for _, response in backprojection.stream(torch.arange(4))], 1)
-    torch.testing.assert_close(found.sum(1), expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(streamed(backprojection, torch.arange(4)).sum(1), expected.float(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", JOINED)
@@ -170,15 +171,18 @@ def test_a_basis_within_a_stem_is_folded() -> None:
 
 def test_every_class_alone_has_the_bits_it_has_among_others() -> None:
     clear = Clear(Body(block).eval())
-    together, alone = clear.plain(IMAGES), clear.plain(IMAGES)
-    expected = torch.cat([found for _, found in together.stream(torch.arange(3))], 1)
-    found = [found for number in (2, 0, 1) for _, found in alone.stream(torch.tensor([number]))]
+    expected, alone = streamed(clear.plain(IMAGES)), clear.plain(IMAGES)
+    found = [streamed(alone, torch.tensor([number])) for number in (2, 0, 1)]
     assert torch.equal(torch.cat([found[1], found[2], found[0]], 1), expected)
 
 
 def both(clear: Clear, images: Tensor) -> tuple[Tensor, Tensor]:
     backprojection = clear.plain(images)
     assert backprojection.stem is not None
-    joined = torch.cat([found for _, found in backprojection.stream(torch.arange(3))], 1)
+    joined = streamed(backprojection)
     backprojection.stem = None
-    return joined, torch.cat([found for _, found in backprojection.stream(torch.arange(3))], 1)
+    return joined, streamed(backprojection)
+
+
+def streamed(backprojection: Backprojection, classes: Tensor = CLASSES) -> Tensor:
+    return torch.cat([responses for _, responses in backprojection.stream(classes)], 1)
