@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from auditor.entry import geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import STOCHASTIC
 from auditor.tape import Step, Tape
@@ -144,7 +145,8 @@ def pointwise_head(tape: Tape, scores: Tensor) -> Head:
     step = last_step(tape, scores, {"relu"})
     if not tape.rule.shares and step is not None and step.name in {"conv2d", "convolution"}:
         weight, features = weight_and_bias(step)[0], operand(step)
-        if weight is not None and weight.shape[1:] == (features.shape[1], 1, 1) and features.shape[2:] == scores.shape[2:]:
+        one_a_place = weight is not None and weight.shape[1:] == (features.shape[1], 1, 1)
+        if weight is not None and one_a_place and (geometry_of(step.call) or ())[:2] == ((1, 1), (0, 0)):
             return Head(scores.detach().float(), features, weight[:, :, 0, 0], scores)
     return Head(scores.detach().float(), scores, None, scores)
 

@@ -95,6 +95,18 @@ def test_pointwise_convolution_before_a_global_average(head: Callable[[Headed, T
     torch.testing.assert_close(backprojection.logits, model(IMAGES).detach())
 
 
+def test_a_pointwise_convolution_that_moves_places_goes_back_to_where_they_came_from() -> None:
+    """Stride and padding that leave the size as it was: 6 × 6 places, read from every second of the padded ones."""
+    model = Headed(lambda model, maps: F.conv2d(maps, model.pointwise.weight, None, stride=2, padding=3).mean((2, 3)))
+    images = IMAGES.clone().requires_grad_()
+    responses = F.conv2d(model.body(images), model.pointwise.weight, None, stride=2, padding=3)
+    backprojection = Clear(model).forward(IMAGES)
+    assert responses.shape == backprojection.class_responses.shape
+    for label in range(CLASSES):
+        (expected,) = torch.autograd.grad(responses[:, label], images, backprojection.seeds[:, label], retain_graph=True)
+        torch.testing.assert_close(backprojection.send_back(torch.full((3,), label)), expected.sum(1))
+
+
 def test_class_responses_are_rectified_where_the_model_rectifies_them() -> None:
     model = Headed(lambda model, maps: F.relu(model.wide(maps)).mean((2, 3)))
     with torch.no_grad():
