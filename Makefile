@@ -9,7 +9,7 @@ help:  ## Show what there is to make
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,s3]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev,s3]'
 	touch $@
 
 venv: $(BIN)/.installed  ## Make .venv with pinned dependencies

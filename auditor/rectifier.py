@@ -16,6 +16,7 @@ from auditor.calls import Call, pair
 from auditor.entry import Geometry, geometry_of
 from auditor.operations import Treatment
 from auditor.rules import DERIVATIVE, POSITIVE
+from auditor.scatter import is_worth_it, scatter, strips
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -82,28 +83,33 @@ class Rectifier(torch.autograd.Function):
 class Convolution(torch.autograd.Function):
     """A convolution of stride 1; back, its transpose, rectified where that is handed over.
 
-    The transpose is the convolution with the kernels turned round, which oneDNN rectifies as it writes it.
+    The transpose is the convolution with the kernels turned round, which oneDNN rectifies as it writes it; where little
+    arrives, `scatter` does.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, call: Call, rectification: Rectification | None, geometry: Geometry) -> Tensor:
         """values: (N, ch, H, W). call: with `values` as its only response. rectification: of `values`."""
-        ctx.weight, ctx.geometry, ctx.rectification, ctx.layer = call.argument(1, "weight"), geometry, rectification, None
+        ctx.weight, ctx.geometry, ctx.rectification = call.argument(1, "weight"), geometry, rectification
+        ctx.size, ctx.layer, ctx.strips = values.shape, None, None
         output: Tensor = call.run({id(values): values.detach()})
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        if ctx.layer is None:
-            ctx.layer = turned(ctx.weight, ctx.geometry)
-        rectification = ctx.rectification
         arrived = gradients[0].contiguous(memory_format=torch.channels_last)
-        rectifies = rectification is not None and rectification.is_handed_over
-        if rectifies and is_fused(arrived):
+        rectification = ctx.rectification if ctx.rectification is not None and ctx.rectification.is_handed_over else None
+        _, padding, dilation = ctx.geometry
+        if dilation == (1, 1) and is_worth_it(arrived, ctx.weight):
+            ctx.strips = strips(ctx.weight) if ctx.strips is None else ctx.strips
+            limits = () if rectification is None else (rectification.mask, rectification.positive)
+            return scatter(arrived, ctx.strips, padding, ctx.size, *limits), None, None, None
+        ctx.layer = turned(ctx.weight, ctx.geometry) if ctx.layer is None else ctx.layer
+        if rectification is not None and is_fused(arrived):
             return convolve_rectified(arrived, ctx.layer, rectification), None, None, None
         kernel, bias, padding, stride, dilation, groups = ctx.layer
         back = F.conv2d(arrived, kernel, bias, stride, padding, dilation, groups)
-        return rectification.rectify(back) if rectifies else back, None, None, None
+        return back if rectification is None else rectification.rectify(back), None, None, None
 
 
 def turned(weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:

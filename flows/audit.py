@@ -1,6 +1,7 @@
 """The audit: a Prefect flow whose stages are tasks, and what starts around it."""
 
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import subprocess
@@ -62,6 +63,8 @@ ARTIFACT_SECS = 5
 GIT_SECS = 10
 
 PACKAGES = ("torch", "dask", "zarr", "pyarrow", "duckdb", "prefect", "numpy")
+EXTRAS = ("numba",)
+"""Packages that need not be there, and on which the arithmetic depends if they are."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,8 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
     run, plan = planned.run, planned.plan
     for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
         artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    there = [*PACKAGES, *(name for name in EXTRAS if importlib.util.find_spec(name) is not None)]
+    versions = {name: importlib.metadata.version(name) for name in there}
     manifest = Manifest(
         run_id=run.run_id,
         plan_hash=hash_file(run.folder / "plan.json"),

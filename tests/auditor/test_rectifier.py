@@ -45,6 +45,12 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("auditor.tape.windows_are_apart", lambda call: False)
 
 
+def scattering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever arrives, however much of it and wherever the kernels are not 1 × 1, is scattered."""
+    monkeypatch.setattr("auditor.scatter.SPAN", 1)
+    monkeypatch.setattr("auditor.scatter.MOST", 1)
+
+
 def responses(model: nn.Module, images: Tensor, rule: str, precision: str = "float32") -> Tensor:
     return torch.cat([found for _, found in Clear(model, rule, precision=precision).responses(images)], 1)
 
@@ -151,6 +157,16 @@ def test_same_as_each_for_itself(way: str, rule: str, precision: str, monkeypatc
     torch.testing.assert_close(handed_over, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("rule", ["linear", *RULES])
+@pytest.mark.parametrize("way", WAYS)
+def test_same_when_scattered(way: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = body(WAYS[way][0])
+    expected = responses(model, IMAGES, rule, "float64")
+    scattering(monkeypatch)
+    found = responses(model, IMAGES, rule)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(networks())
 def test_random_network_same_as_each_for_itself(drawn: tuple[nn.Module, Tensor]) -> None:
@@ -158,10 +174,14 @@ def test_random_network_same_as_each_for_itself(drawn: tuple[nn.Module, Tensor])
     for rule in RULES:
         handed_over = responses(model, images, rule)
         with pytest.MonkeyPatch.context() as monkeypatch:
+            scattering(monkeypatch)
+            scattered = responses(model, images, rule)
+        with pytest.MonkeyPatch.context() as monkeypatch:
             ordinary(monkeypatch)
             expected = responses(model, images, rule)
         tolerance = 1e-4 * max(float(expected.abs().max()), 1e-3)
         torch.testing.assert_close(handed_over, expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(scattered, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("rule", RULES)
