@@ -27,10 +27,6 @@ from storage.runs import Run, Shard
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
 and takes them again all the time: the same shard takes 1.8 times as long (docs/decisions/0006-workers-keep-their-memory.md)."""
-SLEEP_SOON = {"GOMP_SPINCOUNT": 3000}
-"""How often an idle thread of torch's looks for work before it sleeps. By default that is for milliseconds, in which it keeps a
-core from the threads that scatter (docs/decisions/0020-what-is-mostly-zero-is-scattered.md)."""
-WORKER_ENVIRONMENT = KEEP_MEMORY | SLEEP_SOON
 
 
 FAIL_AT_ONCE = {"distributed.scheduler.allowed-failures": 0}
@@ -64,7 +60,7 @@ def open_cluster(compute: ComputeSection) -> Any:
         return cuda_cluster()
     if compute.cluster != "local":
         return None
-    settings = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_ENVIRONMENT.items()}
+    settings = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEP_MEMORY.items()}
     with dask.config.set(settings | FAIL_AT_ONCE):
         return LocalCluster(
             n_workers=local_workers(compute),

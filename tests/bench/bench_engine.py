@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from auditor import CannotFold, Clear, UnsupportedModel, measure
-from flows.cluster import WORKER_ENVIRONMENT
+from flows.cluster import KEEP_MEMORY
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
 from storage.models import ModelSpec, load_model
@@ -376,12 +376,10 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table here as well")
     parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not WORKER_ENVIRONMENT.keys() <= os.environ.keys():
+    if not KEEP_MEMORY.keys() <= os.environ.keys():
         # As the workers of an audit are started; it speeds up the peers as well.
         os.execve(
-            sys.executable,
-            [sys.executable, *sys.argv],
-            os.environ | {name: str(size) for name, size in WORKER_ENVIRONMENT.items()},
+            sys.executable, [sys.executable, *sys.argv], os.environ | {name: str(size) for name, size in KEEP_MEMORY.items()}
         )
     torch.set_num_threads(options.threads)
     # captum says at every call that it sets hooks.
