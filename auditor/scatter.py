@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST = 1 / 8
-"""Of what arrives, at most this part may be other than zero: with twice as much, the dense convolution is as fast."""
+MOST = 1 / 5
+"""Of what arrives, at most this part may be other than zero: with half as much again, the dense convolution is as fast."""
 SPAN = 64
 """Values that are added at once: with fewer the dense convolution is faster, and so is one of 1 × 1."""
 PARTS = 4
