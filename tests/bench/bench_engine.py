@@ -32,6 +32,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from auditor import CannotFold, Clear, UnsupportedModel, measure
+from auditor.operations import Treatment
+from auditor.rectifier import Rectification, convolve_rectified, turned
+from auditor.scatter import scatter, strips
 from flows.cluster import KEEP_MEMORY
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
@@ -316,6 +319,31 @@ def pictures(folder: Path) -> tuple[Tensor, Tensor]:
     return (torch.stack(images) - 127.0) / 128, torch.tensor([int(line["label"]) for line in lines])
 
 
+def scattering(options: argparse.Namespace) -> list[Row]:
+    """One convolution's way back where little is not zero, masked and rectified: scattered by loops, and dense."""
+    random, rows = torch.Generator().manual_seed(0), []
+    for samples, channels, side in ((64, 32, 28), (64, 64, 14), (8, 128, 28), (8, 512, 7)):
+        whole = (samples, channels, side, side)
+        weight = torch.randn(channels, channels, 3, 3, generator=random)
+        rectification = Rectification(Treatment.POSITIVE_DERIVATIVE)
+        rectification.observe(channels_last(torch.randn(whole, generator=random).relu()))
+        kernels, layer = strips(weight), turned(weight, ((1, 1), (1, 1), (1, 1)))
+        scattered = partial(scatter, kernels=kernels, padding=(1, 1), size=whole, mask=rectification.mask, positive=True)
+        dense = partial(convolve_rectified, layer=layer, rectification=rectification)
+        for share in (0.03, 0.1, 0.2):
+            kept = torch.rand(whole, generator=random) < share
+            arrived = channels_last(torch.randn(whole, generator=random) * kept)
+            ways = {"scattered": Way(scattered, arrived), "dense": Way(dense, arrived)}
+            secs = contest(ways, options)
+            work = f"{channels} → {channels} channels of {side}², {share:.0%} not zero"
+            rows += against(work, "scattered", secs, {"dense": None})
+    return rows
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
 def memory(options: argparse.Namespace) -> list[Row]:
     """Peak memory of the plain path of ResNet-20 on a batch of 32: 1000 classes against 10, each a process of its own."""
     peaks = []
@@ -343,6 +371,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "resnet20": small,
     "resnet18": large,
     "efficientnet": efficientnet,
+    "scatter": scattering,
     "memory": memory,
 }
 
