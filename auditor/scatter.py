@@ -5,27 +5,24 @@ are not add their kernels, times themselves, around their places. Torch has no s
 numba (extra `cpu`) compiles them; without it the convolution goes back as it does where much arrives.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from auditor.compiled import compiled, share_out
+
 MOST = 1 / 5
 """Of what arrives, at most this part may be other than zero: with half as much again, the dense convolution is as fast."""
 SPAN = 64
 """Values that are added at once: with fewer the dense convolution is faster, and so is one of 1 × 1."""
-PARTS = 4
-"""Of a batch, for each thread, so that none waits long for another."""
 
 
 def is_worth_it(arrived: Tensor, weight: Tensor) -> bool:
     """Whether to scatter what arrived, (N, O, h, w) on a CPU, at a convolution of `weight` (O, I, k, l)."""
     is_large = weight[0, 0].numel() > 1 and weight.shape[1] * weight.shape[3] >= SPAN
-    if not is_large or arrived.dtype != torch.float32 or not arrived.numel() or loops() is None:
+    if not is_large or arrived.dtype != torch.float32 or not arrived.numel() or compiled(add_kernels) is None:
         return False
     # The two rows in the middle of each map stand for all: to count all takes a fifth of a convolution's time.
     rows = arrived.narrow(2, (arrived.shape[2] - 1) // 2, min(2, arrived.shape[2]))
@@ -45,44 +42,19 @@ def scatter(
     arrived: (N, O, h, w) float32. kernels: `strips`. padding: of the convolution. mask: (N, I, H, W), what the result is
     multiplied by. positive: whether the positive part is left.
     """
-    add = loops()
+    add = compiled(add_kernels)
     if add is None:
         raise RuntimeError("numba is not there, which compiles the loops: ask is_worth_it first")
     back = torch.empty(size, memory_format=torch.channels_last)
     written = channels_last(back)
     masked = written if mask is None else channels_last(mask)
-    given = (channels_last(arrived), kernels, *padding, masked, mask is not None, positive, written)
-    samples, threads = len(arrived), torch.get_num_threads()
-    if threads == 1:
-        add(*given, 0, samples)
-        return back
-    part = -(-samples // (threads * PARTS))
-    starts = range(0, samples, part)
-    for done in [team(threads).submit(add, *given, start, min(start + part, samples)) for start in starts]:
-        done.result()
+    share_out(add, len(arrived), channels_last(arrived), kernels, *padding, masked, mask is not None, positive, written)
     return back
 
 
 def channels_last(maps: Tensor) -> Any:
     """(N, ch, H, W) as an array (N, H, W, ch), the same memory where that is its order."""
     return maps.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-@cache
-def team(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-@cache
-def loops() -> Callable[..., None] | None:
-    """`add_kernels`, compiled at its first call, a second or so; None without numba."""
-    try:
-        import numba
-    except ImportError:
-        return None
-    # A product and a sum in one instruction, in any order: as the convolutions of any library.
-    compiled: Callable[..., None] = numba.njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})(add_kernels)
-    return compiled
 
 
 def add_kernels(

@@ -1,8 +1,6 @@
 """Convolutions sent back by scattering what is not zero: against autograd, and when it is done at all."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from auditor import Clear
-from auditor.scatter import MOST, is_worth_it, loops, scatter, strips
+from auditor.scatter import MOST, is_worth_it, scatter, strips
 
 RULES = ["deconv", "gradient", "guided"]
 
@@ -100,16 +98,6 @@ def test_same_however_many_threads(threads: int) -> None:
     assert all(torch.equal(found[0], other) for other in found)
 
 
-def test_an_error_in_a_thread_is_an_error(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*arguments: object) -> None:
-        raise ValueError("no loop")
-
-    monkeypatch.setattr("auditor.scatter.loops", lambda: failing)
-    torch.set_num_threads(2)
-    with pytest.raises(ValueError, match="no loop"):
-        scatter(sparse(4, 2, 4, 4, share=1.0), strips(torch.ones(2, 2, 3, 3)), (1, 1), (4, 2, 4, 4))
-
-
 def test_worth_it_where_little_is_not_zero_and_much_is_added_at_once() -> None:
     weight = torch.ones(32, 32, 3, 3)
     assert is_worth_it(sparse(8, 32, 8, 8, share=MOST / 2), weight)
@@ -147,28 +135,8 @@ def test_maps_are_those_of_the_dense_convolution(rule: str, monkeypatch: pytest.
     monkeypatch.setattr("auditor.rectifier.scatter", counted)
     found = Clear(model, rule)(images)
     assert scattered
-    monkeypatch.setattr("auditor.scatter.loops", lambda: None)
+    monkeypatch.setattr("auditor.scatter.compiled", lambda loops: None)
     expected = Clear(model, rule)(images)
     peak = float(expected.dominant_response.max())
     torch.testing.assert_close(found.dominant_response, expected.dominant_response, rtol=0, atol=1e-5 * peak)
     assert (found.dominant_class == expected.dominant_class).float().mean() > 0.999
-
-
-def test_without_numba_nothing_is_scattered() -> None:
-    """In a process of its own, to which numba is missing."""
-    code = (
-        "import sys; sys.modules['numba'] = None\n"
-        "import torch; from auditor.scatter import is_worth_it, loops\n"
-        "print(loops(), is_worth_it(torch.zeros(8, 32, 8, 8), torch.ones(32, 32, 3, 3)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["None", "False"]
-
-
-def test_numba_is_here_for_these_tests() -> None:
-    assert loops() is not None
-
-
-def test_numba_is_not_imported_before_something_is_scattered() -> None:
-    code = "import sys, auditor, flows.cli; print('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
