@@ -39,7 +39,13 @@ Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def geometry_of(call: Call) -> Geometry | None:
-    """None where the convolution is not one of all channels with numbers for padding."""
+    """None where the convolution is not one of all channels with numbers for padding.
+
+    An exported program's `convolution` says whether it is transposed before it says its groups.
+    """
+    is_general = call.name == "convolution"
+    if is_general and call.argument(6, "transposed"):
+        return None
     found: list[tuple[int, int]] = []
     for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)):
         value: Any = call.argument(position, name)
@@ -47,7 +53,7 @@ def geometry_of(call: Call) -> Geometry | None:
         if isinstance(value, str):
             return None
         found.append(pair(value))
-    grouped = call.argument(6, "groups") not in (None, 1)
+    grouped = call.argument(8 if is_general else 6, "groups") not in (None, 1)
     return None if grouped or call.carriers[0].dim() != 4 else (found[0], found[1], found[2])
 
 

@@ -144,9 +144,9 @@ def pointwise_head(tape: Tape, scores: Tensor) -> Head:
     """
     step = last_step(tape, scores, {"relu"})
     if not tape.rule.shares and step is not None and step.name in {"conv2d", "convolution"}:
-        weight, features = weight_and_bias(step)[0], operand(step)
-        one_a_place = weight is not None and weight.shape[1:] == (features.shape[1], 1, 1)
-        if weight is not None and one_a_place and (geometry_of(step.call) or ())[:2] == ((1, 1), (0, 0)):
+        weight, features, geometry = weight_and_bias(step)[0], operand(step), geometry_of(step.call)
+        stays = geometry is not None and geometry[:2] == ((1, 1), (0, 0))
+        if stays and weight is not None and weight.shape[1:] == (features.shape[1], 1, 1):
             return Head(scores.detach().float(), features, weight[:, :, 0, 0], scores)
     return Head(scores.detach().float(), scores, None, scores)
 

@@ -107,6 +107,17 @@ def test_a_pointwise_convolution_that_moves_places_goes_back_to_where_they_came_
         torch.testing.assert_close(backprojection.send_back(torch.full((3,), label)), expected.sum(1))
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_a_pointwise_convolution_of_a_decomposed_program_is_entered_before() -> None:
+    """Where its operations are the fewest, `convolution` takes its groups as the last of nine arguments."""
+    model = Headed(lambda model, maps: model.pointwise(maps).mean((2, 3))).eval()
+    program = torch.export.export(model, (IMAGES,)).run_decompositions()
+    found, expected = Clear(program).forward(IMAGES), Clear(model).forward(IMAGES)
+    assert found.head.weight is not None
+    labels = torch.tensor([0, 1, 2])
+    torch.testing.assert_close(found.send_back(labels), expected.send_back(labels))
+
+
 def test_class_responses_are_rectified_where_the_model_rectifies_them() -> None:
     model = Headed(lambda model, maps: F.relu(model.wide(maps)).mean((2, 3)))
     with torch.no_grad():
