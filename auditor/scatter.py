@@ -22,12 +22,11 @@ SPAN = 64
 def is_worth_it(arrived: Tensor, weight: Tensor) -> bool:
     """Whether to scatter what arrived, (N, O, h, w) on a CPU, at a convolution of `weight` (O, I, k, l)."""
     is_large = weight[0, 0].numel() > 1 and weight.shape[1] * weight.shape[3] >= SPAN
-    if not is_large or arrived.dtype != torch.float32 or not arrived.numel():
+    if not is_large or arrived.dtype != torch.float32 or not arrived.numel() or compiled(add_kernels) is None:
         return False
     # The two rows in the middle of each map stand for all: to count all takes a fifth of a convolution's time.
     rows = arrived.narrow(2, (arrived.shape[2] - 1) // 2, min(2, arrived.shape[2]))
-    # Last, so that numba is not imported where it is not needed.
-    return int(torch.count_nonzero(rows)) <= MOST * rows.numel() and compiled(add_kernels) is not None
+    return int(torch.count_nonzero(rows)) <= MOST * rows.numel()
 
 
 def strips(weight: Tensor) -> Any:

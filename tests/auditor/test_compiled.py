@@ -2,21 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from auditor.compiled import compiled, share_out
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def count_up(values: Any, step: int, start: int, stop: int) -> None:
@@ -26,22 +18,22 @@ def count_up(values: Any, step: int, start: int, stop: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 @pytest.mark.parametrize("number", [1, 2, 5])
-def test_every_part_is_done_once(count: int, number: int, threads: None) -> None:
+def test_every_part_is_done_once(count: int, number: int, threads: Callable[[int], None]) -> None:
     loops = compiled(count_up)
     assert loops is not None
-    torch.set_num_threads(number)
+    threads(number)
     values = np.zeros(count, np.int64)
     share_out(loops, count, values, 3)
     assert values.tolist() == [3 * place for place in range(count)]
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_an_error_in_a_thread_is_an_error(number: int, threads: None) -> None:
+def test_an_error_in_a_thread_is_an_error(number: int, threads: Callable[[int], None]) -> None:
     def failing(start: int, stop: int) -> None:
         if stop == 8:
             raise ValueError("no loop")
 
-    torch.set_num_threads(number)
+    threads(number)
     with pytest.raises(ValueError, match="no loop"):
         share_out(failing, 8)
 

@@ -1,7 +1,7 @@
 """Convolutions sent back by scattering what is not zero: against autograd, and when it is done at all."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -15,13 +15,6 @@ from auditor import Clear
 from auditor.scatter import MOST, is_worth_it, scatter, strips
 
 RULES = ["deconv", "gradient", "guided"]
-
-
-@pytest.fixture
-def threads() -> Iterator[int]:
-    before = torch.get_num_threads()
-    yield before
-    torch.set_num_threads(before)
 
 
 def sparse(*shape: int, share: float, seed: int = 0) -> Tensor:
@@ -88,11 +81,11 @@ def test_what_is_no_number_is_not_lost() -> None:
     assert found[0, 0].isnan().tolist() == [[False] * 3, [True] * 3, [False] * 3]
 
 
-def test_same_however_many_threads(threads: int) -> None:
+def test_same_however_many_threads(threads: Callable[[int], None]) -> None:
     arrived, weight = sparse(7, 16, 9, 9, share=0.1), torch.randn(16, 32, 3, 3, generator=torch.Generator().manual_seed(1))
     found = []
     for count in (1, 2, 5):
-        torch.set_num_threads(count)
+        threads(count)
         found.append(scatter(arrived, strips(weight), (1, 1), (7, 32, 9, 9)))
     assert found[0].any()
     assert all(torch.equal(found[0], other) for other in found)
