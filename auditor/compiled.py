@@ -1,5 +1,6 @@
 """Loops that numba compiles (extra `cpu`), and the threads that share them out."""
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -31,8 +32,44 @@ def share_out(loops: Loops, count: int, *given: Any) -> None:
         loops(*given, 0, count)
         return
     part = max(1, -(-count // (threads * PARTS)))
-    for done in [team(threads).submit(loops, *given, start, min(start + part, count)) for start in range(0, count, part)]:
-        done.result()
+    starts = iter(range(0, count, part))
+    errors: list[BaseException] = []
+
+    def work(_: int | None = None) -> None:
+        try:
+            for start in starts:
+                loops(*given, start, min(start + part, count))
+        except BaseException as error:
+            errors.append(error)
+
+    run_on_each(threads, work)
+    if errors:
+        raise errors[0]
+
+
+def run_on_each(threads: int, work: Callable[[int | None], None]) -> None:
+    """On torch's own threads where its OpenMP is GNU's: when idle they spin for milliseconds, on the cores of any others."""
+    parallel = gnu_openmp()
+    if parallel is None:
+        for done in [team(threads).submit(work, None) for _ in range(threads)]:
+            done.result()
+    else:
+        parallel(Work(work), None, threads, 0)
+
+
+Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def gnu_openmp() -> Callable[..., None] | None:
+    """The function by which compilers start a parallel region, of the library that torch has loaded, found by its name."""
+    try:
+        parallel = ctypes.CDLL("libgomp.so.1").GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.restype, parallel.argtypes = None, [Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    started: Callable[..., None] = parallel
+    return started
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import auditor.compiled
 from auditor.compiled import compiled, share_out
 
 
@@ -16,6 +17,16 @@ def count_up(values: Any, step: int, start: int, stop: int) -> None:
         values[place] += step * place
 
 
+@pytest.fixture(params=["torch's threads", "ours"])
+def openmp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With GNU's OpenMP, which PyTorch brings along on Linux, and as it is elsewhere."""
+    if request.param == "ours":
+        monkeypatch.setattr(auditor.compiled, "gnu_openmp", lambda: None)
+    elif sys.platform == "linux":
+        assert auditor.compiled.gnu_openmp() is not None
+
+
+@pytest.mark.usefixtures("openmp")
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_every_part_is_done_once(count: int, number: int, threads: Callable[[int], None]) -> None:
@@ -27,6 +38,7 @@ def test_every_part_is_done_once(count: int, number: int, threads: Callable[[int
     assert values.tolist() == [3 * place for place in range(count)]
 
 
+@pytest.mark.usefixtures("openmp")
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_error_in_a_thread_is_an_error(number: int, threads: Callable[[int], None]) -> None:
     def failing(start: int, stop: int) -> None:
