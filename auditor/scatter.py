@@ -13,8 +13,8 @@ from torch import Tensor
 
 from auditor.compiled import compiled, share_out
 
-MOST = 1 / 5
-"""Of what arrives, at most this part may be other than zero: with half as much again, the dense convolution is as fast."""
+MOST = 1 / 4
+"""Of what arrives, at most this part may be other than zero, as behind a pooling of 2 × 2; with more, dense may be as fast."""
 SPAN = 64
 """Values that are added at once: with fewer the dense convolution is faster, and so is one of 1 × 1."""
 

@@ -255,7 +255,7 @@ def scattering(options: argparse.Namespace) -> list[Row]:
         kernels, layer = strips(weight), turned(weight, ((1, 1), (1, 1), (1, 1)))
         scattered = partial(scatter, kernels=kernels, padding=(1, 1), size=whole, mask=rectification.mask, positive=True)
         dense = partial(convolve_rectified, layer=layer, rectification=rectification)
-        for share in (0.03, 0.1, 0.2):
+        for share in (0.03, 0.1, 0.25):
             kept = torch.rand(whole, generator=random) < share
             arrived = channels_last(torch.randn(whole, generator=random) * kept)
             ways = {"scattered": Way(scattered, arrived), "dense": Way(dense, arrived)}
