@@ -1,23 +1,24 @@
 """Eq. 4 and 5 of many classes: which wins at each pixel, without the maps of all of them ever leaving the caches."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.patterns import GROUPS, PIXELS, Patterns, Stretch
+from auditor.compiled import compiled, share_out
+from auditor.patterns import PIXELS, Patterns, stretches
 
 CLASSES, GROUP = 64, 8
 """How many classes compete at once, and in groups of how many first."""
-MANY = 256
-"""Of so many classes it is worth finding out who may win where."""
-RIVALS = 64
-"""Where more classes than these may win, all compete."""
-BOUNDS = 1 << 24
-"""How many bounds are held at once."""
-ROUNDING = 1e-5
-"""What a response may be off, of the largest norm of the sample's responses."""
+STRONG = 6
+"""Patterns by which classes compete first: at nearly every pixel of photographs all but one are then out."""
+ROUNDING = 1e-6
+"""What a sum of so many products may be off, of the norms of what is multiplied."""
+LEAST = np.finfo(np.float32).tiny
 
 Respond = Callable[[slice, Tensor], Tensor]
 """Writes the responses of a block of classes, (k, N, p), where it is told to."""
@@ -27,26 +28,20 @@ Outcome = tuple[Tensor, Tensor]
 
 def compete(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Tensor) -> Outcome:
     """operator: (K, h·w, P), or (K, h·w, R) of patterns. seeds: (K, N, h·w). names: (K,) int16, ascending, of the K classes."""
-    samples = max(1, BOUNDS // (GROUPS * len(names)))
-    outcomes = [joined(contests(operator, patterns, part, names), 1) for part in torch.split(seeds, samples, 1)]
-    return joined(outcomes, 0)
-
-
-def joined(outcomes: Iterable[Outcome], axis: int) -> Outcome:
-    winner, best = (torch.cat(parts, axis) for parts in zip(*outcomes, strict=True))
+    outcomes = [compete_in_stretch(part, shapes, seeds, names) for part, shapes in stretches(operator, patterns)]
+    winner, best = (torch.cat(parts, 1) for parts in zip(*outcomes, strict=True))
     return winner, best
 
 
-def contests(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Tensor) -> Iterator[Outcome]:
-    """One stretch of the pixels after another."""
-    if patterns is None:
-        for part in torch.split(operator, PIXELS, 2):
-            yield compete_in_blocks(partial(multiply_each, seeds, part), seeds.shape[1], part.shape[2], names)
-        return
-    for stretch in patterns.stretches():
-        coefficients = torch.bmm(seeds, operator[:, :, stretch.numbers].to(seeds.dtype))
-        compete_in_stretch = compete_where_open if len(names) >= MANY else compete_everywhere
-        yield compete_in_stretch(coefficients, stretch, names)
+def compete_in_stretch(operator: Tensor, shapes: Tensor | None, seeds: Tensor, names: Tensor) -> Outcome:
+    """operator: (K, h·w, p), or (K, h·w, r) of patterns `shapes`, (r, p)."""
+    samples = seeds.shape[1]
+    if shapes is None:
+        return compete_in_blocks(partial(multiply_each, seeds, operator), samples, operator.shape[2], names)
+    coefficients, shapes = torch.bmm(seeds, operator.to(seeds.dtype)), shapes.float()
+    if compiled(find_winners) is not None:
+        return compete_by_strongest(coefficients, shapes, names)
+    return compete_in_blocks(partial(multiply_all, coefficients, shapes), samples, shapes.shape[1], names)
 
 
 def multiply_each(seeds: Tensor, operator: Tensor, block: slice, out: Tensor) -> Tensor:
@@ -69,74 +64,6 @@ def compete_in_blocks(respond: Respond, samples: int, width: int, names: Tensor)
     return winner.view(samples, width), best.view(samples, width)
 
 
-def compete_everywhere(coefficients: Tensor, stretch: Stretch, names: Tensor) -> Outcome:
-    """coefficients: (K, N, r). All classes, at all pixels of a stretch."""
-    samples, width = coefficients.shape[1], stretch.shapes.shape[1]
-    return compete_in_blocks(partial(multiply_all, coefficients, stretch.shapes), samples, width, names)
-
-
-def compete_where_open(coefficients: Tensor, stretch: Stretch, names: Tensor) -> Outcome:
-    """The same; all classes only where many may win, elsewhere those that may."""
-    may_win = who_may_win(coefficients, stretch)
-    is_open = may_win.sum(1).amax(1) > RIVALS
-    opened = is_open[stretch.groups]
-    samples, pixels = coefficients.shape[1], len(opened)
-    winner, best = torch.empty((samples, pixels), dtype=torch.int16), torch.empty(samples, pixels)
-    everywhere, settled = opened.nonzero()[:, 0], (~opened).nonzero()[:, 0]
-    if len(everywhere):
-        winner[:, everywhere], best[:, everywhere] = compete_everywhere(coefficients, stretch.at(everywhere), names)
-    if len(settled):
-        rivals = torch.tensordot((~is_open).float(), may_win, 1) > 0
-        winner[:, settled], best[:, settled] = compete_among(coefficients, stretch.at(settled), names, rivals)
-    return winner, best
-
-
-def who_may_win(coefficients: Tensor, stretch: Stretch) -> Tensor:
-    """Which classes, at some pixel of a group, may respond as strongly as any other: (J, K, N), 1 or 0.
-
-    A response is |q| (a · u), with u the direction of the pixel's patterns q. In a group, u is in a box around its centre m,
-    of half widths ρ: a · u ≤ a · m + |a| · ρ. A class whose bound is less than what some class has at every pixel cannot win.
-    """
-    classes, samples, rank = coefficients.shape
-    flat = coefficients.view(-1, rank)
-    central = stretch.centres.t() @ flat.t()
-    by_class = central.view(-1, classes, samples)
-    leads = (by_class - by_class.amax(1, keepdim=True)).amax(0) >= 0
-    reached = responses_of(coefficients, chosen_by(leads, RIVALS), stretch.shapes).amax(0) / stretch.lengths
-    least = reached.new_full((samples, len(central)), torch.inf)
-    least.scatter_reduce_(1, stretch.groups.expand(samples, -1), reached, "amin")
-    # Nobody wins by a response that is not positive: not even one of a sample that has no response at all.
-    least.clamp_(min=0).sub_(ROUNDING * torch.linalg.vector_norm(coefficients, dim=2).amax(0)[:, None])
-    least += torch.finfo(least.dtype).tiny
-    # In place, and numbers for truth values: several times as fast.
-    bounds = central.addmm_(stretch.radii.t(), flat.abs().t()).view(by_class.shape)
-    return bounds.ge_(least.t().contiguous()[:, None])
-
-
-def compete_among(coefficients: Tensor, stretch: Stretch, names: Tensor, rivals: Tensor) -> Outcome:
-    """Each sample's own classes. rivals: (K, N) bool."""
-    chosen = chosen_by(rivals, len(rivals))
-    best, first = responses_of(coefficients, chosen, stretch.shapes).max(0)
-    winner = names[chosen].t().gather(1, first)
-    return winner.where(best > 0, -1), best.clamp_(min=0)
-
-
-def chosen_by(marks: Tensor, limit: int) -> Tensor:
-    """The marked classes of each sample, or `limit` of them, ascending, and others that make up for their number: (m, N).
-
-    marks: (K, N) bool.
-    """
-    most = max(1, min(limit, int(marks.sum(0).amax())))
-    return marks.byte().topk(most, dim=0).indices.sort(dim=0).values
-
-
-def responses_of(coefficients: Tensor, chosen: Tensor, shapes: Tensor) -> Tensor:
-    """(m, N, p). chosen: (m, N), the classes of each sample."""
-    rank = coefficients.shape[2]
-    own = coefficients.gather(0, chosen[:, :, None].expand(-1, -1, rank))
-    return (own.view(-1, rank) @ shapes).view(*chosen.shape, -1)
-
-
 def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> None:
     """Lets a block of classes compete with what is best so far, in place.
 
@@ -153,3 +80,78 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
     member = responses.view(-1).take(places).max(0).indices
     winner[won] = names[group * size + member]
     torch.maximum(best, strongest, out=best)
+
+
+def compete_by_strongest(coefficients: Tensor, shapes: Tensor, names: Tensor) -> Outcome:
+    """Competes by the strongest patterns first, and by all of them where that does not say who wins: the same outcome.
+
+    coefficients: (K, N, r), amounts of the patterns `shapes`, (r, p), the strongest last. A response Σ aⱼ qⱼ over all patterns is
+    that over the strongest to within |a′| |q′|, the norms of what the others have, with what may be rounded as one more of them.
+    """
+    missing = STRONG - len(shapes)
+    if missing > 0:
+        coefficients, shapes = F.pad(coefficients, (missing, 0)), F.pad(shapes, (0, 0, missing, 0))
+    samples, pixels = coefficients.shape[1], shapes.shape[1]
+    weights = torch.full((len(shapes),), ROUNDING)
+    weights[:-STRONG] += 1
+    doubts = (weights @ shapes.square()).sqrt()
+    winner, best = torch.empty((samples, pixels), dtype=torch.int16), torch.empty(samples, pixels)
+    given = (coefficients, shapes[-STRONG:].contiguous(), shapes.t().contiguous(), weights, doubts, names, winner, best)
+    find = compiled(find_winners)
+    assert find is not None
+    share_out(find, samples, *(tensor.numpy() for tensor in given))
+    return winner, best
+
+
+def find_winners(
+    coefficients: Any,
+    strong: Any,
+    columns: Any,
+    weights: Any,
+    doubts: Any,
+    names: Any,
+    winner: Any,
+    best: Any,
+    start: int,
+    stop: int,
+) -> None:
+    """Of the samples from `start` to `stop`. strong: (6, p). columns: (p, r), all patterns. weights: (r,). doubts: (p,), |q′|."""
+    pixels, rank = columns.shape
+    a, b, c, d, e, f = strong[0], strong[1], strong[2], strong[3], strong[4], strong[5]
+    reached = np.empty(pixels, strong.dtype)
+    reach = np.empty((len(coefficients), pixels), strong.dtype)
+    rivals = np.empty(len(coefficients), np.int64)
+    for sample in range(start, stop):
+        # All classes by the strongest patterns: what some class reaches at least, and those that may reach as much.
+        reached[:] = LEAST
+        count = 0
+        for rival in range(len(coefficients)):
+            own = coefficients[rival, sample]
+            u, v, w, x, y, z = own[rank - 6], own[rank - 5], own[rank - 4], own[rank - 3], own[rank - 2], own[rank - 1]
+            doubt = strong.dtype.type(0)
+            for pattern in range(rank):
+                doubt += weights[pattern] * own[pattern] * own[pattern]
+            doubt = np.sqrt(doubt)
+            may_win = False
+            for pixel in range(pixels):
+                response = u * a[pixel] + v * b[pixel] + w * c[pixel] + x * d[pixel] + y * e[pixel] + z * f[pixel]
+                off = doubt * doubts[pixel]
+                reach[count, pixel] = response + off
+                may_win |= response + off >= reached[pixel]
+                reached[pixel] = max(reached[pixel], response - off)
+            if may_win:
+                rivals[count] = rival
+                count += 1
+        # These by all patterns, where they still may.
+        winner[sample] = -1
+        best[sample] = 0
+        for place in range(count):
+            own = coefficients[rivals[place], sample]
+            for pixel in range(pixels):
+                if reach[place, pixel] >= reached[pixel]:
+                    response = strong.dtype.type(0)
+                    for pattern in range(rank):
+                        response += own[pattern] * columns[pixel, pattern]
+                    if response > best[sample, pixel]:
+                        best[sample, pixel] = response
+                        winner[sample, pixel] = names[rivals[place]]

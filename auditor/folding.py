@@ -94,7 +94,6 @@ class Operator:
             "operator": self.tensor,
             "patterns": patterns.values,
             "ranks": torch.tensor(patterns.ranks),
-            "groups": patterns.groups,
         }
 
     def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
@@ -179,7 +178,7 @@ def restore_operator(plan: FoldPlan, tensors: dict[str, Tensor]) -> Operator:
     """The operator of its tensors, by name; on the device where they are."""
     patterns = None
     if "patterns" in tensors:
-        patterns = Patterns(tensors["patterns"], tuple(tensors["ranks"].tolist()), tensors["groups"])
+        patterns = Patterns(tensors["patterns"], tuple(tensors["ranks"].tolist()), prod(plan.shape))
     return Operator(plan, tensors["operator"], patterns)
 
 

@@ -1,13 +1,12 @@
 """What the responses of many classes come to, by an operator that reaches the image: a few of all classes' maps at a time."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from auditor.competition import CLASSES, GROUP
-from auditor.patterns import PIXELS, Patterns
+from auditor.patterns import Patterns, stretches
 from auditor.statistics.dominance import DominanceResult, mean_cosine
 
 VALUES = 4_000_000
@@ -38,16 +37,6 @@ def survey(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Te
         outcomes.append(survey_stretch(arrived, shapes, names, energy))
     winner, best, second = (torch.cat(parts, 1).view(samples, *shape) for parts in zip(*outcomes, strict=True))
     return Survey(DominanceResult(winner, best, second), energy.t(), class_cosine(operator, seeds, squares.sqrt()))
-
-
-def stretches(operator: Tensor, patterns: Patterns | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yields what of the operator belongs to some pixels, and the patterns (r, p) that it is of."""
-    if patterns is None:
-        for part in torch.split(operator, PIXELS, 2):
-            yield part, None
-        return
-    for numbers, pixels in patterns.slices():
-        yield operator[:, :, numbers], patterns.of_stretch(numbers, pixels)
 
 
 def survey_stretch(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:

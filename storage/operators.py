@@ -23,7 +23,7 @@ from storage.places import flush, flush_folder, is_remote, make_folder, put_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 USED = ".used"
 """The suffix of the empty file in S3 whose time says when an operator was last used: there, nothing else can be touched."""

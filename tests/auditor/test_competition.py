@@ -1,13 +1,19 @@
-"""Classes that compete in blocks, by patterns, or only where they may win: the same as one by one."""
+"""Classes that compete in blocks, by patterns, or by the strongest patterns first: the same as one by one."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import auditor.competition
-from auditor.competition import CLASSES, Outcome, compete, compete_where_open, merge, who_may_win
-from auditor.patterns import PIXELS, Patterns, Stretch
-from tests.auditor.operators import POSITIONS, SAMPLES, WIDTH, contestants
+from auditor.competition import CLASSES, STRONG, Outcome, compete, compete_by_strongest, find_winners, merge
+from auditor.compiled import compiled
+from auditor.patterns import Patterns
+from tests.auditor.operators import POSITIONS, WIDTH, contestants
 
 
 @pytest.mark.parametrize("classes", [1, 7, 8, 64, 72, 150])
@@ -52,36 +58,28 @@ def assert_same(actual: Outcome, expected: Outcome, responses: Tensor) -> None:
     assert torch.equal(winner[~close], expected_winner[~close])
 
 
-@pytest.mark.parametrize("classes", [2, 65, 300])
-def test_an_operator_as_it_is_and_one_of_patterns_give_what_each_pixel_says_for_itself(classes: int) -> None:
-    operator, patterns, seeds = contestants(classes)
+@pytest.fixture(params=["numba", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numba's loops, and as it is without numba."""
+    if request.param == "torch":
+        monkeypatch.setattr(auditor.competition, "compiled", lambda loops: None)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("rank", [4, 9])
+@pytest.mark.parametrize("classes", [1, 2, 65, 300])
+def test_an_operator_as_it_is_and_one_of_patterns_give_what_each_pixel_says_for_itself(classes: int, rank: int) -> None:
+    operator, patterns, seeds = contestants(classes, fading=0.4, rank=rank)
     responses, names = every_response(operator, patterns, seeds), 2 * torch.arange(classes, dtype=torch.int16)
     expected = by_itself(responses, names)
     assert_same(compete(operator, patterns, seeds, names), expected, responses)
     assert_same(compete(patterns.expand(operator), None, seeds, names), expected, responses)
 
 
-@pytest.mark.parametrize("rivals", [0, 2, 10**6])
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_those_that_cannot_win_change_nothing(monkeypatch: pytest.MonkeyPatch, seed: int, rivals: int) -> None:
-    """Whether no pixel is settled by few, or some are, or all."""
-    operator, patterns, seeds = contestants(300, seed)
-    names = torch.arange(300, dtype=torch.int16)
-    monkeypatch.setattr(auditor.competition, "RIVALS", rivals)
-    monkeypatch.setattr(auditor.competition, "MANY", 10**6)
-    everywhere = compete(operator, patterns, seeds, names)
-    monkeypatch.setattr(auditor.competition, "MANY", 1)
-    where_open = compete(operator, patterns, seeds, names)
-    assert torch.equal(where_open[0], everywhere[0])
-    torch.testing.assert_close(where_open[1], everywhere[1], rtol=0, atol=1e-6 * float(everywhere[1].max()))
-
-
-@pytest.mark.parametrize("rivals", [0, 10**6])
-def test_of_equals_the_lower_class_wins_and_nobody_where_nothing_is_positive(
-    monkeypatch: pytest.MonkeyPatch, rivals: int
-) -> None:
-    monkeypatch.setattr(auditor.competition, "RIVALS", rivals)
-    operator, patterns, seeds = contestants(300)
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("rank", [4, 9])
+def test_of_equals_the_lower_class_wins_and_nobody_where_nothing_is_positive(rank: int) -> None:
+    operator, patterns, seeds = contestants(300, fading=0.4, rank=rank)
     # Each class has a twin 150 further on; one sample has no seed, and one only for a class that is nowhere positive.
     operator[150:], seeds[150:] = operator[:150], seeds[:150]
     seeds[:, 0] = 0
@@ -96,57 +94,49 @@ def test_of_equals_the_lower_class_wins_and_nobody_where_nothing_is_positive(
     assert torch.equal(winner == -1, best == 0)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_whoever_wins_is_among_those_who_may(seed: int) -> None:
-    operator, patterns, seeds = contestants(300, seed)
-    responses = every_response(operator, patterns, seeds)
-    kept = []
-    for stretch, left in zip(patterns.stretches(), (0, PIXELS), strict=True):
-        may_win = who_may_win(torch.bmm(seeds, operator[:, :, stretch.numbers]), stretch)
-        winners = responses[:, :, left : left + PIXELS].argmax(0)
-        samples = torch.arange(SAMPLES)[:, None].expand_as(winners)
-        assert (may_win[stretch.groups.expand_as(winners), winners, samples] == 1).all()
-        kept.append(float(may_win.mean()))
-    assert max(kept) < 0.5, "most classes are ruled out"
+@given(
+    rank=st.integers(1, 2 * STRONG),
+    classes=st.integers(1, 40),
+    samples=st.integers(1, 4),
+    fading=st.sampled_from([1e-3, 0.1, 0.5, 1.0, 3.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_whoever_wins_responds_as_strongly_as_any(rank: int, classes: int, samples: int, fading: float, seed: int) -> None:
+    """Whether the strongest patterns decide or, where they fade the other way, say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    coefficients = torch.randn(classes, samples, rank, generator=generator) * fading ** torch.arange(rank - 1, -1, -1)
+    shapes = torch.randn(rank, 50, generator=generator)
+    winner, best = compete_by_strongest(coefficients, shapes, torch.arange(classes, dtype=torch.int16))
+    responses = torch.einsum("knr,rp->knp", coefficients.double(), shapes.double())
+    rounding = 1e-5 * coefficients.norm(dim=2).amax(0)[:, None] * shapes.norm(dim=0)
+    strongest = responses.amax(0).clamp(min=0)
+    assert ((best - strongest).abs() <= rounding).all()
+    won = responses.gather(0, winner.long().clamp(min=0)[None])[0]
+    assert (torch.where(winner < 0, 0, strongest - won) <= rounding).all()
+    assert torch.equal(winner == -1, best == 0)
 
 
-def test_nobody_may_win_in_a_sample_without_response() -> None:
-    """Else all classes would compete at all pixels, for the sake of one blank image in a batch."""
-    operator, patterns, seeds = contestants(300)
-    seeds[:, 2] = 0
-    for stretch in patterns.stretches():
-        may_win = who_may_win(torch.bmm(seeds, operator[:, :, stretch.numbers]), stretch)
-        assert not may_win[:, :, 2].any()
-        assert may_win[:, :, [0, 1, 3, 4, 5]].any(1).all()
+def test_classes_that_the_strongest_patterns_rule_out_are_not_compared_further() -> None:
+    """By all patterns, the second of three classes would win; by weights of zero nobody doubts that the first does."""
+    coefficients = np.zeros((3, 1, STRONG + 1), np.float32)
+    coefficients[:, 0, -1] = 3, 2, 1
+    coefficients[1, 0, 0] = 100
+    strong, columns = np.ones((STRONG, 5), np.float32), np.ones((5, STRONG + 1), np.float32)
+    find = compiled(find_winners)
+    assert find is not None
+    for weights, expected in ((np.zeros(STRONG + 1, np.float32), (4, 3)), (np.eye(STRONG + 1, dtype=np.float32)[0], (5, 102))):
+        winner, best = np.zeros((1, 5), np.int16), np.zeros((1, 5), np.float32)
+        names, doubts = np.array([4, 5, 6], np.int16), np.ones(5, np.float32)
+        find(coefficients, strong, columns, weights, doubts, names, winner, best, 0, 1)
+        assert (set(winner.flat), set(best.flat)) == ({expected[0]}, {expected[1]})
 
 
-def test_samples_in_parts_have_the_outcome_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    operator, patterns, seeds = contestants(300)
-    names = torch.arange(300, dtype=torch.int16)
-    whole = compete(operator, patterns, seeds, names)
-    monkeypatch.setattr(auditor.competition, "BOUNDS", 4 * 64 * 300)
-    parts = compete(operator, patterns, seeds, names)
-    assert (parts[0] == whole[0]).float().mean() > 0.999
-    torch.testing.assert_close(parts[1], whole[1])
-
-
-def test_all_pixels_are_worked_out_when_some_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    operator, patterns, seeds = contestants(300)
-    stretch = next(patterns.stretches())
-    coefficients = torch.bmm(seeds, operator[:, :, stretch.numbers])
-    counts = who_may_win(coefficients, stretch).sum(1).amax(1)
-    assert counts.min() < counts.max()
-    monkeypatch.setattr(auditor.competition, "RIVALS", float(counts.median()))
-    settled: list[int] = []
-    among = auditor.competition.compete_among
-
-    def watched(numbers: Tensor, pixels: Stretch, *rest: Tensor) -> Outcome:
-        settled.append(pixels.shapes.shape[1])
-        return among(numbers, pixels, *rest)
-
-    monkeypatch.setattr(auditor.competition, "compete_among", watched)
-    winner, best = compete_where_open(coefficients, stretch, torch.arange(300, dtype=torch.int16))
-    assert 0 < settled[0] < PIXELS
-    expected = (coefficients.transpose(0, 1) @ stretch.shapes).max(1)
-    torch.testing.assert_close(best, expected.values.clamp(min=0), rtol=1e-5, atol=1e-5)
-    assert (winner == expected.indices).float().mean() > 0.99
+def test_how_many_threads_there_are_does_not_change_a_bit(threads: Callable[[int], None]) -> None:
+    operator, patterns, seeds = contestants(300, rank=9, fading=0.4)
+    outcomes = []
+    for number in (1, 2, 5):
+        threads(number)
+        outcomes.append(compete(operator, patterns, seeds, torch.arange(300, dtype=torch.int16)))
+    for winner, best in outcomes[1:]:
+        assert torch.equal(winner, outcomes[0][0])
+        assert torch.equal(best, outcomes[0][1])

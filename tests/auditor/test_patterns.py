@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.patterns import PIXELS, Patterns, Stretch, find_patterns, square_root
+from auditor.patterns import PIXELS, Patterns, find_patterns, square_root, stretches
 
 SOURCES, POSITIONS, WIDTH = 30, 9, PIXELS + 200
 TOLERANCE = 1e-5
@@ -83,8 +83,26 @@ def test_a_stretch_that_receives_nothing_stays_empty() -> None:
 
 def test_patterns_are_orthonormal_within_a_stretch() -> None:
     patterns = found(made_of([5, 3]))
-    for stretch in patterns.stretches():
-        torch.testing.assert_close(stretch.shapes @ stretch.shapes.t(), torch.eye(len(stretch.shapes)), rtol=0, atol=1e-5)
+    for slices in patterns.slices():
+        shapes = patterns.of_stretch(*slices)
+        torch.testing.assert_close(shapes @ shapes.t(), torch.eye(len(shapes)), rtol=0, atol=1e-5)
+
+
+def test_the_strongest_pattern_of_a_stretch_is_the_last() -> None:
+    basis = made_of([5, 3])
+    patterns = found(basis)
+    for part in patterns.reduce(basis).split(patterns.ranks, 2):
+        energies = part.square().sum((0, 1))
+        assert torch.equal(energies, energies.sort().values)
+
+
+def test_stretches_put_together_are_the_operator() -> None:
+    basis = made_of([5, 3])
+    patterns = found(basis)
+    coefficients = patterns.reduce(basis)
+    assert torch.equal(torch.cat([part for part, shapes in stretches(basis, None) if shapes is None], 2), basis)
+    whole = torch.cat([part @ shapes for part, shapes in stretches(coefficients, patterns) if shapes is not None], 2)
+    torch.testing.assert_close(whole, patterns.expand(coefficients))
 
 
 def test_how_many_are_expanded_at_once_does_not_change_a_bit() -> None:
@@ -93,31 +111,6 @@ def test_how_many_are_expanded_at_once_does_not_change_a_bit() -> None:
     coefficients = patterns.reduce(basis)
     one_by_one = torch.cat([patterns.expand(part) for part in coefficients.split(1)])
     assert torch.equal(one_by_one, patterns.expand(coefficients))
-
-
-def in_box(stretch: Stretch) -> Tensor:
-    centres, radii = stretch.centres[:, stretch.groups], stretch.radii[:, stretch.groups]
-    return ((stretch.shapes / stretch.lengths - centres).abs() <= radii + 1e-6).all(0)
-
-
-def test_pixels_of_a_group_have_their_directions_in_its_box() -> None:
-    for stretch in found(made_of([5, 3])).stretches():
-        assert stretch.groups.unique().tolist() == list(range(stretch.centres.shape[1]))
-        assert in_box(stretch).all()
-        some = torch.tensor([0, 7, 100])
-        assert in_box(stretch.at(some)).all()
-        assert len(stretch.at(some).groups) == 3
-
-
-def test_groups_hold_pixels_that_are_alike() -> None:
-    """Four kinds of pixels, mixed: no group has two of them."""
-    kinds = torch.arange(WIDTH) % 4
-    shapes = 3 * torch.eye(4)[:, kinds] * torch.rand(WIDTH, generator=torch.Generator().manual_seed(0)).add(1)
-    basis = torch.randn(SOURCES, POSITIONS, 4, generator=torch.Generator().manual_seed(1)) @ shapes
-    patterns = found(basis)
-    for start in (0, PIXELS):
-        groups, here = patterns.groups[start : start + PIXELS], kinds[start : start + PIXELS]
-        assert all(len(here[groups == group].unique()) == 1 for group in groups.unique())
 
 
 def test_square_root() -> None:

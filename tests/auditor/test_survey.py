@@ -84,7 +84,7 @@ def test_ties_go_to_the_first_class_and_are_second_to_themselves(classes: int) -
 def test_patterns_in_bfloat16_are_near_enough_to_orthonormal() -> None:
     operator, patterns, seeds = surveyed(30)
     names = torch.arange(30, dtype=torch.int16)
-    rounded = Patterns(patterns.values.bfloat16(), patterns.ranks, patterns.groups)
+    rounded = Patterns(patterns.values.bfloat16(), patterns.ranks, patterns.pixels)
     expected = streamed(rounded.expand(operator.bfloat16().float()), seeds, names)
     found = survey(operator.bfloat16(), rounded, seeds, names, SHAPE)
     assert found.dominance.dominant_response.dtype == torch.float32
