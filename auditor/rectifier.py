@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.calls import Call, pair
+from auditor.calls import Call
 from auditor.entry import Geometry, geometry_of
 from auditor.operations import Treatment
 from auditor.rules import DERIVATIVE, POSITIVE
@@ -148,10 +148,3 @@ def convolve_rectified(arrived: Tensor, layer: tuple[Any, ...], rectification: R
         positive = "relu" if rectification.positive else None
         rectified = convolve.binary(arrived, rectification.mask, *layer, "mul", None, positive, [], None)
     return rectified
-
-
-def windows_are_apart(call: Call) -> bool:
-    """Whether every value that a max-pooling takes is in one window at most."""
-    size = pair(call.argument(1, "kernel_size"))
-    stride, dilation = pair(call.argument(2, "stride") or size), pair(call.argument(4, "dilation") or 1)
-    return dilation == (1, 1) and size[0] <= stride[0] and size[1] <= stride[1]

@@ -31,7 +31,8 @@ from auditor.operations import (
     name_of,
     rules_that_answer,
 )
-from auditor.rectifier import Convolution, Rectification, Rectifier, turnable, windows_are_apart
+from auditor.pooling import Pooling, are_apart, goes_back_by_loops
+from auditor.rectifier import Convolution, Rectification, Rectifier, turnable
 from auditor.relevance import LAYERS, share, share_merged
 from auditor.rules import NORMALISATIONS, Activation
 
@@ -241,8 +242,8 @@ class Tape(TorchFunctionMode):
                 return Entry.apply(self.summed, call, self.image, geometry)  # type: ignore[no-untyped-call]
         if call.name == "conv2d" and (geometry := turnable(call)) is not None:
             return self.convolve(call, geometry)
-        if call.name == "max_pool2d" and id(sources[0]) in self.rectified and windows_are_apart(call):
-            return self.pool(call, self.rectified[id(sources[0])])
+        if call.name == "max_pool2d":
+            return self.pool(call, self.rectified.get(id(sources[0])))
         if is_reshape(call.name, call.arguments):
             return call.arguments[0].reshape(*call.arguments[1:])
         return call.run(held) if held else call.run()
@@ -256,13 +257,15 @@ class Tape(TorchFunctionMode):
             rectification.taken = True
         return Convolution.apply(call.carriers[0], call, rectification, geometry)  # type: ignore[no-untyped-call, no-any-return]
 
-    def pool(self, call: Call, rectification: Rectification) -> Tensor:
-        """A pooling of a ReLU's output, whose windows are apart: what is rectified before it is spread is so behind as well."""
-        rectification.taken = True
-        pooled: Tensor = call.run()
-        behind = self.rectified[id(pooled)] = Rectification(rectification.treatment, rectification)
-        behind.observe(pooled)
-        pooled.register_hook(behind.rectify_unless_handed_over)  # type: ignore[no-untyped-call]
+    def pool(self, call: Call, rectification: Rectification | None) -> Any:
+        """Of a ReLU's output, with windows that are apart: what is rectified before it is spread is so behind as well."""
+        by_loops = goes_back_by_loops(call)
+        pooled = Pooling.apply(call.carriers[0], call) if by_loops else call.run()  # type: ignore[no-untyped-call]
+        if rectification is not None and are_apart(call):
+            rectification.taken = True
+            behind = self.rectified[id(pooled)] = Rectification(rectification.treatment, rectification)
+            behind.observe(pooled)
+            pooled.register_hook(behind.rectify_unless_handed_over)
         return pooled
 
     def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:

@@ -42,11 +42,12 @@ def layer(maps: Tensor, size: tuple[int, int] = (3, 3), **options: Any) -> Tenso
 def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every operation as autograd has it, each ReLU for itself."""
     monkeypatch.setattr("auditor.tape.turnable", lambda call: None)
-    monkeypatch.setattr("auditor.tape.windows_are_apart", lambda call: False)
+    monkeypatch.setattr("auditor.tape.are_apart", lambda call: False)
 
 
 def scattering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever arrives, however much of it and wherever the kernels are not 1 × 1, is scattered."""
+    """Whatever arrives, however much of it and wherever the kernels are not 1 × 1, is scattered; poolings go back by loops."""
+    monkeypatch.setattr("auditor.pooling.CHANNELS", 1)
     monkeypatch.setattr("auditor.scatter.SPAN", 1)
     monkeypatch.setattr("auditor.scatter.MOST", 1)
 
