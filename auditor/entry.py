@@ -5,7 +5,6 @@ three. What is left, many channels in and one out, is a matrix product and shift
 CPU than the general convolution.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,35 +56,21 @@ def geometry_of(call: Call) -> Geometry | None:
     return None if grouped or call.carriers[0].dim() != 4 else (found[0], found[1], found[2])
 
 
-@dataclass(frozen=True)
-class Border:
-    """Places of a map that go back by kernels of their own. places: (E,) int64, in the flattened map. kernels: (E, k·l, O)."""
-
-    places: Tensor
-    kernels: Tensor
-
-
-def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any, border: Border | None = None) -> Tensor:
-    """(N, O, h, w) back to (N, 1, H, W), float32 or better. kernel: (O, k, l), summed over the image's channels.
-
-    border: on a CPU, of kernels of at most `MOST_OFFSETS`.
-    """
+def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any) -> Tensor:
+    """(N, O, h, w) back to (N, 1, H, W), float32 or better. kernel: (O, k, l), summed over the image's channels."""
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     if gradient.device.type != "cpu" or kernel[0].numel() > MOST_OFFSETS:
         return transpose_by_convolution(gradient, kernel, geometry, size).to(dtype)
     samples, channels, rows, columns = gradient.shape
     tall, wide = kernel.shape[1:]
-    pixels = gradient.permute(0, 2, 3, 1).reshape(samples, rows * columns, channels)
+    pixels = gradient.permute(0, 2, 3, 1).reshape(-1, channels)
     # What each value sends to each of the kernel's offsets.
-    parts = (kernel.flatten(1).t() @ pixels.flatten(0, 1).t()).view(tall * wide, samples, rows * columns)
-    if border is not None:
-        near = pixels.index_select(1, border.places).permute(1, 2, 0)
-        parts.index_copy_(2, border.places, torch.bmm(border.kernels, near).permute(1, 2, 0))
+    parts = (kernel.flatten(1).t() @ pixels.t()).view(tall, wide, samples, rows, columns)
     (down, right), (above, left), (apart_y, apart_x) = geometry
     # One plane a phase of the stride, so that every sum is over contiguous rows; interleaved at the end.
     width = max(columns + (wide - 1) * apart_x // right, -(-(size[1] + left) // right))
     strips = parts.new_zeros((tall, samples, rows, right, width), dtype=dtype)
-    for j, part in enumerate(parts.view(tall, wide, samples, rows, columns).unbind(1)):
+    for j, part in enumerate(parts.unbind(1)):
         x = j * apart_x
         strips[:, :, :, x % right, x // right : x // right + columns] += part
     height = max(rows + (tall - 1) * apart_y // down, -(-(size[0] + above) // down))

@@ -3,7 +3,7 @@
 Under `linear` that is so of a block like convolution, ReLU, convolution, where the image's channels are summed. From many
 channels to many and on to one is, for a pair of offsets, a product of two matrices: multiplied beforehand, the maps between
 the convolutions, which cost most of the way back, are never made. What they would have outside of themselves the network
-never had, so values near an edge go back by kernels of their own.
+never had, so what values near an edge send back by way of that is taken off again.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,35 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from auditor.entry import MOST_OFFSETS, Border, Geometry, transpose
+from auditor.entry import MOST_OFFSETS, Geometry, transpose
 from auditor.fusion import Fused, as_it_is, with_norm
 from auditor.operations import STOCHASTIC
 from auditor.tape import Step, Tape, is_among
 
 
 @dataclass(frozen=True)
+class Border:
+    """What values at some places send to the image too much.
+
+    places: (E,) int64, in flattened maps. kernels: (E, O, m), with the sign turned. pixels: (E · m,) int64, in the flattened image.
+    """
+
+    places: Tensor
+    kernels: Tensor
+    pixels: Tensor
+
+    def take_off(self, back: Tensor, arrived: Tensor) -> Tensor:
+        """(N, H, W). back: (N, H, W), of `arrived`, (N, O, h, w)."""
+        near = arrived.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, self.places).transpose(0, 1)
+        excess = torch.bmm(near, self.kernels).transpose(0, 1).flatten(1).to(back.dtype)
+        return back.flatten(1).scatter_add(1, self.pixels.expand(len(back), -1), excess).view(back.shape)
+
+
+@dataclass(frozen=True)
 class Stem:
     """edge: where what comes back to the second convolution enters. inside: the tensors before its output.
 
-    kernel, border, geometry: of the one convolution that the two are. size: (H, W).
+    kernel, geometry: of the one convolution that the two are, but for the border. size: (H, W).
     """
 
     edge: GradientEdge
@@ -40,7 +58,7 @@ class Stem:
 
     def send_back(self, arrived: Tensor) -> Tensor:
         """To the image, (N, H, W), float32 or better. arrived: (N, O, h, w)."""
-        return transpose(arrived, self.kernel, self.geometry, self.size, self.border)[:, 0]
+        return self.border.take_off(transpose(arrived, self.kernel, self.geometry, self.size)[:, 0], arrived)
 
 
 def find_stem(tape: Tape, image: Tensor) -> Stem | None:
@@ -60,9 +78,14 @@ def find_stem(tape: Tape, image: Tensor) -> Stem | None:
         return None
     if prod(reach(first, second)) > min(MOST_OFFSETS, second.weight[0].numel()):
         return None
-    kernel, border = joined(first, second, middle.shape[2:], output.shape[2:])
+    geometry, size = joined_geometry(first.geometry, second.geometry), tuple(image.shape[2:])
+    within, kinds = taps_within(second, middle.shape[2:], output.shape[2:])
+    # All taps, and of each kind of place those that reach out of the maps between the two.
+    kernels = multiplied(first, second, torch.cat([torch.ones_like(within[:1]), ~within]))
+    places = (~within.all(2).all(1))[kinds].nonzero()[:, 0]
+    border = border_of(places, kernels[1:][kinds[places]], output.shape[3], geometry, size)
     inside = [image, *(step.output for step in steps[:-1])]
-    return Stem(edge, inside, kernel, border, joined_geometry(first.geometry, second.geometry), tuple(image.shape[2:]))
+    return Stem(edge, inside, kernels[0], border, geometry, size)
 
 
 def chain(tape: Tape, image: Tensor) -> list[Step]:
@@ -94,28 +117,41 @@ def reach(first: Fused, second: Fused) -> list[int]:
     return [(taps[axis] - 1) * apart[axis] + leaps[axis] * stride[axis] + 1 for axis in (0, 1)]
 
 
-def joined(first: Fused, second: Fused, middle: Any, output: Any) -> tuple[Tensor, Border]:
-    """The kernel (O, k, l) of two convolutions, the image's channels summed, and those of where parts of it are cut off.
+def taps_within(second: Fused, middle: Any, output: Any) -> tuple[Tensor, Tensor]:
+    """Which taps of the second convolution are within what it takes: kinds (K, taps, taps) bool, and (h·w,), each place's own.
 
-    middle, output: sizes of what the second takes and makes.
+    middle, output: sizes of what it takes and makes.
     """
     (within_y, row_kinds), (within_x, column_kinds) = (
-        taps_within(output[axis], second.weight.shape[axis + 2], middle[axis], [part[axis] for part in second.geometry])
+        taps_of_rows(output[axis], second.weight.shape[axis + 2], middle[axis], [part[axis] for part in second.geometry])
         for axis in (0, 1)
     )
     within = (within_y[:, None, :, None] & within_x[:, None, :]).flatten(0, 1)
-    kinds = (row_kinds[:, None] * len(within_x) + column_kinds).flatten()
-    kernels = multiplied(first, second, torch.cat([torch.ones_like(within[:1]), within]))
-    places = (~within.all(2).all(1))[kinds].nonzero()[:, 0]
-    return kernels[0], Border(places, kernels[1:].flatten(2).transpose(1, 2)[kinds[places]])
+    return within, (row_kinds[:, None] * len(within_x) + column_kinds).flatten()
 
 
-def taps_within(count: int, taps: int, limit: int, geometry: list[int]) -> tuple[Tensor, Tensor]:
+def taps_of_rows(count: int, taps: int, limit: int, geometry: list[int]) -> tuple[Tensor, Tensor]:
     """Which taps of a convolution are among the `limit` rows that it takes: kinds (K, taps) bool, and (count,) each row's own."""
     stride, padding, dilation = geometry
     rows = torch.arange(count)[:, None] * stride - padding + torch.arange(taps) * dilation
     kinds, numbers = torch.unique((rows >= 0) & (rows < limit), dim=0, return_inverse=True)
     return kinds, numbers
+
+
+def border_of(places: Tensor, excess: Tensor, width: int, geometry: Geometry, size: tuple[int, ...]) -> Border:
+    """places: (E,), in maps of `width`. excess: (E, O, k, l), what they send too much; most of it to where no image is."""
+    (down, right), (above, left), _ = geometry
+    tall, wide = excess.shape[2:]
+    rows = (places // width * down - above)[:, None] + torch.arange(tall)
+    columns = (places % width * right - left)[:, None] + torch.arange(wide)
+    is_row, is_column = (rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1])
+    reached = (is_row[:, :, None] & is_column[:, None] & excess.ne(0).any(1)).flatten(1)
+    pixels = (rows[:, :, None] * size[1] + columns[:, None]).flatten(1)
+    most = int(reached.sum(1).max()) if len(places) else 0
+    # Those that are reached first; the others make up for their number, with nothing.
+    chosen = reached.byte().topk(most, dim=1).indices
+    kernels = (excess.flatten(2) * reached[:, None]).gather(2, chosen[:, None].expand(-1, excess.shape[1], -1))
+    return Border(places, -kernels, (pixels * reached).gather(1, chosen).flatten())
 
 
 def multiplied(first: Fused, second: Fused, within: Tensor) -> Tensor:
