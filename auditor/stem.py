@@ -25,7 +25,7 @@ from auditor.tape import Step, Tape, is_among
 class Border:
     """What values at some places send to the image too much.
 
-    places: (E,) int64, in flattened maps. kernels: (E, O, m), with the sign turned. pixels: (E · m,) int64, in the flattened image.
+    places: (E,) int64, in flattened maps. kernels: (E, O, m), with the sign turned. pixels: (E · m,) int64, in the image.
     """
 
     places: Tensor
