@@ -128,7 +128,7 @@ def allcnn(options: argparse.Namespace) -> list[Row]:
     """The demo's network and digits."""
     model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors"))).to(options.device)
     digits, _ = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
-    images, sizes = digits[:256].to(options.device), (32, 64, 128, 256)
+    images, sizes = digits[:512].to(options.device), (32, 64, 128, 256, 512)
     clears = {}
     for way in ("linear float32", "deconv float32", "guided float32", "linear bfloat16", "deconv bfloat16"):
         rule, precision = way.split()
