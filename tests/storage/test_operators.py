@@ -57,7 +57,7 @@ def test_the_file_says_of_what_it_is_to_any_reader(tmp_path: Path) -> None:
     with safe_open(path, framework="np") as file:
         metadata, values, ranks = file.metadata(), file.get_tensor("operator"), file.get_tensor("ranks")
     facts = json.loads(metadata["facts"])
-    assert facts == {"format": 2, **FACTS, "plan": {"rows": 6, "shape": [4, 5]}}
+    assert facts == {"format": 3, **FACTS, "plan": {"rows": 6, "shape": [4, 5]}}
     assert metadata["sha256"] == hashlib.sha256(values.tobytes() + ranks.tobytes()).hexdigest()
 
 
