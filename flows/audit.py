@@ -20,6 +20,7 @@ from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
+from auditor.clear import competing_count
 from auditor.readings import READINGS
 from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
@@ -277,7 +278,8 @@ def git_state(folder: str) -> dict[str, str]:
 
 def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     """How the maps were made: columns of the run's row, and attributes of its arrays."""
-    found = plan.examination
+    found, classes = plan.examination, len(plan.class_names)
+    competing = competing_count(classes, config.method.rule, config.method.top_k)
     return {
         "model_factory": config.model.factory,
         "model_program": config.model.program,
@@ -286,7 +288,7 @@ def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
         "reduction": config.method.reduction,
         "head": config.method.head,
         "precision": config.method.precision,
-        "competing_count": config.method.top_k,
+        "competing_count": competing if competing < classes else None,
         "precision_agreement_frac": None if found is None else found.precision_agreement_frac,
         "is_folded": None if found is None else found.fold is not None,
         "fold_reason": None if found is None else found.fold_reason,

@@ -1,6 +1,7 @@
 """CLEAR maps by hand, against a pixel by pixel loop, and what `Clear` leaves untouched."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,30 @@ def test_top_k_of_all_classes_is_no_restriction() -> None:
     assert classes.tolist() == list(range(CLASSES))
 
 
+def many_classes(count: int) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, count, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return model, torch.randn(3, 2, 6, 6)
+
+
+@pytest.mark.parametrize(("classes", "competing"), [(50, 50), (51, 10), (1000, 10)])
+def test_of_many_classes_the_strongest_compete_by_default(classes: int, competing: int) -> None:
+    model, images = many_classes(classes)
+    assert Clear(model).method.rule == "gradient"
+    own = torch.cat([names for names, _ in Clear(model).responses(images)], -1)
+    assert own.shape[-1] == competing
+    if competing < classes:
+        positive = model[0](images).detach().clamp(min=0).mean((2, 3))
+        assert own.tolist() == positive.topk(competing).indices.sort().values.tolist()
+
+
+@pytest.mark.parametrize("options", [{"top_k": "all"}, {"rule": "linear"}, {"classes": range(51)}])
+def test_all_of_many_classes_compete_where_that_is_said_or_costs_little(options: dict[str, Any]) -> None:
+    model, images = many_classes(51)
+    own = torch.cat([names for names, _ in Clear(model, **options).responses(images)])
+    assert own.tolist() == list(range(51))
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_precision_is_of_the_networks_arithmetic_only(precision: str, tolerance: float) -> None:
     model, images = random_network(PointwiseHead)
@@ -188,7 +213,7 @@ def test_model_comes_out_as_it_went_in(operation: Callable[[Tensor], Tensor]) ->
     torch.manual_seed(0)
     model, images = Mixed(operation), torch.randn(2, 2, 6, 6)
     before, numbers = state(model), {name: value.clone() for name, value in model.state_dict().items()}
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     if operation is torch.abs:
         with pytest.raises(UnsupportedModel, match="abs"):
             clear(images)
@@ -249,6 +274,7 @@ def test_callers_gradient_mode_does_not_matter(context: type) -> None:
         ({"rule": "lrp"}, "rule 'lrp' is not known: use one of linear, deconv, gradient, guided"),
         ({"precision": "float16"}, "precision 'float16' is not known: use one of float32, bfloat16, float64"),
         ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": "many"}, "top_k is 'many'"),
         ({"classes": []}, "class"),
     ],
 )

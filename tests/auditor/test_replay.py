@@ -64,7 +64,7 @@ WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
 
 
 def folded(model: nn.Module, images: Tensor = IMAGES, **options: str) -> Clear:
-    clear = Clear(model, **options)  # type: ignore[arg-type]
+    clear = Clear(model, rule="linear", **options)  # type: ignore[arg-type]
     clear.fold(images, ROOM)
     return clear
 
@@ -151,14 +151,14 @@ def test_another_way_through_the_model_is_taken_with_a_tape() -> None:
     found = clear.forward(bright)
     assert hasattr(found, "tape")
     assert found.operator is None, "nor does the operator fit"
-    torch.testing.assert_close(clear(bright).dominant_response, Clear(model)(bright).dominant_response)
+    torch.testing.assert_close(clear(bright).dominant_response, Clear(model, rule="linear")(bright).dominant_response)
 
 
 def test_other_sizes_are_taken_with_a_tape() -> None:
     model = Body(WAYS["maps"])
     clear, larger = folded(model), torch.randn(2, 2, 8, 6, generator=torch.Generator().manual_seed(3))
     assert hasattr(clear.forward(larger), "tape")
-    torch.testing.assert_close(clear(larger).dominant_response, Clear(model)(larger).dominant_response)
+    torch.testing.assert_close(clear(larger).dominant_response, Clear(model, rule="linear")(larger).dominant_response)
 
 
 def test_an_image_that_is_no_numbers_is_taken_with_a_tape() -> None:

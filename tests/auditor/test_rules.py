@@ -195,7 +195,7 @@ def test_operation_without_a_rule_is_named(operation: Callable[[Tensor], Tensor]
 def test_operation_that_depends_on_the_input_does_not_slip_through(operation: Callable[[Tensor], Tensor]) -> None:
     """Each of them would go back by its ordinary gradient, whatever the rule."""
     with pytest.raises(UnsupportedModel):
-        Clear(Body(operation))(IMAGES)
+        Clear(Body(operation), rule="linear")(IMAGES)
 
 
 def test_operation_beside_the_way_back_is_no_concern() -> None:
@@ -203,7 +203,7 @@ def test_operation_beside_the_way_back_is_no_concern() -> None:
         F.gelu(maps).softmax(1)
         return F.relu(maps)
 
-    maps, plain = Clear(Body(watched))(IMAGES), Clear(Body(F.relu))(IMAGES)
+    maps, plain = Clear(Body(watched), rule="linear")(IMAGES), Clear(Body(F.relu), rule="linear")(IMAGES)
     assert torch.equal(maps.dominant_response, plain.dominant_response)
     assert plain.dominant_response.any()
 
@@ -220,18 +220,18 @@ def test_operation_beside_the_way_back_is_no_concern() -> None:
 )
 def test_forced_dropout_is_an_error(dropout: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedModel, match=r"dropout.*training"):
-        Clear(Body(dropout))(IMAGES)
+        Clear(Body(dropout), rule="linear")(IMAGES)
 
 
 def test_dropout_that_does_nothing_passes() -> None:
-    plain = Clear(Body(F.relu))(IMAGES)
-    dropped = Clear(Body(nn.Sequential(nn.ReLU(), nn.Dropout2d(), nn.Dropout())))(IMAGES)
+    plain = Clear(Body(F.relu), rule="linear")(IMAGES)
+    dropped = Clear(Body(nn.Sequential(nn.ReLU(), nn.Dropout2d(), nn.Dropout())), rule="linear")(IMAGES)
     assert torch.equal(dropped.dominant_response, plain.dominant_response)
 
 
 def test_batch_statistics_are_an_error() -> None:
     with pytest.raises(UnsupportedModel, match="batch_norm"):
-        Clear(Body(nn.BatchNorm2d(4, track_running_stats=False)))(IMAGES)
+        Clear(Body(nn.BatchNorm2d(4, track_running_stats=False)), rule="linear")(IMAGES)
 
 
 def test_view_is_no_matter_of_memory_format() -> None:
@@ -246,8 +246,8 @@ def test_view_is_no_matter_of_memory_format() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.last(self.reshape(F.relu(self.first(images))))
 
-    viewing = Clear(Viewing(lambda maps: maps.view(len(maps), -1)))(IMAGES)
-    flattening = Clear(Viewing(lambda maps: maps.flatten(1)))(IMAGES)
+    viewing = Clear(Viewing(lambda maps: maps.view(len(maps), -1)), rule="linear")(IMAGES)
+    flattening = Clear(Viewing(lambda maps: maps.flatten(1)), rule="linear")(IMAGES)
     assert torch.equal(viewing.dominant_response, flattening.dominant_response)
 
 
