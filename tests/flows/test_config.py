@@ -80,7 +80,7 @@ def test_defaults(tmp_path: Path) -> None:
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
         "model": {"factory": "nets:build", "weights": None, "arguments": {}, "program": None},
         "method": {
-            "rule": "linear",
+            "rule": "gradient",
             "reduction": "sum",
             "head": None,
             "precision": "float32",
@@ -337,7 +337,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_a_flag_stands_above_the_environment_above_the_file_above_the_default(tmp_path: Path) -> None:
     file = MINIMAL + '[method]\nrule = "deconv"'
     environment = {"CLEAR_AUDIT_METHOD_RULE": "gradient"}
-    assert load(tmp_path).method.rule == "linear"
+    assert load(tmp_path).method.rule == "gradient"
     assert load(tmp_path, file).method.rule == "deconv"
     assert load(tmp_path, file, environment=environment).method.rule == "gradient"
     assert load(tmp_path, file, "method.rule=guided", environment=environment).method.rule == "guided"
@@ -438,7 +438,7 @@ def test_variables_of_others_and_the_stores_are_left_alone(tmp_path: Path) -> No
         ("folder=/", "unknown key 'folder'"),
         ("dataset=3", "unknown key 'dataset'"),
         ("=3", "unknown key ''"),
-        ("method.top_k=many", "key 'method.top_k' is \"many\": input should be a valid integer"),
+        ("method.top_k=many", "key 'method.top_k' is \"many\": give how many classes compete, or \"all\""),
     ],
 )
 def test_a_faulty_setting_is_named(tmp_path: Path, setting: str, message: str) -> None:
