@@ -53,6 +53,7 @@ from storage.runs import (
     find_reference,
     publish,
     read_commits,
+    read_plan,
     sweep_orphans,
 )
 from storage.sql import connect
@@ -228,9 +229,21 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
     """Puts the gates to the run and writes what became of them into its table `gates`."""
     session.listener.stage("judging")
     reference = find_reference(run, session.config.reference)
+    if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
+        session.listener.say(
+            f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
+            f"'{session.config.method.rule}': what moved between them may be the rule"
+        )
     judgements = judge(session.config.gate_list, run, reference)
     place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
     return judgements
+
+
+def planned_rule(run: Run) -> str | None:
+    """The rule that a run's maps were planned by; None where its plan does not say."""
+    method = read_plan(run).config.get("method")
+    rule = method.get("rule") if isinstance(method, dict) else None
+    return rule if isinstance(rule, str) else None
 
 
 @task(name="publish", cache_policy=NO_CACHE)
