@@ -631,9 +631,7 @@ def test_gates_do_not_make_another_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("planned", "expected"), [(None, "all"), (3, 3)])
-def test_what_competed_in_an_older_run_competes_when_it_is_run_again(
-    tmp_path: Path, planned: int | None, expected: object
-) -> None:
+def test_what_competed_in_an_older_run_competes_again(tmp_path: Path, planned: int | None, expected: object) -> None:
     """Before version 5 of the tables, nothing said meant all classes."""
     config = load(tmp_path, MINIMAL).model_dump(mode="json")
     config["method"]["top_k"] = planned
