@@ -87,6 +87,7 @@ class Backprojection:
                     calls = tuple(tape.calls)
         if not isinstance(output, Tensor):
             raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
+        tape.check_output(output)
         if method.head is None or watched is None:
             head = find_head(tape, output)
         else:
