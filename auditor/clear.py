@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method, few_at_a_time
+from auditor.calls import tensors
 from auditor.errors import UnsupportedModel
 from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
@@ -197,7 +198,7 @@ def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Mo
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A copy without what torch.compile puts around a module, whose operations can be seen. Raises UnsupportedModel."""
+    """A copy without what torch.compile and nn.DataParallel put around a module. Raises UnsupportedModel."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             what = f"submodule '{name}'" if name else "the model"
@@ -208,10 +209,9 @@ def copy_of(model: nn.Module) -> nn.Module:
     copies: dict[int, object] = {}
     for module in model.modules():
         # Weights that are made of others, by pruning or weight norm, before each pass; what autograd made is not copied.
-        made = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
-        copies |= {id(value): value.detach().clone() for value in made}
+        copies |= {id(value): value.detach().clone() for value in tensors(vars(module)) if not value.is_leaf}
     for module in reversed(list(model.modules())):
-        inner = getattr(module, "_orig_mod", None)
+        inner = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", None)
         if isinstance(inner, nn.Module):
             copies[id(module)] = copy.deepcopy(inner, copies)
     try:
