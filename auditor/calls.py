@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from auditor.operations import STOCHASTIC, works_in_place
+from auditor.operations import AUGMENTED, STOCHASTIC, works_in_place
 
 
 @dataclass(eq=False)
@@ -36,7 +36,8 @@ class Call:
 
     @property
     def in_place(self) -> bool:
-        return works_in_place(self.function) or self.keywords.get("inplace", False) is True
+        """Whether it writes into its first operand."""
+        return works_in_place(self.function) or self.name in AUGMENTED or self.keywords.get("inplace", False) is True
 
 
 def tensors(value: Any) -> list[Tensor]:

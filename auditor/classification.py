@@ -44,7 +44,8 @@ def classify(call: Call, tape: "Tape") -> Classified:
 def classify_by_operands(call: Call, tape: "Tape") -> Classified:
     name, carriers = call.name, call.carriers
     first = call.argument(0, "input")
-    if isinstance(call.function, Applied):
+    if isinstance(call.function, Applied) or "::" in name:
+        # Of somebody else's making.
         return "activation" if is_value_by_value(call) else "other", []
     if name in FACTORS | MATRIX_PRODUCTS | DIVISIONS:
         return classify_product(call, tape)

@@ -203,7 +203,8 @@ def copy_of(model: nn.Module) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             what = f"submodule '{name}'" if name else "the model"
             raise UnsupportedModel(
-                f"{what} is TorchScript, whose operations cannot be seen: build it without torch.jit, or export it by torch.export"
+                f"{what} is TorchScript, whose operations cannot be seen: build it without torch.jit, or export it with "
+                "torch.export"
             )
     # What the copies of these are, by their ids, as `copy.deepcopy` keeps them.
     copies: dict[int, object] = {}

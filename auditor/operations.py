@@ -96,6 +96,8 @@ ENLARGEMENTS = frozenset(
 )
 SPREADING = frozenset({"expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile"})
 """Arrangements that repeat every value."""
+AUGMENTED = frozenset({"iadd", "isub", "imul", "itruediv", "ipow"})
+"""Assignments like `x *= 2`."""
 STOCHASTIC = frozenset({"dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 UNMOVED = frozenset(
     {
@@ -209,7 +211,13 @@ KIND_OF = {name: kind for kind, (_, names) in KINDS.items() for name in names}
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """`Tensor.add_`, `torch.add`, `Tensor.__add__` and an exported program's `aten.add.Tensor` are all `add`."""
+    """`Tensor.add_`, `torch.add`, `Tensor.__add__` and an exported program's `aten.add.Tensor` are all `add`.
+
+    An operator of a library of somebody else's keeps its library: `library::add`.
+    """
+    schema = getattr(function, "_qualified_op_name", None) or getattr(getattr(function, "_schema", None), "name", "aten::")
+    if isinstance(schema, str) and schema.split("::")[0] not in {"aten", "prims"}:
+        return schema
     name = str(getattr(function, "__name__", function))
     if name == "__get__":
         name = getattr(getattr(function, "__self__", None), "__name__", name)

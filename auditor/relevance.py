@@ -120,7 +120,7 @@ def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
             (positive_part, lambda first, second: first + 0 * second),
             (negative_part, lambda first, second: 0 * first + factor * second),
         ]
-    in_place = (call.in_place or call.name in {"iadd", "isub"}) and sources[0] is not sources[1]
+    in_place = call.in_place and sources[0] is not sources[1]
     if in_place and sources[0]._is_view():
         shared: Tensor = Share.apply(output, parts, positive, False, *sources)  # type: ignore[no-untyped-call]
         return sources[0].copy_(shared)

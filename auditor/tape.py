@@ -18,6 +18,7 @@ from auditor.entry import Entry, Geometry, geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import (
     CONSTANTS,
+    FACTORS,
     LEAVING,
     LIKE_ANOTHER,
     MATRIX_PRODUCTS,
@@ -195,6 +196,8 @@ class Tape(Watch):
         return f"{what} rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer(kind))}"
 
     def carry_out(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Any:
+        if call.in_place and kind in {"gate", "product"} and not (len(sources) == 1 and sources[0] is call.arguments[0]):
+            return self.carry_out_of_place(call, kind, treatment, sources)
         held = {id(tensor): tensor.detach() for tensor in call.carriers if not is_among(tensor, sources)}
         if treatment is Treatment.HALVES:
             return self.halve(call)
@@ -220,13 +223,21 @@ class Tape(Watch):
             return call.arguments[0].reshape(*call.arguments[1:])
         return call.run(held) if held else call.run()
 
-    def halve(self, call: Call) -> Any:
+    def carry_out_of_place(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Tensor:
+        """A product, or quotient, that is written into its gate or into a factor among two: worked out first, then written."""
+        target: Tensor = call.arguments[0]
+        before = target.clone()
+        sources, carriers = ([before if tensor is target else tensor for tensor in listed] for listed in (sources, call.carriers))
+        function = torch.mul if call.name in FACTORS else torch.div
+        product = Call(function, function.__name__, (before, *call.arguments[1:]), call.keywords, carriers, call.derived)
+        return target.copy_(self.carry_out(product, kind, treatment, sources))
+
+    def halve(self, call: Call) -> Tensor:
         """A product of two responses: each factor gets half of what it gets where the other is its gate."""
-        is_matrix = call.name in MATRIX_PRODUCTS
-        kind, product = ("attention", call) if is_matrix else ("gate", replace(call, function=torch.mul, name="mul"))
-        parts = [self.carry_out(product, kind, self.rule.answers[kind], [factor]) for factor in call.carriers]
-        halves = parts[0] / 2 + parts[1] / 2
-        return call.arguments[0].copy_(halves) if call.in_place or call.name == "imul" else halves
+        kind = "attention" if call.name in MATRIX_PRODUCTS else "gate"
+        first, second = (self.carry_out(call, kind, self.rule.answers[kind], [factor]) for factor in call.carriers)
+        halves: Tensor = first / 2 + second / 2
+        return halves
 
     def rectified_among(self, sources: list[Tensor]) -> list[Rectification]:
         return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
