@@ -21,11 +21,6 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return values * gate.sigmoid()
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
-    normalized: Tensor = input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
-    return normalized
-
-
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
     return input + value * (tensor1 * tensor2)
 
@@ -118,7 +113,7 @@ def recur(
 
 WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "multi_head_attention_forward": multi_head_attention,
-    **{function.__name__: function for function in (glu, normalize, addcmul, addcdiv, lerp, addbmm, lstm, gru)},
+    **{function.__name__: function for function in (glu, addcmul, addcdiv, lerp, addbmm, lstm, gru)},
     **dict.fromkeys(WITH_TERM, add_product),
 }
 

@@ -181,8 +181,8 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
     ),
     "power": ("square, root, power with a constant exponent above zero", words("square sqrt pow float_power")),
     "normalisation": (
-        "layer, group, instance, root-mean-square and local response norm: their statistics are the sample's",
-        words("layer_norm group_norm instance_norm rms_norm local_response_norm"),
+        "layer, group, instance, root-mean-square, local response and vector norm: their statistics are the sample's",
+        words("layer_norm group_norm instance_norm rms_norm local_response_norm normalize"),
     ),
     "gate": (
         "a response scaled by another: squeeze-excite, gated linear units; or divided by one with fewer values",

@@ -104,8 +104,13 @@ def local_response_norm(values: Tensor, size: int, alpha: float = 1e-4, beta: fl
     return values / (k + alpha * means) ** beta
 
 
+def normalize(values: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(values.detach(), p, dim, keepdim=True)
+    return values / lengths.clamp_min(eps)
+
+
 NORMALISATIONS: dict[str, Callable[..., Tensor]] = {
-    function.__name__: function for function in (layer_norm, rms_norm, group_norm, instance_norm, local_response_norm)
+    function.__name__: function for function in (layer_norm, rms_norm, group_norm, instance_norm, local_response_norm, normalize)
 }
 
 

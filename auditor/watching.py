@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils import checkpoint
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
+Applicable: Any = Function.__mro__[1]
+"""What `Function.apply` calls on: reached as well where somebody has kept `Swish.apply` under a name of his own."""
 
 
 class Watch(TorchFunctionMode):
@@ -67,15 +69,14 @@ class Applied:
         return f"autograd Function {self.function.__name__}"
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return ORIGINAL_APPLY.__get__(None, self.function)(*arguments, **keywords)
+        return super(Applicable, self.function).apply(*arguments, **keywords)  # type: ignore[misc]
 
 
-ORIGINAL_APPLY = Function.__dict__["apply"]
 ORIGINAL_CHECKPOINT = checkpoint._checkpoint_without_reentrant_generator
 
 
 def apply(function: type[Function], *arguments: Any, **keywords: Any) -> Any:
-    """Stands in for `torch.autograd.Function.apply` while anything is watched."""
+    """Stands in for what `torch.autograd.Function.apply` calls, while anything is watched."""
     if not has_torch_function((None,)):
         return Applied(function)(*arguments, **keywords)
     if function is checkpoint.CheckpointFunction:
@@ -118,9 +119,9 @@ def plainly() -> Iterator[None]:
 
 def changed_torch() -> ExitStack:
     changes = ExitStack()
-    changes.callback(setattr, Function, "apply", ORIGINAL_APPLY)
+    changes.callback(delattr, Applicable, "apply")
     changes.callback(setattr, checkpoint, "_checkpoint_without_reentrant_generator", ORIGINAL_CHECKPOINT)
-    Function.apply = classmethod(apply)  # type: ignore[assignment]
+    Applicable.apply = classmethod(apply)
     checkpoint._checkpoint_without_reentrant_generator = checkpoint_around
     if "torch._dynamo" in sys.modules:
         # Whoever has compiled anything has imported it.
