@@ -146,7 +146,7 @@ class Tape(Watch):
         before, taken = [self.maker(tensor) for tensor in sources], self.rectified_among(sources)
         versions = {id(tensor): tensor._version for tensor in call.carriers}
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
-        if isinstance(output, Tensor) and versions.get(id(output)) == output._version:
+        if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
             # Nothing happened: dropout in evaluation mode and the like return what they were given.
             return output
         written = call.arguments[0] if call.name == "setitem" else output
