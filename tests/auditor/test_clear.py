@@ -326,7 +326,7 @@ def test_model_that_is_more_than_its_modules(change: Callable[[nn.Sequential], n
 def test_model_that_cannot_be_copied_says_why() -> None:
     model, _ = random_network(PointwiseHead)
     model.lock = threading.Lock()
-    with pytest.raises(UnsupportedModel, match="the model cannot be copied: .*lock"):
+    with pytest.raises(UnsupportedModel, match=r"the model cannot be copied: .*lock"):
         Clear(model)
 
 
