@@ -196,9 +196,9 @@ def gate_among(first: Tensor, second: Tensor, tape: "Tape", is_matrix: bool) -> 
 
 
 def gate_step(tensor: Tensor, tape: "Tape") -> "Step | None":
-    """What made a gate: looks back as `Tape.origin` does, and through interpolation, which leaves it between its bounds."""
+    """What made a gate: looks back as `Tape.origin` does, and through interpolation and the division by a norm or sum."""
     _, step = tape.origin(tensor)
-    while step is not None and step.name in ENLARGEMENTS and step.sources:
+    while step is not None and step.sources and (step.name in ENLARGEMENTS or (step.kind == "gate" and step.name in DIVISIONS)):
         _, step = tape.look_back(step.sources[0], step.before[0])
     return step
 

@@ -82,7 +82,7 @@ RULES: dict[str, Rule] = {
 SELF_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "tanh", "erf", "hardtanh", "relu6", "clamp"})
 """Bounded functions: a response times one of these, of itself, is an activation (SiLU, GELU, hard-swish written out)."""
 SURE_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "softmax"})
-GATES = SELF_GATES | SURE_GATES
+GATES = SELF_GATES | SURE_GATES | {"exp"}
 """What makes a gate: of two responses that are multiplied, the one that comes from a sure one, else the smaller, else the one
 that comes from one of these (a clipped rectifier may as well have made the other), else the one that any activation made."""
 FACTORS = frozenset({"mul", "imul", "rmul", "multiply"})

@@ -775,6 +775,14 @@ def attentions() -> dict[str, Factory]:
         weights = F.dropout(F.dropout(weights, 0.5, False), 0.5, False, inplace=True)
         return nn.Identity()(weights.to(value.dtype).contiguous().clone()) @ value
 
+    def exponentials(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        raised = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).exp()
+        return raised / raised.sum(-1, keepdim=True) @ value
+
+    def summed_to_one_again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = 3 * (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+        return (weights / weights.sum(-1, keepdim=True)) @ value
+
     def lower(length: int) -> Any:
         return np.where(np.tri(length, dtype=bool), 0, -np.inf)
 
@@ -853,6 +861,8 @@ def attentions() -> dict[str, Factory]:
         "written out": of(partial(attend, heads=2, function=written_out), 2),
         "by einsum": of(partial(attend, heads=1, function=by_einsum), 1),
         "with no-ops behind the softmax": of(partial(attend, heads=2, function=around), 2),
+        "softmax written out": of(partial(attend, heads=2, function=exponentials), 2),
+        "summed to one again": of(partial(attend, heads=2, function=summed_to_one_again), 2),
         "masked": of(partial(attend, heads=2, function=masked), 2, mask=lower),
         "nn.MultiheadAttention, masked": masked_module,
         "by maps of queries and keys": plain(by_kernel_maps, kernel_maps_trace),
