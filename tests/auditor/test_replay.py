@@ -55,8 +55,7 @@ def written_to(body: Body, images: Tensor) -> Tensor:
 
 def under_autocast(body: Body, images: Tensor) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = body.last(F.relu(body.first(images))).mean((2, 3))
-    return scores
+        return body.last(F.relu(body.first(images))).mean((2, 3))
 
 
 WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
