@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method, few_at_a_time
+from auditor.calls import tensors
 from auditor.errors import UnsupportedModel
 from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
@@ -88,8 +89,6 @@ class Clear:
         check_choice("reduction", reduction, REDUCTIONS)
         if top_k not in (None, ALL) and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}: give how many classes compete, at least 1, or '{ALL}'")
-        if isinstance(model, torch.jit.ScriptModule):
-            raise UnsupportedModel("the model is TorchScript, whose operations cannot be seen: export it by torch.export")
         if classes is not None and not len(classes):
             raise ValueError("classes is empty: at least one class must compete")
         self.method, self.dtype = Method(rule, reduction, head), PRECISIONS[precision]
@@ -204,7 +203,7 @@ def check_choice(what: str, given: str, known: Iterable[str]) -> None:
 
 
 def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Module:
-    """The model in eval mode, in `dtype`, in channels_last, without gradients for its weights."""
+    """The model in eval mode, in `dtype`, in channels_last, without gradients for its weights. Raises UnsupportedModel."""
     with torch.inference_mode(False):
         if isinstance(model, ExportedProgram):
             with warnings.catch_warnings():
@@ -213,6 +212,35 @@ def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Mo
                 # Its guards would refuse other dtypes; its modes are frozen in it.
                 copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
         else:
-            copied = copy.deepcopy(model).eval()
-        copied.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            copied = copy_of(model).eval()
+        copied.requires_grad_(False).to(dtype=dtype)
+        for tensor in (*copied.parameters(), *copied.buffers()):
+            # Of volumes' kernels, of five axes, there is no such format.
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return copied
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy without what torch.compile and nn.DataParallel put around a module. Raises UnsupportedModel."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"submodule '{name}'" if name else "the model"
+            raise UnsupportedModel(
+                f"{what} is TorchScript, whose operations cannot be seen: build it without torch.jit, or export it with "
+                "torch.export"
+            )
+    # What the copies of these are, by their ids, as `copy.deepcopy` keeps them.
+    copies: dict[int, object] = {}
+    for module in model.modules():
+        # Weights that are made of others, by pruning or weight norm, before each pass; what autograd made is not copied.
+        copies |= {id(value): value.detach().clone() for value in tensors(vars(module)) if not value.is_leaf}
+    for module in reversed(list(model.modules())):
+        inner = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", None)
+        if isinstance(inner, nn.Module):
+            copies[id(module)] = copy.deepcopy(inner, copies)
+    try:
+        copied: nn.Module = copy.deepcopy(model, copies)
+    except (TypeError, RuntimeError) as error:
+        raise UnsupportedModel(f"the model cannot be copied: {error}") from error
     return copied

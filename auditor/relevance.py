@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from auditor.calls import Call, tensors
-from auditor.errors import UnsupportedModel
 from auditor.operations import MATRIX_PRODUCTS, SUMS
 
 EPSILON = 1e-6
@@ -79,6 +78,8 @@ def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: di
     if kind == "layer":
         return share_layer(call, output, positive)
     (source,) = sources
+    if call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
+        return share_product(call, output, source, positive)
     return share_average(output, lambda values: call.run(held | {id(source): values}), [source], positive)
 
 
@@ -88,8 +89,24 @@ def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[
     return Share.apply(output, parts, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def share_product(call: Call, output: Tensor, source: Tensor, positive: bool) -> Tensor:
+    """A product of a response with what the input decides, attention's weights or a layer's kernels, of either sign."""
+    bias = bias_of(call)
+    others = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
+    no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
+
+    def product(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        held = no_bias | {id(other): part(other.detach()) for other in others}
+        return lambda values: call.run(held | {id(source): values})
+
+    parts: list[Part] = [(as_is, product(as_is))]
+    if positive:
+        parts = [(positive_part, product(positive_part)), (negative_part, product(negative_part))]
+    return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
-    """A sum or difference of two responses. Raises UnsupportedModel where it is written into a view."""
+    """A sum or difference of two responses."""
     factor = call.keywords.get("alpha", 1) * (-1 if "sub" in call.name else 1)
     if len(sources) == 1:
         # A response added to itself.
@@ -103,9 +120,10 @@ def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
             (positive_part, lambda first, second: first + 0 * second),
             (negative_part, lambda first, second: 0 * first + factor * second),
         ]
-    in_place = (call.in_place or call.name in {"iadd", "isub"}) and sources[0] is not sources[1]
+    in_place = call.in_place and sources[0] is not sources[1]
     if in_place and sources[0]._is_view():
-        raise UnsupportedModel(f"operation '{call.name}' writes a sum of two responses into a view, not shared: write a new sum")
+        shared: Tensor = Share.apply(output, parts, positive, False, *sources)  # type: ignore[no-untyped-call]
+        return sources[0].copy_(shared)
     return Share.apply(output, parts, positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
 
 

@@ -183,8 +183,6 @@ def test_scores_are_those_of_the_model_or_the_head_is_not_known(head: Callable[[
     [
         (lambda model, maps: maps.mean((2, 3)).flip(1), "flip"),
         (lambda model, maps: model.linear(maps.sum((2, 3))).tanh(), "tanh"),
-        (lambda model, maps: torch.zeros(len(maps), 3), "nothing that depends on the input"),
-        (lambda model, maps: model.linear(maps.mean((2, 3))).detach(), "(detach|nothing that depends on the input)"),
     ],
 )
 def test_no_head_says_what_was_looked_for_and_found(head: Callable[[Headed, Tensor], Tensor], found: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from auditor import Clear
 from auditor.backprojection import Backprojection
 from tests.auditor.networks import AveragePool, FlattenHead, PointwiseHead, Residual, random_network
+from tests.auditor.pieces import Swish
 
 ROOM = 1 << 30
 IMAGES = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -52,6 +53,11 @@ def written_to(body: Body, images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(body.last(F.relu(body.first(images))), 1).flatten(1)
 
 
+def under_autocast(body: Body, images: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return body.last(F.relu(body.first(images))).mean((2, 3))
+
+
 WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
     "maps": lambda body, images: body.last(F.relu(body.first(images))).mean((2, 3)),
     "rectified in place": rectified_in_place,
@@ -60,6 +66,8 @@ WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
     "viewed, then linear": viewed,
     "bits of a constant": bits_of_a_constant,
     "image written to": written_to,
+    "autograd Function": lambda body, images: body.last(Swish.apply(body.first(images))).mean((2, 3)),
+    "autocast": under_autocast,
 }
 
 
