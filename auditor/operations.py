@@ -47,6 +47,7 @@ def answers(
 ) -> dict[str, Treatment]:
     """layer: also of averages. gate: also of attention and normalisation. rest: of what is not known."""
     shares = layer in (Treatment.EPSILON, Treatment.ZPLUS)
+    normalisation = Treatment.EPSILON if layer is Treatment.EPSILON else gate
     return {
         "layer": layer,
         "average": layer,
@@ -54,8 +55,8 @@ def answers(
         "scaling": scaling,
         "switch": Treatment.ADJOINT,
         "activation": activation,
-        "normalisation": Treatment.EVERYTHING if shares else gate,
-        "gate": Treatment.EVERYTHING if shares else gate,
+        "normalisation": normalisation,
+        "gate": gate,
         "attention": layer if shares else gate,
         "product": Treatment.DERIVATIVE if gate is Treatment.DERIVATIVE else Treatment.NONE,
         "other": rest,
@@ -70,7 +71,7 @@ RULES: dict[str, Rule] = {
     "gradient": Rule("Simonyan, Vedaldi & Zisserman 2014", GRADIENT),
     "guided": Rule("Springenberg et al. 2015", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE_DERIVATIVE, T.DERIVATIVE, T.NONE)),
     "gradient_times_input": Rule("Shrikumar et al. 2016", GRADIENT, seed_one=True, times_input=True),
-    "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)),
+    "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EPSILON, T.EPSILON, T.EVERYTHING, T.NONE)),
     "lrp_zplus": Rule("Montavon et al. 2017, z⁺ rule", answers(T.ZPLUS, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)),
 }
 

@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from auditor.attention import multi_head_attention
-from auditor.calls import Call, is_reshape, mode_fault, tensors
+from auditor.calls import Call, is_reshape, mode_fault, replace, tensors
 from auditor.entry import Entry, Geometry, geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import (
@@ -33,7 +33,7 @@ from auditor.operations import (
 )
 from auditor.pooling import Pooling, are_apart, goes_back_by_loops
 from auditor.rectifier import Convolution, Rectification, Rectifier, turnable
-from auditor.relevance import LAYERS, share, share_merged
+from auditor.relevance import portion, share, share_average, share_merged
 from auditor.rules import NORMALISATIONS, Activation
 
 VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
@@ -123,7 +123,9 @@ class Tape(TorchFunctionMode):
             # Not dropout in eval mode and the like, which return what they were given.
             for rectification in taken:
                 rectification.uses += 1
-        self.makers |= {id(tensor): step for tensor in tensors(written)}
+        if not (is_among(output, sources) and (call.name in UNMOVED or not call.in_place)):
+            # What a no-op returns as it was given keeps its maker.
+            self.makers |= {id(tensor): step for tensor in tensors(written)}
         if fault is not None and call.in_place and call.arguments[0]._is_view():
             # What it writes through to is not among its outputs: it is not seen again from there.
             raise UnsupportedModel(fault)
@@ -228,10 +230,15 @@ class Tape(TorchFunctionMode):
         held = {id(tensor): tensor.detach() for tensor in call.carriers if not is_among(tensor, sources)}
         if kind == "activation":
             return self.activate(call, treatment, sources[0])
-        if self.rule.shares and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
-            return share_merged(call, before, self.rule.answers["layer"] is Treatment.ZPLUS)
-        if treatment is Treatment.EVERYTHING:
-            return pass_on(call, sources[0], held)
+        is_zplus = self.rule.answers["layer"] is Treatment.ZPLUS
+        if is_zplus and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
+            return share_merged(call, *before)
+        if treatment is Treatment.EVERYTHING or kind == "scaling" and treatment is Treatment.EPSILON:
+            return pass_on(call, sources[0], held, treatment)
+        if kind == "normalisation" and treatment is Treatment.EPSILON:
+            with torch.no_grad():
+                output = call.run()
+            return share_average(output, lambda values: normalise_call(call, {id(sources[0]): values}), sources, False)
         if treatment in (Treatment.EPSILON, Treatment.ZPLUS):
             return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
         if kind == "normalisation" and treatment is Treatment.FIXED:
@@ -270,12 +277,15 @@ class Tape(TorchFunctionMode):
 
     def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:
         if len(call.carriers) == 1:
-            if call.name == "relu" and treatment is not Treatment.EVERYTHING:
+            if call.name == "relu" and not self.rule.shares and treatment is not Treatment.EVERYTHING:
                 rectification = Rectification(treatment)
                 output: Tensor = Rectifier.apply(values, rectification, call.in_place)  # type: ignore[no-untyped-call]
                 self.rectified[id(output)] = rectification
                 return output
             return activation(values, call.of(values), treatment, call.in_place)
+        if treatment is Treatment.EPSILON:
+            # A product with the value itself is zero where that is: no constant takes a part.
+            treatment = Treatment.EVERYTHING
         detached = {id(tensor): tensor.detach() for tensor in call.carriers}
         slopes = self.slopes(call.carriers, values) if treatment is Treatment.POSITIVE_DERIVATIVE else None
         if treatment is Treatment.DERIVATIVE:
@@ -295,12 +305,26 @@ class Tape(TorchFunctionMode):
         with torch.enable_grad():
             return first.detach() * slope(second) + slope(first) * second.detach()
 
-    def layer_before(self, norm: Call) -> Call | None:
-        """The convolution or linear layer whose output a batch norm takes."""
+    def layer_before(self, norm: Call) -> tuple[Call, Callable[[Tensor], Tensor]] | None:
+        """The layer whose outputs a batch norm takes, and what arranges them on the way there: no-ops, reshaping."""
+        arrangements: list[tuple[Call, Tensor]] = []
         maker = self.maker(norm.carriers[0])
-        if maker is None or maker.name not in LAYERS or len(maker.sources) != 1:
+        while maker is not None and maker.kind == "arrangement" and len(maker.sources) == 1 and isinstance(maker.output, Tensor):
+            (source,) = maker.sources
+            if maker.output is source:
+                # Written in place: what it was is not known.
+                return None
+            arrangements.append((maker.call, source))
+            maker = self.maker(source)
+        if maker is None or maker.kind != "layer" or len(maker.sources) != 1:
             return None
-        return maker.call
+
+        def arrange(outputs: Tensor) -> Tensor:
+            for call, source in reversed(arrangements):
+                outputs = call.of(source)(outputs)
+            return outputs
+
+        return maker.call, arrange
 
     def check_path(self, root: Tensor) -> None:
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer."""
@@ -319,28 +343,32 @@ class Tape(TorchFunctionMode):
                 yield step, list(wanted.values())
 
 
-def pass_on(call: Call, source: Tensor, held: dict[int, Tensor]) -> Tensor:
-    """A relevance goes through constant factors, gates and norms as it is, and adds up where they broadcast it."""
+def pass_on(call: Call, source: Tensor, held: dict[int, Tensor], treatment: Treatment) -> Tensor:
+    """A relevance goes through constant factors, gates and norms as it is, and adds up where they broadcast it.
+
+    Under ε, the constants that are added take their part.
+    """
 
     def function(values: Tensor) -> Tensor:
         output: Tensor = call.run(held | {id(source): values})
         return output
 
     if call.in_place:
-        return activation(source, function, Treatment.EVERYTHING, True)
+        return activation(source, function, treatment, True)
     with torch.no_grad():
         shape = function(source).shape
-    return activation(source.expand(shape), function, Treatment.EVERYTHING, False)
+    return activation(source.expand(shape), function, treatment, False)
 
 
-def normalise_call(call: Call) -> Tensor:
-    """A norm with its statistics held fixed."""
-    arguments = call.arguments
+def normalise_call(call: Call, replaced: dict[int, Tensor] | None = None) -> Tensor:
+    """A norm with its statistics held fixed. replaced: see `Call.run`."""
+    arguments = replace(call.arguments, replaced or {})
+    keywords = replace(call.keywords, replaced or {})
     if call.name == "instance_norm" and call.function is not F.instance_norm:
         # torch.instance_norm, and an exported program's, take weight and bias before the running statistics.
         values, weight, bias, mean, variance, *rest = arguments
         arguments = (values, mean, variance, weight, bias, *rest)
-    return NORMALISATIONS[call.name](*arguments, **call.keywords)
+    return NORMALISATIONS[call.name](*arguments, **keywords)
 
 
 def activation(
@@ -350,6 +378,9 @@ def activation(
     in_place: bool,
     slopes: Tensor | None = None,
 ) -> Tensor:
+    if treatment is Treatment.EPSILON:
+        slopes = portion(function, values)
+        treatment = Treatment.EVERYTHING if slopes is None else Treatment.DERIVATIVE
     return Activation.apply(values, function, treatment, in_place, slopes)  # type: ignore[no-untyped-call, no-any-return]
 
 
