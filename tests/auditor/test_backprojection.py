@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from auditor import Clear
 from auditor.backprojection import Backprojection, chunks
-from auditor.relevance import EPSILON
 from tests.auditor import matrix_form, matrix_rules
 from tests.auditor.networks import CLASSES, NETWORKS, OverlappingPool, PointwiseHead, Residual, random_network
 
@@ -178,8 +177,9 @@ def test_agrees_with_captum_where_definitions_coincide(rule: str, method: type) 
 
 
 @pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus"])
-def test_agrees_with_captums_relevance(rule: str) -> None:
-    """Captum's relevance begins with the logit, as ours does where it is positive; its z⁺ wants images without negatives."""
+def test_agrees_with_captums_relevance(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """At the limit of ε, which is absolute in captum. Captum's relevance begins with the logit, as ours does where it is positive; its z⁺ wants images without negatives."""
+    monkeypatch.setattr("auditor.relevance.EPSILON", 0)
     model, images = Peer().eval().double(), PEER_IMAGES.double().abs()
     actual = all_responses(Clear(model, rule=rule, precision="float64"), images)
     logits = model(images).detach()
@@ -190,7 +190,7 @@ def test_agrees_with_captums_relevance(rule: str) -> None:
             if isinstance(module, nn.Conv2d | nn.Linear) and rule == "lrp_zplus":
                 module.rule = Alpha1_Beta0_Rule(set_bias_to_zero=True)
             elif not isinstance(module, nn.ReLU | nn.MaxPool2d):
-                module.rule = EpsilonRule(EPSILON)
+                module.rule = EpsilonRule(1e-12)
         relevance = LRP(peer).attribute(images.clone().requires_grad_(), target=label).detach().sum(1).float()
         expected = torch.where(logits[:, label, None, None] > 0, relevance, 0)
         torch.testing.assert_close(actual[:, label], expected, rtol=1e-4, atol=1e-7)
