@@ -12,10 +12,10 @@ from auditor.errors import UnsupportedModel
 from auditor.operations import MATRIX_PRODUCTS, SUMS
 
 EPSILON = 1e-6
-"""ε of Bach et al. 2015, eq. 58, relative to the root mean square of a sample's denominators: zennit's `Stabilizer(norm_scale=True)`.
+"""ε of Bach et al. 2015, eq. 58, relative to the root mean square of a layer's denominators, as in zennit's `Stabilizer`.
 
-Montavon et al. 2019 take it relative as well, and .25: that is a filter, which loses a quarter of the relevance at every layer. Here
-it keeps denominators from zero and no more, so that relevance is conserved.
+Montavon et al. 2019 make it .25, a filter, which loses a part of the relevance at every layer. Here it keeps denominators from
+zero and does no more, so that relevance is conserved.
 """
 
 Part = tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]
@@ -41,10 +41,7 @@ class Share(torch.autograd.Function):
             if positive:
                 contributed += part.detach()
             ctx.parts.append((leaves, part))
-        denominators = contributed if positive else output
-        ctx.scale = reciprocal(denominators)
-        # Of what arrives at each output, what no input receives and no bias takes: for `auditor.conservation`.
-        ctx.lost = (1 - denominators * ctx.scale) if positive else (denominators != 0) * (1 - denominators * ctx.scale)
+        ctx.scale = reciprocal(contributed if positive else output)
         if not in_place:
             return output.clone()
         ctx.mark_dirty(inputs[0])
@@ -197,7 +194,8 @@ def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) 
 def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
     """Of each output of a function of each value alone, the part in it that is the value's and no constant's, as ε shares.
 
-    The constant is the function's value at zero, a bias in Bach et al. 2015, eq. 58. None where there is none: all is the value's.
+    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is none: all is the
+    value's.
     """
     with torch.no_grad():
         constant = function(torch.zeros_like(values))

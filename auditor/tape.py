@@ -46,7 +46,8 @@ class Step:
 
     number: which of the tape's calls it is. sources: the operands that its response goes back to. varies: whether the way back
     depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so.
-    edge: of a convolution, where what comes back to its output enters, whatever is written into the output later.
+    edge: of a convolution, and of all under a rule that shares, where what comes back to its output enters, whatever is written
+    into the output later.
     """
 
     number: int
@@ -116,7 +117,9 @@ class Tape(TorchFunctionMode):
             self.derived |= {id(tensor): tensor for tensor in tensors(written)}
             return output
         varies = kind in VARYING or call.derived
-        edge = get_gradient_edge(output) if call.name == "conv2d" else None
+        edge = None
+        if call.name == "conv2d" or self.rule.shares:
+            edge = get_gradient_edge(next(tensor for tensor in tensors(written) if tensor.requires_grad))
         step = Step(number, call, kind, written, sources, varies, fault, edge)
         self.steps.append(step)
         if not is_among(output, sources) or call.in_place:
@@ -233,7 +236,7 @@ class Tape(TorchFunctionMode):
         is_zplus = self.rule.answers["layer"] is Treatment.ZPLUS
         if is_zplus and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
             return share_merged(call, *before)
-        if treatment is Treatment.EVERYTHING or kind == "scaling" and treatment is Treatment.EPSILON:
+        if treatment is Treatment.EVERYTHING or (kind == "scaling" and treatment is Treatment.EPSILON):
             return pass_on(call, sources[0], held, treatment)
         if kind == "normalisation" and treatment is Treatment.EPSILON:
             with torch.no_grad():

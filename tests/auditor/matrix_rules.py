@@ -30,7 +30,7 @@ def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]
         return [(source, matrix.T @ relevance) for source, matrix in node.sources]
     if node.kind in {"layer", "average", "attention"}:
         return shares(node.values, node.sources, relevance, rule)
-    if rule == "lrp_epsilon" and (node.kind == "normalisation" or node.kind == "scaling" and adds(node)):
+    if rule == "lrp_epsilon" and (node.kind == "normalisation" or (node.kind == "scaling" and adds(node))):
         # What is added is a bias.
         return shares(node.values, node.sources, relevance, rule)
     if rule == "lrp_epsilon" and node.kind == "activation" and node.at_zero.any():
