@@ -1,7 +1,7 @@
 """CLEAR maps and their statistics: tensors in, tensors out."""
 
 from auditor.clear import Clear, Maps, agreement
-from auditor.conservation import Conservation, conservation
+from auditor.conservation import Conservation, measure_conservation
 from auditor.errors import UnsupportedModel
 from auditor.folding import CannotFold
 from auditor.measurement import Measurement, measure
@@ -16,6 +16,6 @@ __all__ = [
     "Measurement",
     "UnsupportedModel",
     "agreement",
-    "conservation",
     "measure",
+    "measure_conservation",
 ]

@@ -1,5 +1,6 @@
 """Whether what a class sends back arrives at the image: of rules whose responses are to add up to the class response."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from auditor.backprojection import REDUCTIONS, Backprojection
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
 from auditor.operations import RULES
+from auditor.tape import Step
 
 CLASSES = 3
 """As many classes a sample are sent back: those with most positive response."""
@@ -67,13 +69,13 @@ class Passage:
         return bool(self.sums[0].isfinite() and not self.sums[2].isfinite())
 
 
-def conservation(clear: Clear, images: Tensor) -> Conservation | None:
+def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
     """Measures what arrives at images (N, ch, H, W); None where no class has positive response, or the rule conserves nothing.
 
-    Raises UnsupportedModel where a rule that shares loses so much that its maps say nothing of the model. Gradient × input adds
-    up where a network is linear by pieces and adds no constants; elsewhere it need not, and is not refused.
+    Raises UnsupportedModel where a rule that shares loses so much that its maps say nothing of the model, and where what arrives
+    is not finite. Gradient × input adds up where a network is linear by pieces and adds no constants; elsewhere it need not.
 
-    An image of zeros has nothing to receive relevance by, and is left out.
+    An image of zeros has nothing to receive relevance by, and is left out, as one whose class responses are not finite is.
     """
     rule = RULES[clear.method.rule]
     images = images[images.flatten(1).any(1)]
@@ -84,6 +86,9 @@ def conservation(clear: Clear, images: Tensor) -> Conservation | None:
     backprojection.reduce = REDUCTIONS["sum"]
     every = clear.competing(backprojection).expand(len(images), -1)
     strength = backprojection.positive.sum((2, 3)).gather(1, every)
+    is_finite = strength.isfinite().all(1)
+    if not is_finite.all():
+        return measure_conservation(clear, images[is_finite])
     sent, columns = strength.topk(min(CLASSES, every.shape[1]), dim=1)
     with watched(backprojection) as passages:
         responses = [backprojection.send_back(classes) for classes in every.gather(1, columns).unbind(1)]
@@ -92,14 +97,12 @@ def conservation(clear: Clear, images: Tensor) -> Conservation | None:
     if not len(fractions):
         return None
     kept, size = fractions.median(0).values.tolist() if fractions.isfinite().all() else (torch.nan, torch.nan)
-    if not rule.shares:
-        return Conservation(kept, size, None, 0.0)
-    operation, taken = greatest_loss(passages, float(sent.sum()))
-    fault = find_fault(size, operation, taken, passages)
+    operation, taken = greatest_loss(passages, float(sent.sum())) if rule.shares else (None, 0.0)
+    fault = find_fault(size, operation, taken, passages) if rule.shares or isnan(size) else None
     if fault is not None:
-        others = ", ".join(name for name, other in RULES.items() if not other.shares)
+        others = ", ".join(name for name, other in RULES.items() if not (other.shares or other is rule))
         raise UnsupportedModel(
-            f"rule '{clear.method.rule}' says nothing of this model: {fault}; rules that share nothing out: {others}"
+            f"rule '{clear.method.rule}' says nothing of this model: {fault}; rules that share nothing: {others}"
         )
     return Conservation(kept, size, operation, taken)
 
@@ -107,11 +110,7 @@ def conservation(clear: Clear, images: Tensor) -> Conservation | None:
 @contextmanager
 def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
     """Adds up what goes through each operation between the classes and the image, from the classes on."""
-    names: dict[Node, str] = {}
-    for step in backprojection.tape.steps:
-        if step.edge is not None:
-            # A no-op that returns what it was given has the node of what made that.
-            names.setdefault(step.edge.node, f"'{step.name}', call {step.number + 1} of the forward pass")
+    names = names_of_nodes(backprojection.tape.steps)
     passages, handles = [], []
     for node in nodes_behind(backprojection.head.root):
         nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
@@ -123,6 +122,21 @@ def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def names_of_nodes(steps: list[Step]) -> dict[Node, str]:
+    """Each operation's name and place among all of that name, by autograd's node that its output is made by."""
+    made: dict[Node, Step] = {}
+    for step in steps:
+        if step.edge is not None:
+            # A no-op that returns what it was given has the node of what made that.
+            made.setdefault(step.edge.node, step)
+    counts, seen = Counter(step.name for step in made.values()), Counter[str]()
+    names = {}
+    for node, step in made.items():
+        seen[step.name] += 1
+        names[node] = f"'{step.name}' ({seen[step.name]} of {counts[step.name]})"
+    return names
 
 
 def adding_to(node: Node, passage: Passage) -> Callable[..., None]:
@@ -162,9 +176,9 @@ def find_fault(size: float, operation: str | None, taken: float, passages: list[
         broken = next((passage.name for passage in passages if passage.breaks), "that decides the classes")
         return f"what is sent back is not finite behind operation {broken}"
     if size < LEAST_ARRIVED:
-        lost = f"; operation {operation} alone does not hand on {100 * taken:.3g} %" if taken > 0 else ""
+        most = f"; constants take most at operation {operation}, {100 * taken:.3g} %" if taken > 0 else ""
         return (
-            f"{100 * size:.3g} % of what the classes send back arrives at the image, and {100 * LEAST_ARRIVED:.0f} % must{lost}"
+            f"of what the classes send back, {100 * size:.2g} % arrives at the image, less than {100 * LEAST_ARRIVED:.0f} %{most}"
         )
     if size > MOST_ARRIVED:
         growing = max(passages, key=lambda passage: passage.growth)

@@ -16,7 +16,7 @@ class Treatment(StrEnum):
     POSITIVE_DERIVATIVE = "its derivative, of the positive part of what arrives"
     FIXED = "the adjoint, with what depends on the input held fixed"
     EPSILON = "shares in proportion to contributions (ε)"
-    ZPLUS = "shares in proportion to positive contributions (z⁺)"
+    ZPLUS = "shares in proportion to contributions of the output's sign (z⁺)"
     NONE = "no answer: an error"
 
 
@@ -72,7 +72,9 @@ RULES: dict[str, Rule] = {
     "guided": Rule("Springenberg et al. 2015", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE_DERIVATIVE, T.DERIVATIVE, T.NONE)),
     "gradient_times_input": Rule("Shrikumar et al. 2016", GRADIENT, seed_one=True, times_input=True),
     "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EPSILON, T.EPSILON, T.EVERYTHING, T.NONE)),
-    "lrp_zplus": Rule("Montavon et al. 2017, z⁺ rule", answers(T.ZPLUS, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)),
+    "lrp_zplus": Rule(
+        "Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", answers(T.ZPLUS, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)
+    ),
 }
 
 SELF_GATES = frozenset({"sigmoid", "hardsigmoid", "tanh", "erf", "hardtanh", "relu6", "clamp"})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from distributed.system import MEMORY_LIMIT
 
-from auditor import CannotFold, Conservation, agreement, conservation
+from auditor import CannotFold, Conservation, agreement, measure_conservation
 from auditor.backprojection import few_at_a_time
 from auditor.folding import FoldPlan, plan_fold
 from flows.worker import AuditWorker, this_worker
@@ -39,7 +39,7 @@ def examine(key: str, operator_gb: float | None) -> Finding:
     agreed = (
         None if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
     )
-    conserved = worker.on_first_images(lambda images: conservation(worker.clear, few_at_a_time(images)[0]))
+    conserved = worker.on_first_images(lambda images: measure_conservation(worker.clear, few_at_a_time(images)[0]))
     fold, reason = find_fold(worker, memory)
     return Finding(count, agreed, fold, reason, memory, conserved)
 
