@@ -10,6 +10,7 @@ help:  ## Show what there is to make
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev,s3]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps zennit # the tests do without the torchvision it wants
 	touch $@
 
 venv: $(BIN)/.installed  ## Make .venv with pinned dependencies

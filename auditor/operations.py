@@ -16,7 +16,7 @@ class Treatment(StrEnum):
     POSITIVE_DERIVATIVE = "its derivative, of the positive part of what arrives"
     FIXED = "the adjoint, with what depends on the input held fixed"
     EPSILON = "shares in proportion to contributions (ε)"
-    ZPLUS = "shares in proportion to positive contributions (z⁺)"
+    ZPLUS = "shares in proportion to contributions of the output's sign (z⁺)"
     HALVES = "half by each factor, with the other held fixed"
     NONE = "no answer: an error"
 
@@ -49,6 +49,7 @@ def answers(
     """layer: also of averages. gate: also of attention and normalisation. rest: of what is not known."""
     differentiates = gate is Treatment.DERIVATIVE
     shares = layer in (Treatment.EPSILON, Treatment.ZPLUS)
+    normalisation = Treatment.EPSILON if layer is Treatment.EPSILON else gate
     return {
         "layer": layer,
         "average": layer,
@@ -57,8 +58,8 @@ def answers(
         "switch": Treatment.ADJOINT,
         "activation": activation,
         "power": gate if differentiates else activation,
-        "normalisation": Treatment.EVERYTHING if shares else gate,
-        "gate": Treatment.EVERYTHING if shares else gate,
+        "normalisation": normalisation,
+        "gate": gate,
         "attention": layer if shares else gate,
         "product": gate if differentiates else Treatment.HALVES,
         "transform": Treatment.NONE if shares else Treatment.ADJOINT,
@@ -75,8 +76,10 @@ RULES: dict[str, Rule] = {
     "gradient": Rule("Simonyan, Vedaldi & Zisserman 2014", GRADIENT),
     "guided": Rule("Springenberg et al. 2015", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE_DERIVATIVE, T.DERIVATIVE, T.NONE)),
     "gradient_times_input": Rule("Shrikumar et al. 2016", GRADIENT, seed_one=True, times_input=True),
-    "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)),
-    "lrp_zplus": Rule("Montavon et al. 2017, z⁺ rule", answers(T.ZPLUS, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)),
+    "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EPSILON, T.EPSILON, T.EVERYTHING, T.NONE)),
+    "lrp_zplus": Rule(
+        "Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", answers(T.ZPLUS, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)
+    ),
 }
 
 SELF_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "tanh", "erf", "hardtanh", "relu6", "clamp"})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._C._autograd import _get_sequence_nr as next_number
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from auditor.calls import Call, is_among, is_reshape, mode_fault, tensors
+from auditor.calls import Call, is_among, is_reshape, mode_fault, replace, tensors
 from auditor.classification import classify
 from auditor.composites import is_composite, write_out
 from auditor.entry import Entry, Geometry, geometry_of
@@ -30,7 +30,7 @@ from auditor.operations import (
 )
 from auditor.pooling import Pooling, are_apart, goes_back_by_loops
 from auditor.rectifier import Convolution, Rectification, Rectifier, turnable
-from auditor.relevance import LAYERS, share, share_merged
+from auditor.relevance import portion, share, share_average, share_merged
 from auditor.rules import NORMALISATIONS, Activation
 from auditor.watching import Watch
 
@@ -48,8 +48,8 @@ class Step:
 
     number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
     each of them, None where none did. varies: whether the way back depends on the input, under `linear`. fault: why the rule has
-    no answer for it, where that is so. edge: of a convolution, where what comes back to its output enters, whatever is written
-    into the output later. nodes: autograd's numbers of the nodes that it made.
+    no answer for it, where that is so. edge: of a convolution, and of all under a rule that shares, where what comes back to its
+    output enters, whatever is written into the output later. nodes: autograd's numbers of the nodes that it made.
     """
 
     number: int
@@ -158,7 +158,9 @@ class Tape(Watch):
         for rectification in taken:
             rectification.uses += 1
         varies = kind in VARYING or call.derived
-        edge = get_gradient_edge(output) if call.name == "conv2d" else None
+        edge = None
+        if call.name == "conv2d" or self.rule.shares:
+            edge = get_gradient_edge(next(tensor for tensor in made if tensor.requires_grad))
         step = Step(number, call, kind, written, sources, before, varies, fault, edge, range(started, next_number()))
         self.steps.append(step)
         self.makers |= {id(tensor): step for tensor in made}
@@ -203,10 +205,15 @@ class Tape(Watch):
             return self.halve(call)
         if kind in {"activation", "power"}:
             return self.activate(call, treatment, sources[0])
-        if self.rule.shares and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
-            return share_merged(call, before, self.rule.answers["layer"] is Treatment.ZPLUS)
-        if treatment is Treatment.EVERYTHING:
-            return pass_on(call, sources[0], held)
+        is_zplus = self.rule.answers["layer"] is Treatment.ZPLUS
+        if is_zplus and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
+            return share_merged(call, *before)
+        if treatment is Treatment.EVERYTHING or (kind == "scaling" and treatment is Treatment.EPSILON):
+            return pass_on(call, sources[0], held, treatment)
+        if kind == "normalisation" and treatment is Treatment.EPSILON:
+            with torch.no_grad():
+                output = call.run()
+            return share_average(output, lambda values: normalise_call(call, {id(sources[0]): values}), sources, False)
         if treatment in (Treatment.EPSILON, Treatment.ZPLUS):
             return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
         if kind == "normalisation" and treatment is Treatment.FIXED:
@@ -261,12 +268,15 @@ class Tape(Watch):
 
     def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:
         if len(call.carriers) == 1:
-            if call.name == "relu" and treatment is not Treatment.EVERYTHING:
+            if call.name == "relu" and not self.rule.shares and treatment is not Treatment.EVERYTHING:
                 rectification = Rectification(treatment)
                 output: Tensor = Rectifier.apply(values, rectification, call.in_place)  # type: ignore[no-untyped-call]
                 self.rectified[id(output)] = rectification
                 return output
             return activation(values, call.of(values), treatment, call.in_place)
+        if treatment is Treatment.EPSILON:
+            # A product with the value itself is zero where that is: no constant takes a part.
+            treatment = Treatment.EVERYTHING
         detached = {id(tensor): tensor.detach() for tensor in call.carriers}
         slopes = self.slopes(call.carriers, values) if treatment is Treatment.POSITIVE_DERIVATIVE else None
         if treatment is Treatment.DERIVATIVE:
@@ -286,12 +296,27 @@ class Tape(Watch):
         with torch.enable_grad():
             return first.detach() * slope(second) + slope(first) * second.detach()
 
-    def layer_before(self, norm: Call) -> Call | None:
-        """The convolution or linear layer whose output a batch norm takes."""
-        maker = self.maker(norm.carriers[0])
-        if maker is None or maker.name not in LAYERS or len(maker.sources) != 1:
+    def layer_before(self, norm: Call) -> tuple[Call, Callable[[Tensor], Tensor]] | None:
+        """The layer whose outputs a batch norm takes, and what arranges them on the way there: no-ops, reshaping."""
+        arrangements: list[tuple[Call, Tensor]] = []
+        step = self.maker(norm.carriers[0])
+        while step is not None and step.kind == "arrangement" and len(step.sources) == 1 and isinstance(step.output, Tensor):
+            (source,) = step.sources
+            if step.output is source:
+                # Written in place: what it was is not known.
+                return None
+            arrangements.append((step.call, source))
+            step = step.before[0]
+        if step is None or step.kind != "layer" or len(step.sources) != 1:
             return None
-        return maker.call
+        layer = step.call
+
+        def arrange(outputs: Tensor) -> Tensor:
+            for call, source in reversed(arrangements):
+                outputs = call.of(source)(outputs)
+            return outputs
+
+        return layer, arrange
 
     def check_path(self, root: Tensor) -> None:
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
@@ -347,28 +372,32 @@ def nodes_behind(root: Tensor) -> Iterator[Node]:
         waiting += new
 
 
-def pass_on(call: Call, source: Tensor, held: dict[int, Tensor]) -> Tensor:
-    """A relevance goes through constant factors, gates and norms as it is, and adds up where they broadcast it."""
+def pass_on(call: Call, source: Tensor, held: dict[int, Tensor], treatment: Treatment) -> Tensor:
+    """A relevance goes through constant factors, gates and norms as it is, and adds up where they broadcast it.
+
+    Under ε, the constants that are added take their part.
+    """
 
     def function(values: Tensor) -> Tensor:
         output: Tensor = call.run(held | {id(source): values})
         return output
 
     if call.in_place:
-        return activation(source, function, Treatment.EVERYTHING, True)
+        return activation(source, function, treatment, True)
     with torch.no_grad():
         shape = function(source).shape
-    return activation(source.expand(shape), function, Treatment.EVERYTHING, False)
+    return activation(source.expand(shape), function, treatment, False)
 
 
-def normalise_call(call: Call) -> Tensor:
-    """A norm with its statistics held fixed."""
-    arguments = call.arguments
+def normalise_call(call: Call, replaced: dict[int, Tensor] | None = None) -> Tensor:
+    """A norm with its statistics held fixed. replaced: see `Call.run`."""
+    arguments = replace(call.arguments, replaced or {})
+    keywords = replace(call.keywords, replaced or {})
     if call.name == "instance_norm" and call.function is not F.instance_norm:
         # torch.instance_norm, and an exported program's, take weight and bias before the running statistics.
         values, weight, bias, mean, variance, *rest = arguments
         arguments = (values, mean, variance, weight, bias, *rest)
-    return NORMALISATIONS[call.name](*arguments, **call.keywords)
+    return NORMALISATIONS[call.name](*arguments, **keywords)
 
 
 def activation(
@@ -378,4 +407,7 @@ def activation(
     in_place: bool,
     slopes: Tensor | None = None,
 ) -> Tensor:
+    if treatment is Treatment.EPSILON:
+        slopes = portion(function, values)
+        treatment = Treatment.EVERYTHING if slopes is None else Treatment.DERIVATIVE
     return Activation.apply(values, function, treatment, in_place, slopes)  # type: ignore[no-untyped-call, no-any-return]

@@ -47,12 +47,22 @@ NOTES = f"""
 - What does nothing (dropout in evaluation mode, `to` its own type, `contiguous`) is not there at all.
 - *Held fixed* means as max-pooling's switches are: gates, attention weights and the divisors of norms are constants
   of this image. The mean that a norm subtracts is linear and goes back.
-- LRP conserves: norms, gates and constant factors pass a relevance on as it is (Arras et al. 2017; Ali et al.
-  2022), and batch norm behind a convolution or linear layer is one layer with it. ε is 1e-6, absolute, with the
-  sign of what it is added to; the bias counts in the denominator. z⁺ takes (x_i w_ij)⁺, which for inputs that are
-  nowhere negative is Montavon's rule.
+- LRP-ε: the bias counts in the denominator and takes its part (Bach et al. 2015, eq. 58), and whatever else adds a
+  constant is a bias too, wherever it stands: batch norm's shift, a positional embedding, an activation's value at zero
+  (softplus, sigmoid). Norms share as the linear layers that they are with their divisors held fixed; gates and constant
+  factors pass a relevance on (Ali et al. 2022; Achtibat et al. 2024). So no share is larger than the value it comes from
+  allows: where a network is linear by pieces, LRP-ε is gradient × input (Ancona et al. 2018), and grows as that does.
+- ε is 1e-6 times the root mean square of the layer's outputs for the sample (of a token's, or a vector's), with the sign
+  of what it is added to: `Stabilizer(norm_scale=True)` of zennit. What subnormal numbers made is not divided by.
+- LRP-z⁺ takes (x_i w_ij)⁺, which for inputs that are nowhere negative is Montavon's rule. To an output below zero, which
+  no rectifier follows, (x_i w_ij)⁻ contribute, as in the generalised γ rule (Andéol et al. 2021) at the limit of γ: else
+  a sum of two negative responses would lose all. Biases take nothing; what has no such contribution is lost. Norms, gates,
+  constant factors and terms pass a relevance on. Batch norm is one layer with the convolution or linear layer whose output
+  it takes, whatever no-op or reshaping stands between (Hui & Binder 2019; zennit's canonizers); under ε it makes no
+  difference. A batch norm before a layer is not merged into that.
+- What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
 - `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
-  the class response is positive, its derivative. In a network of ReLUs without biases both give the same.
+  the class response is positive, its derivative.
 - A term of the response that the model worked out with gradients switched off is an error under every rule: its way
   back is missing. A gate that it worked out so, or detached, is held fixed.
 - Dropout that is active and batch norm by the batch's statistics are errors under every rule: the model is not in

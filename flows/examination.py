@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from distributed.system import MEMORY_LIMIT
 
-from auditor import CannotFold, agreement
+from auditor import CannotFold, Conservation, agreement, measure_conservation
+from auditor.backprojection import few_at_a_time
 from auditor.folding import FoldPlan, plan_fold
 from flows.worker import AuditWorker, this_worker
 
@@ -17,7 +18,7 @@ MEMORY_PART = 4
 class Finding:
     """Of `sample_count` samples: the agreement with float32 where the run is in less, and the operator, or why there is none.
 
-    memory: bytes that the operator may take.
+    memory: bytes that the operator may take. conservation: of the first few, under a rule that is to conserve relevance.
     """
 
     sample_count: int
@@ -25,10 +26,11 @@ class Finding:
     fold: FoldPlan | None
     reason: str | None
     memory: float
+    conservation: Conservation | None = None
 
 
 def examine(key: str, operator_gb: float | None) -> Finding:
-    """Examines the model on a worker. operator_gb: of the config. Raises UnsupportedModel."""
+    """Examines the model on a worker. operator_gb: of the config. Raises UnsupportedModel, also where too little is conserved."""
     worker = this_worker(key)
     count = len(worker.first_pixels)
     memory = allowed_memory(worker.device) if operator_gb is None else operator_gb * 1e9
@@ -37,8 +39,9 @@ def examine(key: str, operator_gb: float | None) -> Finding:
     agreed = (
         None if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
     )
+    conserved = worker.on_first_images(lambda images: measure_conservation(worker.clear, few_at_a_time(images)[0]))
     fold, reason = find_fold(worker, memory)
-    return Finding(count, agreed, fold, reason, memory)
+    return Finding(count, agreed, fold, reason, memory, conserved)
 
 
 def find_fold(worker: AuditWorker, memory: float) -> tuple[FoldPlan | None, str | None]:

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from auditor import CannotFold
+from auditor import CannotFold, Conservation
 from auditor.clear import competing_count
 from flows.cluster import Cluster
 from flows.config import AuditConfig
@@ -22,6 +22,7 @@ from storage.maps import shard_samples
 from storage.models import model_hash
 from storage.operators import read_refusal, write_refusal
 from storage.runs import (
+    ConservedRelevance,
     Examination,
     Plan,
     Run,
@@ -146,14 +147,28 @@ def examine_model(
             f"precision: {config.method.precision} has the dominant class of float32 at {100 * found.agreement:.2f} % of the "
             f"pixels of the first {found.sample_count:,} images"
         )
+    conserved = found.conservation
+    if conserved is not None:
+        listener.say(conserved_line(config.method.rule, conserved))
     examination = Examination(
         sample_count=found.sample_count,
         precision_agreement_frac=found.agreement,
         fold=None if fold is None else asdict(fold.plan),
         fold_deviation=deviation,
         fold_reason=reason,
+        conservation=None if conserved is None else ConservedRelevance(**asdict(conserved)),
     )
     return examination, fold
+
+
+def conserved_line(rule: str, conserved: Conservation) -> str:
+    taken = ""
+    if conserved.operation is not None:
+        taken = f"; constants take most at operation {conserved.operation}: {conserved.taken:.3g}"
+    return (
+        f"relevance: under {rule}, what arrives at the image adds up to {conserved.kept:.3g} of what a class sends back, without "
+        f"signs to {conserved.size:.3g}{taken}"
+    )
 
 
 def build(fold: Fold, cluster: Cluster, listener: Listener, memory: float = inf) -> float:

@@ -10,7 +10,7 @@ from reports.blocks import Block, Column, Table, tabulate
 from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.gates import overall
 from reports.queries import Answer, Row
-from storage.runs import Examination, Manifest, Plan, Run, Trigger
+from storage.runs import ConservedRelevance, Examination, Manifest, Plan, Run, Trigger
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"
@@ -145,6 +145,11 @@ def method_table(run: Row, examination: Examination | None) -> Table:
         ("Classes that compete", competing),
         ("Where classes are decided", "found from the operations" if run["head"] is None else f"named: {run['head']}"),
         ("Fixed operator", say_operator(run, examination)),
+        *(
+            []
+            if examination is None or examination.conservation is None
+            else [("Conservation", say_conservation(examination.conservation))]
+        ),
     ]
     return facts_table("Method of this run.", facts)
 
@@ -163,6 +168,14 @@ def say_operator(run: Row, examination: Examination | None) -> str:
         f"{plural(examination.sample_count, 'image')} its responses deviate from the network's by at most "
         f"{power(run['fold_deviation'])} of the greatest"
     )
+
+
+def say_conservation(found: ConservedRelevance) -> str:
+    """How much of what the classes send back the maps show, under a rule whose responses are to add up to it."""
+    said = f"responses add up to {decimal(found.kept)} of what their class sends back, without signs to {decimal(found.size)}"
+    if found.operation is None:
+        return said
+    return f"{said}; constants, as biases and class tokens, take most at operation {found.operation}: {decimal(found.taken)}"
 
 
 def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:

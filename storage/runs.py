@@ -72,13 +72,26 @@ class Record(BaseModel):
 RecordT = TypeVar("RecordT", bound=Record)
 
 
+class ConservedRelevance(Record):
+    """How much of what classes send back arrives at the image, medians over a few samples and their strongest classes.
+
+    kept: Σ R(x|c) over the image, in units of what class c sent back; size: the same of |R(x|c)|. taken: what the operation
+    `operation` took of all that was sent back, most of all operations; None where none took anything.
+    """
+
+    kept: float
+    size: float
+    operation: str | None
+    taken: float
+
+
 class Examination(Record):
     """What one worker found of the model on the dataset's first samples, and what follows for the whole run.
 
     sample_count: how many samples it saw. precision_agreement_frac: share of their pixels whose dominant class is that of
     float32; None where the run is in float32. fold: the fixed operator that makes the maps, field by field, None where each
     class is sent back for each sample; then fold_reason says why. fold_deviation: the largest deviation of the operator's
-    responses from the network's, relative to the peak.
+    responses from the network's, relative to the peak. conservation: None under a rule that is to conserve nothing.
     """
 
     sample_count: Count
@@ -86,6 +99,7 @@ class Examination(Record):
     fold: dict[str, Any] | None = None
     fold_deviation: float | None = None
     fold_reason: str | None = None
+    conservation: ConservedRelevance | None = None
 
 
 class Trigger(Record):

@@ -89,7 +89,9 @@ ACTIVATIONS: dict[str, tuple[Function, Function]] = {
 def activation(node: Node, name: str) -> Node:
     function, slope = ACTIVATIONS[name]
     identity = np.eye(len(node.values))
-    return Node(node.shape, function(node.values), "activation", [(node, identity)], slopes=slope(node.values) * 1.0)
+    at_zero = function(np.zeros(len(node.values)))
+    slopes = slope(node.values) * 1.0
+    return Node(node.shape, function(node.values), "activation", [(node, identity)], slopes=slopes, at_zero=at_zero)
 
 
 def relu(node: Node) -> Node:

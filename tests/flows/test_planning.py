@@ -11,7 +11,7 @@ from distributed import Client
 
 import auditor.clear
 import flows.planning
-from auditor import CannotFold
+from auditor import CannotFold, UnsupportedModel
 from flows.config import AuditConfig, load_config
 from flows.listener import Listener
 from flows.planning import Planned, plan_run
@@ -104,6 +104,22 @@ def test_a_run_in_less_than_float32_says_how_far_it_agrees(
         f"precision: bfloat16 has the dominant class of float32 at {100 * found.precision_agreement_frac:.2f} % of the pixels of "
         "the first 64 images",
     ]
+
+
+def test_a_run_whose_rule_conserves_says_how_much_arrives(
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, config = Heard(), with_settings(digits_config, "method.rule=lrp_epsilon")
+    found = read_plan(plan(client, config, digits_work, tmp_path, heard).run).examination
+    assert found is not None
+    assert found.conservation is not None
+    assert f"adds up to {found.conservation.kept:.3g} of what a class sends back" in heard.said[-1]
+    assert f"most at operation {found.conservation.operation}: {found.conservation.taken:.3g}" in heard.said[-1]
+
+    monkeypatch.setattr("auditor.conservation.LEAST_ARRIVED", 1e9)
+    with pytest.raises(UnsupportedModel, match="rule 'lrp_epsilon' says nothing of this model: of what the classes send back, "):
+        plan(client, config, digits_work, tmp_path / "refused")
+    assert list_runs(tmp_path / "refused") == []
 
 
 @pytest.mark.parametrize("setting", ["method.top_k=3", "compute.operator_gb=0.006", "method.rule=guided"])

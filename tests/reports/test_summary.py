@@ -11,7 +11,7 @@ import pytest
 
 from reports import summary
 from reports.report import render
-from storage.runs import Examination, Run, Trigger, published_runs, read_manifest, read_plan
+from storage.runs import ConservedRelevance, Examination, Run, Trigger, published_runs, read_manifest, read_plan
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample
 
@@ -134,6 +134,18 @@ def test_method_of_a_run_in_less_than_float32_with_some_classes_and_a_named_head
         "Where classes are decided": "named: <b>last</b>",
         "Fixed operator": "none, each class was sent back for each image: rule 'lrp_<zplus>' depends on the input",
     }
+
+
+def test_method_of_a_run_whose_rule_conserves(tmp_path: Path) -> None:
+    kept = ConservedRelevance(kept=-0.672, size=140.57, operation="'batch_norm' (8 of 20)", taken=1.66)
+    said = method_of(tmp_path, {"rule": "lrp_epsilon"}, Examination(sample_count=64, conservation=kept))["Conservation"]
+    assert said == (
+        "responses add up to −0.67 of what their class sends back, without signs to 140.57; constants, as biases and class "
+        "tokens, take most at operation 'batch_norm' (8 of 20): 1.66"
+    )
+    all_kept = ConservedRelevance(kept=1, size=1, operation=None, taken=0)
+    said = method_of(tmp_path / "all", {"rule": "lrp_zplus"}, Examination(sample_count=64, conservation=all_kept))["Conservation"]
+    assert said == "responses add up to 1.00 of what their class sends back, without signs to 1.00"
 
 
 def test_more_places_than_classes_leave_none_out(tmp_path: Path) -> None:
