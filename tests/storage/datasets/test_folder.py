@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from storage.datasets import DatasetSpec, open_dataset
-from storage.datasets.folder import FILES_IN_FLIGHT, FolderDataset, ImageFiles
+from storage.datasets.files import FILES_IN_FLIGHT, ImageFiles
+from storage.datasets.folder import FolderDataset
 from storage.errors import InputError
 
 
@@ -135,7 +136,7 @@ def test_a_pipe_is_a_failure_of_its_sample_and_not_waited_for(tmp_path: Path) ->
 
 def test_a_file_that_is_too_large_is_a_failure_of_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(str(tmp_path), {"cat/1.png": png(1), "cat/2.png": png(2) + bytes(2 << 20)})
-    monkeypatch.setattr("storage.datasets.folder.LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("storage.datasets.files.LARGEST_FILE", 1 << 20)
     assert open_folder(tmp_path).read(0, 2).failures == {1: "'cat/2.png' is larger than 1 MB"}
 
 
@@ -188,7 +189,11 @@ def test_a_folder_that_is_no_class(tmp_path: Path) -> None:
     ("contents", "path", "message"),
     [
         ({"cat/1.png": b"", "2.png": b""}, "", "image '2.png' is in no class folder; move it into"),
-        ({"cat/1.txt": b""}, "", r"holds no image \(\.bmp.*put them in one folder a class"),
+        (
+            {"cat/1.txt": b""},
+            "",
+            r"holds no image \(\.apng.*; it has 1 file with other suffixes \(\.txt 1\); put them in one folder",
+        ),
         ({"cat/1.png": b""}, "/absent", "absent is not a folder; give the folder"),
         ({"cat/1.png": b""}, "/cat/1.png", "1.png is not a folder"),
     ],

@@ -12,17 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from storage.datasets import DatasetSpec
-from storage.datasets.images import (
-    UnreadableImage,
-    check_classes,
-    check_labels,
-    check_range,
-    decode,
-    filesystem_of,
-    nearest,
-    numbered_classes,
-)
+from storage.datasets.images import UnreadableImage, check_range, decode, filesystem_of
 from storage.errors import InputError
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)
@@ -208,23 +198,10 @@ def test_damaged_bytes_never_raise_anything_else(position: int, junk: bytes, for
     assert decoded.ndim in (2, 3)
 
 
-def test_helpers_say_what_is_wrong(tmp_path: Path) -> None:
-    assert nearest("CATT", ["dog", "Cat"]) == "the nearest is 'Cat'"
-    assert nearest("zebra", ["dog", "cat"]) == "there are 'dog', 'cat'"
-    assert nearest("zebra", map(str, range(11))).endswith("'9' …")
-    assert numbered_classes(np.array([1, -1, 2]), "here") == ("0", "1", "2")
+def test_an_address_that_nothing_reads_is_named(tmp_path: Path) -> None:
     assert filesystem_of(str(tmp_path))[1] == tmp_path.as_posix()
     with pytest.raises(InputError, match="nowhere://x"):
         filesystem_of("nowhere://x")
-    check_labels(np.array([-1, 0, 1]), ("a", "b"), "here", "row", 1)
-    with pytest.raises(InputError, match="here: row 3 has label 2, outside the 2 classes"):
-        check_labels(np.array([-1, 0, 2]), ("a", "b"), "here", "row", 1)
-
-
-@pytest.mark.parametrize(("classes", "message"), [((), "`classes` is empty"), (("a", "b", "a"), "'a' more than once")])
-def test_classes_must_be_names_of_their_own(classes: tuple[str, ...], message: str) -> None:
-    with pytest.raises(InputError, match=f"here: .*{message}"):
-        check_classes(DatasetSpec("idx", "here", None, classes))
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (2, 1), (0, 4)])

@@ -139,13 +139,13 @@ def test_content_hash_knows_meta_but_not_the_format(folder: Path) -> None:
     paths, labels = ["cat/1.png", "dog/3.png"], ["cat", "dog"]
     first = from_csv(folder, text).content_hash()
     assert from_parquet(folder, path=paths, label=labels, age=pa.array([4, None], pa.int64())).content_hash() == first
-    nanoseconds = [pa.array([value, None], pa.timestamp("ns")) for value in (4, 5)]
+    microseconds = [pa.array([value, None], pa.timestamp("ns")) for value in (4000, 5000)]
     others = [
         from_csv(folder, text.replace(",4", ",5")).content_hash(),
         from_csv(folder, text.replace("age", "years")).content_hash(),
         from_csv(folder, text, ("cat", "dog", "bird")).content_hash(),
         from_csv(folder, text.replace(",dog,", ",cat,"), ("cat", "dog")).content_hash(),
-        *(from_parquet(folder, path=paths, label=labels, age=age).content_hash() for age in nanoseconds),
+        *(from_parquet(folder, path=paths, label=labels, age=age).content_hash() for age in microseconds),
     ]
     (folder / "cat/1.png").write_bytes(png(200))
     others.append(from_csv(folder, text).content_hash())
@@ -162,7 +162,8 @@ def test_reads_the_same_as_the_folder_that_it_lists(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Path,label\na,0\n", "has no column 'path'; the nearest is 'Path': rename one"),
+        ("Paths,label\na,0\n", "has no column 'path'; the nearest is 'Paths': rename one"),
+        ("Path,PATH,label\na,b,0\n", "has no column 'path'; the nearest is 'P.*': rename one"),
         ("path,LABELS\na,0\n", "has no column 'label'; the nearest is 'LABELS'"),
         ("path,label\n", "has no rows; list at least one image"),
         ("", "is no readable csv table .*write it again"),
@@ -180,9 +181,9 @@ def test_a_wrong_table_is_named_with_the_way_out(folder: Path, text: str, messag
 
 
 def test_wrong_columns_of_parquet(folder: Path) -> None:
-    with pytest.raises(InputError, match="column 'label' is bool; write class indices or class names"):
-        from_parquet(folder, path=["a"], label=[True])
-    with pytest.raises(InputError, match=r"column 'label' \(.*1\.5.*write whole class indices"):
+    with pytest.raises(InputError, match=r"column 'label' is date32.*; write class indices or class names"):
+        from_parquet(folder, path=["a"], label=pa.array([1], pa.date32()))
+    with pytest.raises(InputError, match=r"row 1 has label '1\.5', .*write whole class indices"):
         from_parquet(folder, path=["a"], label=[1.5])
     with pytest.raises(InputError, match="column 'path' is int64; write the paths as strings"):
         from_parquet(folder, path=[1], label=[0])
@@ -233,18 +234,20 @@ def test_text_that_is_no_text_is_named(folder: Path) -> None:
     [
         pa.array([2**64 - 1, 0], pa.uint64()),
         pa.array([-(2**63), 0]),
-        pa.array([float("nan"), 0]),
         pa.array([float("inf"), 0]),
         pa.array([1e300, 0]),
         pa.array([2**40, 0]),
         pa.array([[0], [1]]),
         pa.array([{"a": 0}, {"a": 1}]),
-        pa.array([b"cat", b"dog"]),
+        pa.array([b"\xff\x00", b"dog"]),
     ],
     ids=lambda labels: str(labels[:1]),
 )
 def test_labels_that_are_none_are_named(folder: Path, labels: pa.Array) -> None:
     for classes in (None, ("cat", "dog")):
+        # Bytes that are no text are read as the name that their digits are.
+        if pa.types.is_binary(labels.type) and classes is None:
+            continue
         with pytest.raises(InputError, match=r"manifest.parquet.*label"):
             from_parquet(folder, classes, path=["cat/1.png"] * 2, label=labels)
 
