@@ -32,6 +32,8 @@ def keep(column: pa.ChunkedArray, name: str, address: str) -> pa.ChunkedArray:
             return as_text(column)
         if pa.types.is_duration(kind):
             return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), float(PER_SECOND[kind.unit]))
+        if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):  # Arrow's cast leaves lists that are not whole
+            return pa.chunked_array([pa.array(column.to_pylist(), kept_type(pa.list_(kind.value_type)))])
         kept = kept_type(kind)
         # Not safe: what is finer than a microsecond is cut off.
         return column if kept == kind else column.cast(kept, safe=not pa.types.is_temporal(kind))
@@ -60,7 +62,7 @@ def kept_type(kind: pa.DataType) -> pa.DataType:
         return pa.date32()
     if types.is_time(kind):
         return pa.time64("us")
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_list_view(kind):
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return pa.list_(kept_type(kind.value_type))
     if types.is_struct(kind) and kind.num_fields:
         return pa.struct([pa.field(field.name, kept_type(field.type)) for field in kind])

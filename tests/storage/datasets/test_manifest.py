@@ -1,4 +1,5 @@
 import io
+import unicodedata
 from pathlib import Path
 
 import fsspec
@@ -268,3 +269,73 @@ def test_a_link_out_of_the_folder_and_a_loop_of_links_are_failures_of_their_samp
     samples = from_parquet(folder, path=[*paths, "cat/1.png"], label=[0] * 8).read(0, 8)
     assert samples.failures.keys() == {0, 1, 2, 4, 5, 6}
     assert all("\n" not in reason for reason in samples.failures.values())
+
+
+def test_a_csv_as_other_programs_write_it(folder: Path) -> None:
+    rows = [["Path", "Label", "Note"], ["cat/1.png", "0", "a"], ["dog/3.png", "1.0", "b, c;d"], ["cat/2.png", "", ""]]
+    expected = [(0, "a"), (1, "b, c;d"), (-1, None)]
+
+    def written(delimiter: str, end: str) -> str:
+        return end.join(delimiter.join(f'"{field}"' if " " in field else field for field in row) for row in rows) + end
+
+    for text in (
+        written(",", "\n"),
+        written(";", "\n"),
+        written("\t", "\r\n"),
+        written("|", "\n"),
+        "\ufeff" + written(";", "\r\n"),
+        written(",", "\n").replace("Path,Label", " path , LABEL "),
+        written(",", "\n").replace("cat/1.png,", " cat/1.png, "),
+    ):
+        dataset = from_csv(folder, text)
+        samples = dataset.read(0, 3)
+        assert samples.failures == {}
+        assert samples.meta is not None
+        assert list(zip(samples.labels.tolist(), samples.meta["meta_note"].to_pylist(), strict=True)) == expected, text
+    text = 'path;label;note\n"cat/1.png";0;"one\ntwo"\n'
+    meta = from_csv(folder, text).read(0, 1).meta
+    assert meta is not None
+    assert meta["meta_note"].to_pylist() == ["one\ntwo"]
+    with pytest.raises(InputError, match="columns 'Note' and 'note' are both 'meta_note'"):
+        from_csv(folder, "path;label;Note;note\ncat/1.png;0;a;b\n")
+
+
+def test_a_column_called_path_in_two_ways(folder: Path) -> None:
+    dataset = from_csv(folder, "Path,path,label\nelsewhere,cat/1.png,0\n")
+    assert dataset.ids(0, 1) == ["cat/1.png"]
+    assert dataset.meta_schema.names == ["meta_path"]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_a_path_is_found_under_a_name_that_looks_the_same(folder: Path, on_disk: str, written: str) -> None:
+    name = "été/à.png"
+    path = folder / unicodedata.normalize(on_disk, "été") / unicodedata.normalize("NFC", "à.png")
+    path.parent.mkdir()
+    path.write_bytes(png(9))
+    samples = from_csv(folder, f"path,label\n{unicodedata.normalize(written, name)},0\nété/è.png,0\n").read(0, 2)
+    assert samples.ids[0] == unicodedata.normalize(written, name), "ids are paths as they are written"
+    assert [None if image is None else image[0, 0] for image in samples.images] == [9, None]
+    assert samples.failures == {1: "there is no file 'été/è.png'"}
+
+
+def test_further_columns_are_kept_in_types_that_can_be_read(folder: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Qualité") for form in ("NFC", "NFD"))
+    columns = {decomposed: pa.array([1.5, None], pa.float16()), "took": pa.array([1500, None], pa.duration("ms"))}
+    dataset = from_parquet(folder, path=["cat/1.png", "dog/3.png"], label=[0, 1], **columns)
+    meta = dataset.read(0, 2).meta
+    assert meta is not None
+    assert meta.to_pydict() == {f"meta_{composed.lower()}": [1.5, None], "meta_took": [1.5, None]}
+    assert meta.schema == dataset.meta_schema
+    with pytest.raises(InputError, match=r"manifest.parquet: column 'x' is .*, which no table can hold"):
+        from_parquet(folder, path=["cat/1.png"], label=[0], x=pa.array([[b"\xff"]]))
+    spark = from_parquet(folder, path=[b"cat/1.png"], label=[b"cat"])
+    assert spark.read(0, 1).failures == {}
+    assert spark.classes == ("cat",)
+
+
+def test_classes_without_a_sample_are_named(folder: Path) -> None:
+    assert from_csv(folder, "path,label\ncat/1.png,cat\n", ("cat", "dog")).empty_classes == ("dog",)
+    assert from_csv(folder, "path,label\ncat/1.png,2\n").empty_classes == ("0", "1")
+    assert from_csv(folder, "path,label\ncat/1.png,\n", ("cat", "dog")).empty_classes == ()
+    assert from_csv(folder, "path,label\ncat/1.png,cat\n").passed_over == {}
