@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -315,7 +316,8 @@ def test_names_that_are_no_text_are_made_visible(tmp_path: Path) -> None:
     assert dataset.classes == ("\\xe9t\\xe9", "a")
     assert dataset.passed_over == {".\\xe9": 1}
     assert len(dataset.content_hash()) == 64
-    json.dumps([samples.ids, dataset.classes], ensure_ascii=False).encode()
+    json.dumps([samples.ids, dataset.classes, *dataset.passed_over], ensure_ascii=False).encode()
+    assert pa.array(samples.ids).to_pylist() == samples.ids
     assert open_folder(tmp_path, ("a", "\\xe9t\\xe9")).read(0, 4).labels.tolist() == [0, 0, 0, 1]
 
 
