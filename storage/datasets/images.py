@@ -18,11 +18,11 @@ Content = tuple[np.ndarray, str]
 
 BLOCK_BYTES = 1 << 20
 MOST_SAMPLES = 1 << 27
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "QOI", "DIB")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "QOI")
 """What an image is decoded from, by its content. Pillow knows more: formats that run another program (EPS), that nothing tells
 from other files (TGA), or whose old decoders nobody needs here."""
 
-COMMON_DAMAGE = (OSError, SyntaxError, ValueError, TypeError)  # what 400,000 damaged files made Pillow raise
+COMMON_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, RuntimeError)  # what 400,000 damaged files made Pillow raise
 RARE_DAMAGE = (
     EOFError,
     LookupError,

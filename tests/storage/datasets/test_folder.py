@@ -222,7 +222,7 @@ def test_a_wrong_folder_is_named_with_the_way_out(tmp_path: Path, contents: dict
         (".avif", "AVIF"),
         (".Avifs", "AVIF"),
         (".qoi", "QOI"),
-        (".dib", "DIB"),
+        (".dib", "BMP"),
     ],
 )
 def test_what_pillow_reads_is_read(tmp_path: Path, suffix: str, format: str) -> None:

@@ -43,6 +43,24 @@ def test_a_jpeg_of_one_colour() -> None:
     assert np.abs(decoded.astype(int) - (200, 100, 50)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("JPEG2000", {"irreversible": False}), ("QOI", {}), ("AVIF", {"quality": 100, "subsampling": "4:4:4"})],
+)
+def test_colour_of_newer_formats(format: str, options: dict[str, object]) -> None:
+    image = Image.fromarray(COLOUR).resize((32, 32))
+    decoded = decode(encode(image, format, **options))
+    assert np.abs(decoded.astype(int) - np.asarray(image)).max() <= (3 if format == "AVIF" else 0)
+    assert decode(encode(Image.new("L", (16, 16), 77), "JPEG2000")).tolist() == [[77] * 16] * 16
+
+
+def test_damage_that_avif_has_an_error_of_its_own_for() -> None:
+    whole = encode(Image.new("RGB", (32, 32)), "AVIF")
+    for position in range(12, len(whole)):
+        with contextlib.suppress(UnreadableImage):
+            decode(whole[:position] + bytes(4) + whole[position + 4 :])
+
+
 def test_a_netpbm_written_by_hand() -> None:
     assert decode(b"P5 3 2 255\n" + GREY.tobytes()).tolist() == GREY.tolist()
 
@@ -187,7 +205,11 @@ def test_a_header_that_claims_too_much_or_nothing_is_not_decoded(width: int, hei
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on
 @settings(deadline=None)
-@given(position=st.integers(0, 400), junk=st.binary(min_size=1, max_size=8), format=st.sampled_from(["PNG", "GIF", "TIFF"]))
+@given(
+    position=st.integers(0, 400),
+    junk=st.binary(min_size=1, max_size=8),
+    format=st.sampled_from(["PNG", "GIF", "TIFF", "AVIF", "JPEG2000", "QOI"]),
+)
 def test_damaged_bytes_never_raise_anything_else(position: int, junk: bytes, format: str) -> None:
     whole = encode(NOISE, format)
     try:
