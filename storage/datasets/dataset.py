@@ -103,7 +103,7 @@ def say_passed_over(passed_over: Mapping[str, int]) -> str:
     listed = [
         f"{suffix or 'none'} {count:,}" for suffix, count in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return f"{total:,} file{'s' * (total > 1)} with other suffixes ({shorten(listed)})"
+    return f"{total:,} {'file' if total == 1 else 'files'} with other suffixes ({shorten(listed)})"
 
 
 def say_empty(empty_classes: Sequence[str]) -> str:

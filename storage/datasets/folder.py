@@ -1,10 +1,10 @@
 """The folder of class folders."""
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import realpath
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -60,11 +60,11 @@ class FolderDataset:
             found = sorted(path.removeprefix(f"{root}/") for path in _files(filesystem, root))
         except OSError as error:
             raise InputError(f"{spec.path} cannot be listed ({error}); mend that folder") from error
-        paths = [path for path in found if _suffix(path) in SUFFIXES and not path.endswith("/")]
-        others = [path for path in found if _suffix(path) not in SUFFIXES and not path.endswith("/")]
-        self.passed_over = dict(Counter(visible(_suffix(path)) for path in others).most_common())
+        paths = [path for path in found if _suffix(path) in SUFFIXES]
+        counts = Counter(_suffix(path) for path in found if not path.endswith("/"))
+        self.passed_over = {visible(suffix): count for suffix, count in counts.most_common() if suffix not in SUFFIXES}
         if not paths:
-            also = f"; it has {say_passed_over(self.passed_over)}" if others else ""
+            also = f"; it has {say_passed_over(self.passed_over)}" if self.passed_over else ""
             raise InputError(f"{spec.path} holds no image ({', '.join(sorted(SUFFIXES))}){also}; put them in one folder a class")
         folders = [_class_folder(path, spec.path) for path in paths]
         if named is None:
@@ -112,7 +112,7 @@ def _files(filesystem: AbstractFileSystem, folder: str, above: tuple[str, ...] =
 
 
 def _suffix(path: str) -> str:
-    return PurePosixPath(path).suffix.lower()
+    return posixpath.splitext(path)[1].lower()
 
 
 def _class_folder(path: str, address: str) -> str:
@@ -132,7 +132,8 @@ def _own_classes(folders: Sequence[str], address: str) -> tuple[tuple[str, ...],
                 f"{address}: the class folders are numbers, and are in one order as text ({text!r} before {number!r}) and in "
                 "another as numbers; name them in `classes`, in the order of the model's outputs"
             )
-    indices = {folder: classes.index(name) for folder, name in names.items()}
+    places = {name: index for index, name in enumerate(classes)}
+    indices = {folder: places[name] for folder, name in names.items()}
     check_alike(indices, address)
     return classes, indices
 
