@@ -263,6 +263,8 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
         processed_count=sum(commit.processed_count for commit in session.commits.values()),
         failed_count=sum(commit.failed_count for commit in session.commits.values()),
         readings=list(READINGS),
+        passed_over=plan.passed_over,
+        empty_classes=plan.empty_classes,
         examination=plan.examination,
         trigger=trigger,
         environment={

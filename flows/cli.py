@@ -188,11 +188,17 @@ def list_runs(store: Store = DEFAULT_STORE, form: Annotated[Form, typer.Option("
 def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Show one run: its facts, its figures, and where its files are."""
     with exit_codes():
-        from storage.runs import find_run
+        from storage.datasets.dataset import say_empty, say_passed_over
+        from storage.runs import find_run, read_manifest
 
         found = find_run(store, run_id)
+        manifest = read_manifest(found)
         (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": found.run_id}).to_pylist()
         facts = {name: value for name, value in row.items() if name != "class_names"}
+        if manifest.passed_over:
+            facts["passed_over"] = say_passed_over(manifest.passed_over)
+        if manifest.empty_classes:
+            facts["empty_classes"] = say_empty(manifest.empty_classes)
         facts |= {"classes": ", ".join(row["class_names"]), "maps": found.maps, "report": found.report}
         for name, value in facts.items():
             typer.echo(f"{name:<25} {value}")

@@ -17,6 +17,7 @@ from flows.examination import Finding, examine, in_bytes, why_not
 from flows.folding import Fold, ensure_operator, make_fold, restore_plan
 from flows.listener import Listener
 from storage.datasets import Dataset
+from storage.datasets.dataset import say_empty, say_passed_over
 from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models import model_hash
@@ -64,6 +65,8 @@ def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
         dataset_hash=dataset.content_hash(),
         class_names=list(dataset.classes),
         sample_count=len(dataset),
+        passed_over=dict(dataset.passed_over),
+        empty_classes=list(dataset.empty_classes),
         height=config.input.height,
         width=config.input.width,
         shard_samples=config.compute.shard_samples or shard_samples(config.input.height, config.input.width),
@@ -85,6 +88,8 @@ def plan_run(
 
     Nothing of a run is written before all is checked.
     """
+    for sentence in say_missing(dataset):
+        listener.say(sentence)
     draft = draft_plan(config, dataset)
     _, facts = cluster.wait()
     if facts["class_count"] != len(dataset.classes):
@@ -105,6 +110,14 @@ def plan_run(
         fold = make_fold(store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
         build(fold, cluster, listener)
     return Planned(unfinished, plan, fold, facts)
+
+
+def say_missing(dataset: Dataset) -> Iterator[str]:
+    """What somebody may think is audited, and is not."""
+    if dataset.passed_over:
+        yield f"dataset: {say_passed_over(dataset.passed_over)} passed over: they are not audited"
+    if dataset.empty_classes:
+        yield f"dataset: classes without an image: {say_empty(dataset.empty_classes)}"
 
 
 def say_left(store: Path, draft: Plan) -> Iterator[str]:

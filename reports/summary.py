@@ -10,6 +10,7 @@ from reports.blocks import Block, Column, Table, tabulate
 from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.gates import overall
 from reports.queries import Answer, Row
+from storage.datasets.dataset import say_empty, say_passed_over
 from storage.runs import ConservedRelevance, Examination, Manifest, Plan, Run, Trigger
 
 COMPLETE = "complete"
@@ -107,7 +108,9 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
         ("Model", run["model_factory"] or run["model_program"]),
         ("Dataset", run["dataset_path"]),
         ("Images", f"{count(run['sample_count'])}, of {plan.height} × {plan.width} pixels"),
+        *([("Files passed over", say_passed_over(plan.passed_over))] if plan.passed_over else []),
         ("Classes", count(run["class_count"])),
+        *([("Classes without an image", say_empty(plan.empty_classes))] if plan.empty_classes else []),
         ("Rule", run["rule"]),
         ("Precision", run["precision"]),
         ("Started", moment(run["started_at"])),

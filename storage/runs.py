@@ -121,7 +121,8 @@ class Trigger(Record):
 class Plan(Record):
     """What a run will do, frozen: a run is resumed only where all that identifies it still holds.
 
-    examination, trigger: None where an older version planned.
+    passed_over, empty_classes: of the dataset, see `Dataset`; empty where an older version planned. examination, trigger: None
+    where one did.
     """
 
     run_id: Name
@@ -138,6 +139,8 @@ class Plan(Record):
     height: Size
     width: Size
     shard_samples: Size
+    passed_over: dict[str, Count] = {}
+    empty_classes: list[str] = []
     examination: Examination | None = None
     trigger: Trigger | None = None
 
@@ -184,8 +187,8 @@ class Commit(Record):
 class Manifest(Record):
     """What a finished run holds and how it was made.
 
-    examination: the plan's; None where an older version planned. trigger: of what finished the run, which is not what the
-    plan says where it was resumed. artefacts: SHA-256 by path in the store.
+    passed_over, empty_classes, examination: the plan's; empty, and None, where an older version planned. trigger: of what
+    finished the run, which is not what the plan says where it was resumed. artefacts: SHA-256 by path in the store.
     """
 
     run_id: Name
@@ -196,6 +199,8 @@ class Manifest(Record):
     processed_count: Count
     failed_count: Count
     readings: list[str]
+    passed_over: dict[str, Count] = {}
+    empty_classes: list[str] = []
     examination: Examination | None = None
     trigger: Trigger | None = None
     environment: dict[str, str]

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from storage.runs import published_runs
+from storage.runs import published_runs, read_manifest
 from tests.flows.conftest import MODEL, Digits, write_idx
+from tests.reports.stores import SMALL, make_store
 
 runner = CliRunner()
 
@@ -82,6 +83,16 @@ def test_ls_and_show_tell_of_the_run(finished: Path) -> None:
     missing = runner.invoke(app, ["show", "nonesuch", "--store", str(finished)])
     assert missing.exit_code == 2
     assert "nonesuch" in missing.stderr
+
+
+def test_show_tells_what_was_passed_over(tmp_path: Path) -> None:
+    run = make_store(tmp_path, SMALL)
+    changes = {"passed_over": {".heic": 2}, "empty_classes": ["owl"]}
+    run.manifest.write_text(read_manifest(run).model_copy(update=changes).model_dump_json())
+    shown = runner.invoke(app, ["show", "--store", str(tmp_path)]).stdout
+    facts = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert facts["passed_over"] == "2 files with other suffixes (.heic 2)"
+    assert facts["empty_classes"] == "1 ('owl')"
 
 
 def test_report_is_written_again(finished: Path) -> None:

@@ -14,9 +14,9 @@ import flows.planning
 from auditor import CannotFold, UnsupportedModel
 from flows.config import AuditConfig, load_config
 from flows.listener import Listener
-from flows.planning import Planned, plan_run
+from flows.planning import Planned, draft_plan, plan_run, say_missing
 from flows.worker import AuditWorker, Work
-from storage.datasets import open_dataset
+from storage.datasets import DatasetSpec, open_dataset
 from storage.errors import InputError
 from storage.runs import Trigger, list_runs, read_plan
 
@@ -63,6 +63,20 @@ def plan(client: Client, config: AuditConfig, work: Work, store: Path, heard: He
 @pytest.fixture
 def config(digits_config: Path) -> AuditConfig:
     return load_config(digits_config, (), {})
+
+
+def test_what_is_passed_over_is_planned_and_said(config: AuditConfig, tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.heic", "b/3.heic", "list.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    dataset = open_dataset(DatasetSpec("folder", str(tmp_path)))
+    draft = draft_plan(config, dataset)
+    assert (draft.passed_over, draft.empty_classes) == ({".heic": 2, ".csv": 1}, ["b"])
+    assert list(say_missing(dataset)) == [
+        "dataset: 3 files with other suffixes (.heic 2, .csv 1) passed over: they are not audited",
+        "dataset: classes without an image: 1 ('b')",
+    ]
+    assert list(say_missing(open_dataset(config.dataset_spec))) == []
 
 
 def with_settings(digits_config: Path, *settings: str) -> AuditConfig:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from reports import summary
+from reports.queries import ask
 from reports.report import render
 from storage.runs import ConservedRelevance, Examination, Run, Trigger, published_runs, read_manifest, read_plan
+from storage.sql import connect
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample
 
@@ -86,6 +88,20 @@ def test_run_facts(small_page: Page) -> None:
     assert facts["Images"] == "12, of 28 × 28 pixels"
     assert facts["Started"] == "2026-11-21 03:00:00 UTC"
     assert facts["Took"] == "1 min 15 s"
+
+
+def test_what_was_passed_over_is_among_the_facts(small_run: Run) -> None:
+    plan = read_plan(small_run).model_copy(update={"passed_over": {".heic": 2, "": 1}, "empty_classes": ["owl"]})
+    with connect(small_run.store, [small_run.run_id]) as connection:
+        answer = ask(connection, "run_facts", run_id=small_run.run_id)
+    shown = summary.run_facts(answer, plan).table
+    assert shown is not None
+    facts = {str(row[0]): str(row[1]) for row in shown.rows}
+    assert facts["Files passed over"] == "3 files with other suffixes (.heic 2, none 1)"
+    assert facts["Classes without an image"] == "1 ('owl')"
+    shown = summary.run_facts(answer, read_plan(small_run)).table
+    assert shown is not None
+    assert not {"Files passed over", "Classes without an image"} & {str(row[0]) for row in shown.rows}
 
 
 FOLD = {"where": "max_pool2d", "rows": 15680, "memory": 4_917_248_000, "shape": [28, 28]}
