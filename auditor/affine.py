@@ -175,7 +175,7 @@ def carry_out(step: Step, values: dict[int, Tensor]) -> Any:
 def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tensor | None:
     """The affine end as rows (K + 2, C) float64: what each unit vector of all its K inputs gives, one of halves, and zero.
 
-    None where it does not treat each row by itself, or its shapes are fixed to a number of samples.
+    None where it does not treat each row by itself.
     """
     widths = [tensor[0].numel() for tensor in begins]
     total, first = sum(widths), first_layer(steps, begins)
@@ -190,20 +190,42 @@ def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tens
         rows = rows if bias is None else rows + bias.double()
         output = steps[place].output
         values, steps = {id(output): rows.view(-1, *output.shape[1:])}, steps[place + 1 :]
+    results = send_through(steps, values, result, total + 2)
+    if results is None:
+        # A number of samples may be written into a shape or a constant.
+        results = send_in_batches(steps, values, result, total + 2)
+    if results is None:
+        return None
+    halves = 0.5 * (results[:-2] - results[-1]).sum(0) + results[-1]
+    return results if torch.allclose(results[-2], halves, rtol=1e-6, atol=1e-6 * float(results.abs().amax())) else None
+
+
+def send_through(steps: list[Step], values: dict[int, Tensor], result: Tensor, rows: int) -> Tensor | None:
+    """(rows, C) float64, what the steps make of other values; None where they do not take so many samples."""
     try:
         with torch.no_grad():
             for step in steps:
                 outputs = tensors(step.output)
                 made = tensors(carry_out(step, {id(source): values[id(source)] for source in step.sources}))
-                values |= {id(output): value for output, value in zip(outputs, made, strict=True)}
+                values = values | {id(output): value for output, value in zip(outputs, made, strict=True)}
     except (RuntimeError, IndexError, ValueError):
         return None
-    rows = values[id(result)]
-    if rows.shape != (total + 2, *result.shape[1:]):
-        return None
-    rows = rows.reshape(total + 2, -1)
-    halves = 0.5 * (rows[:-2] - rows[-1]).sum(0) + rows[-1]
-    return rows if torch.allclose(rows[-2], halves, rtol=1e-6, atol=1e-6 * float(rows.abs().amax())) else None
+    made_of_rows = values[id(result)]
+    return made_of_rows.reshape(rows, -1) if made_of_rows.shape == (rows, *result.shape[1:]) else None
+
+
+def send_in_batches(steps: list[Step], values: dict[int, Tensor], result: Tensor, rows: int) -> Tensor | None:
+    """The same in batches of as many samples as the forward pass had, the last one filled up with zeros."""
+    samples, parts = len(result), []
+    for start in range(0, rows, samples):
+        given = {key: value[start : start + samples] for key, value in values.items()}
+        missing = samples - min(samples, rows - start)
+        filled = {key: torch.cat([value, value.new_zeros(missing, *value.shape[1:])]) for key, value in given.items()}
+        part = send_through(steps, filled, result, samples)
+        if part is None:
+            return None
+        parts.append(part)
+    return torch.cat(parts)[:rows]
 
 
 def first_layer(steps: list[Step], begins: list[Tensor]) -> tuple[int, Tensor, Tensor | None] | None:
@@ -260,4 +282,5 @@ def comes_to(weight: Tensor, bias: Tensor | None, features: Tensor, scores: Tens
     made = F.linear(features, weight, bias)
     terms = F.linear(features.abs(), weight.abs(), None if bias is None else bias.abs())
     apart = (made - scores.detach().reshape(made.shape)).abs()
-    return bool((apart <= TOLERANCE.get(scores.dtype, COARSE) * terms).all())
+    # What is not finite says nothing.
+    return not bool((apart.isfinite() & (apart > TOLERANCE.get(scores.dtype, COARSE) * terms)).any())

@@ -104,8 +104,8 @@ class Backprojection:
             return list(self.scores.notes)
         return [
             *self.scores.notes,
-            f"z_L has one position, and the features before it {before:,}: the scores are no average over positions, so that each "
-            "class is sent back by its score alone",
+            f"z_L has one position, and the features before it {before:,}: the scores are no average over positions, and each "
+            "class is sent back from its score alone",
         ]
 
     @cached_property

@@ -32,7 +32,7 @@ from auditor.tape import Step, Tape
 RESHAPES = SAME_VALUES | SHAPES | {"getitem", "select"}
 LINEAR = frozenset({"linear", "addmm", "matmul", "mm"})
 CONVOLUTIONS = frozenset({"conv2d", "convolution"})
-CHANNELS_LAST = frozenset({"linear", "layer_norm", "permute"})
+CHANNELS_LAST = frozenset({"linear", "layer_norm"})
 """What gives maps with their channels last, where it gives maps at all."""
 
 
@@ -234,12 +234,12 @@ def as_maps(scores: Tensor, axis: int = 1) -> Tensor:
 def feature_positions(tape: Tape, head: Head) -> int:
     """How many positions the last features have, on the way to the head, that have more than one; 1 where none have."""
     for step, _ in tape.path(head.root):
-        for features in (step.output, *step.sources):
-            if isinstance(features, Tensor) and features.dim() in (3, 4) and len(features) == len(head.responses):
-                axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
-                positions = features[0].numel() // features.shape[axis]
-                if positions > 1:
-                    return positions
+        features = step.output
+        if step.kind != "arrangement" and isinstance(features, Tensor) and features.dim() in (3, 4):
+            axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
+            positions = features[0].numel() // features.shape[axis]
+            if positions > 1 and len(features) == len(head.responses):
+                return positions
     return 1
 
 

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from auditor.errors import UnsupportedModel
 
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
-"""A batch (N, ch, H, W), or N images (ch, H, W); floating, as the model takes them."""
+"""A batch (N, ch, H, W), or N images (ch, H, W); floating, as the model takes them.
+
+An image with a number that is not finite has scores that are not finite, and spoils no other.
+"""
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """How many images a model is tried with, to say what it does take."""
@@ -31,11 +34,6 @@ def as_batch(images: Images, device: torch.device | None) -> Tensor:
         raise ValueError(f"images are of {kind}: floating numbers are needed, scaled and normalised as the model was trained on")
     if device is not None and batch.device != device:
         raise ValueError(f"images are on {batch.device} and the model on {device}: move one to the other")
-    finite = batch.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        raise ValueError(
-            f"images hold numbers that are not finite, the first in image {int(finite.long().argmin())}: leave it out"
-        )
     return batch
 
 

@@ -42,8 +42,8 @@ class Measurement:
 def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Measurement:
     """Maps and statistics of a batch.
 
-    images: (N, ch, H, W) as the model takes them, see `Images`. labels: (N,) int64, −1 = unknown. keep: how many classes a sample are
-    described; of more, those with most energy, and always the predicted class and the label.
+    images: (N, ch, H, W) as the model takes them, see `Images`. labels: (N,) int64, −1 = unknown. keep: how many classes a
+    sample are described; of more, those with most energy, and always the predicted class and the label.
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}: the prediction and the label need two places")

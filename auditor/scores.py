@@ -49,9 +49,7 @@ def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
     tensor, only = before_monotone(tape, returned)
     if returned[0].numel() == 1:
         only = 1
-        notes += (
-            "one score is read as two classes: class 1 where it is above 0, a probability above ½; class 0 has no response",
-        )
+        notes += ("one score is read as two classes: class 1 above 0, a probability above ½; class 0 has no response",)
     elif only is not None:
         notes += (f"the two scores are p and 1 − p: class {only} has the response of p, and class {1 - only} has none",)
     return Scores(tensor, only, notes)
@@ -142,8 +140,8 @@ def is_monotone(step: Step) -> bool:
     """Whether a step keeps, in each sample, the order of the classes."""
     if step.name not in MONOTONE or step.call.derived or len(step.sources) != 1:
         return False
-    across = step.call.argument(1, "dim") if "softmax" in step.name else None
-    return across is None or step.sources[0].dim() == 1 or step.sources[0].shape[across] == step.sources[0][0].numel()
+    source, across = step.sources[0], step.call.argument(1, "dim") if "softmax" in step.name else None
+    return across is None or source.dim() == 1 or (across % source.dim() > 0 and source.shape[across] == source[0].numel())
 
 
 def carried_before(tape: Tape, end: AffineEnd, makers: list[Step], scores: Tensor) -> tuple[Tensor, int | None] | None:
@@ -160,7 +158,7 @@ def carried_before(tape: Tape, end: AffineEnd, makers: list[Step], scores: Tenso
     rows = run_through(end.steps, [tensor for tensor, _ in end.begins], scores)
     if rows is None:
         return None
-    constant, matrix = rows[-1], sum(torch.chunk(rows[:-2] - rows[-1], len(makers))).round(decimals=9)
+    constant, matrix = rows[-1], torch.stack(torch.chunk(rows[:-2] - rows[-1], len(makers))).sum(0).round(decimals=9)
     factors, chosen = matrix.sum(0), matrix.abs().argmax(0)
     count, classes = matrix.shape
     if bool((matrix.count_nonzero(0) != 1).any()):
@@ -192,7 +190,8 @@ def check_order(logits: Tensor, scores: Scores, name: str) -> None:
         decisive = with_silent_class(decisive, scores.only)
     ordered = decisive.gather(1, logits.argsort(1, descending=True))
     rise = (ordered[:, 1:] - ordered[:, :-1]).amax(1)
-    wrong = rise > TOLERANCE.get(scores.tensor.dtype, COARSE) * decisive.abs().amax()
+    largest = decisive.abs().nan_to_num(0, 0, 0).amax()
+    wrong = rise.isfinite() & (rise > TOLERANCE.get(scores.tensor.dtype, COARSE) * largest)
     if bool(wrong.any()):
         raise UnsupportedModel(
             f"head '{name}' does not decide as the model does: in {int(wrong.sum())} of {len(wrong)} images the average of its "
