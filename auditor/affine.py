@@ -93,13 +93,22 @@ def find_average(tape: Tape, step: Step, samples: int) -> Average | None:
     """
     if not averages(step) or step.output.shape[0] != samples:
         return None
+    # Two samples tell, where their number is not written into a shape.
+    return next(filter(None, (average_of(tape, step, some) for some in sorted({min(2, samples), samples}))), None)
+
+
+def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
+    """The same, by so many samples."""
     shape = (samples, step.output[0].numel())
     numbers = torch.randint(1, 1000, shape, generator=torch.Generator().manual_seed(0)).double().to(step.output.device)
     found: Average | None = None
     before: Step | None = step
-    arriving = numbers.view(step.output.shape)
+    arriving = numbers.view(samples, *step.output.shape[1:])
     while before is not None and (averages(before) or rearranges(before)):
-        source, arriving = before.sources[0], pull_back(before, arriving)
+        source, pulled = before.sources[0], pull_back(before, arriving)
+        if pulled is None:
+            break
+        arriving = pulled
         if arriving.dim() in (3, 4):
             spread = spread_over(arriving, numbers)
             if spread is None:
@@ -143,13 +152,19 @@ def spread_over(arriving: Tensor, numbers: Tensor) -> tuple[int, float] | None:
     return None
 
 
-def pull_back(step: Step, arriving: Tensor) -> Tensor:
-    """What a linear step sends back, float64, whatever the rule does with it."""
-    source = step.sources[0]
+def pull_back(step: Step, arriving: Tensor) -> Tensor | None:
+    """What a linear step sends back, float64, whatever the rule does with it; None where it does not take so many samples."""
+    source, output = step.sources[0], step.output
+    if arriving.numel() * len(output) != output.numel() * len(arriving):
+        return None
     with torch.inference_mode(False), torch.enable_grad():
-        values = torch.zeros(source.shape, dtype=torch.float64, device=source.device, requires_grad=True)
-        result = carry_out(step, {id(source): values})
-        (pulled,) = torch.autograd.grad(result, values, arriving.reshape(result.shape).to(result.dtype))
+        shape = (len(arriving) * len(source) // len(output), *source.shape[1:])
+        values = torch.zeros(shape, dtype=torch.float64, device=source.device, requires_grad=True)
+        try:
+            result = carry_out(step, {id(source): values})
+            (pulled,) = torch.autograd.grad(result, values, arriving.reshape(result.shape).to(result.dtype))
+        except (RuntimeError, IndexError, ValueError):
+            return None
     return pulled
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from auditor.errors import UnsupportedModel
+from auditor.errors import RefusedImages
 
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 """A batch (N, ch, H, W), or N images (ch, H, W); floating, as the model takes them.
@@ -61,7 +61,7 @@ def as_tensor(images: Any) -> Tensor:
     return torch.from_numpy(np.array(images, dtype=images.dtype.newbyteorder("=")))
 
 
-def refusal(model: nn.Module, images: Tensor) -> UnsupportedModel | None:
+def refusal(model: nn.Module, images: Tensor) -> RefusedImages | None:
     """Why a model does not take a batch, where nothing watches it; None where it does. images: (N, ch, H, W)."""
     error = raised(model, images)
     if error is None:
@@ -71,8 +71,8 @@ def refusal(model: nn.Module, images: Tensor) -> UnsupportedModel | None:
     numbers = [number for number in BATCHES if number != len(images)]
     other = next((number for number in numbers if raised(model, images[:1].expand(number, -1, -1, -1)) is None), None)
     if other is None:
-        return UnsupportedModel(f"{sentence}: correct their channels, height and width, or the model")
-    return UnsupportedModel(
+        return RefusedImages(f"{sentence}: correct their channels, height and width, or the model")
+    return RefusedImages(
         f"{sentence}, but a batch of {other}: a batch size is written into it; keep the first axis as it comes, as in "
         "'x.flatten(1)'"
     )

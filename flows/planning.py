@@ -90,6 +90,8 @@ def plan_run(
             f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and {config.model_spec.title} has "
             f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
         )
+    for note in facts["notes"]:
+        listener.say(f"model: {note}")
     unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:
         for sentence in say_left(store, draft):
@@ -151,6 +153,7 @@ def examine_model(
         fold=None if fold is None else asdict(fold.plan),
         fold_deviation=deviation,
         fold_reason=reason,
+        notes=facts["notes"],
     )
     return examination, fold
 

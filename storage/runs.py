@@ -78,7 +78,7 @@ class Examination(Record):
     sample_count: how many samples it saw. precision_agreement_frac: share of their pixels whose dominant class is that of
     float32; None where the run is in float32. fold: the fixed operator that makes the maps, field by field, None where each
     class is sent back for each sample; then fold_reason says why. fold_deviation: the largest deviation of the operator's
-    responses from the network's, relative to the peak.
+    responses from the network's, relative to the peak. notes: how the model was read, where that is not plain, in sentences.
     """
 
     sample_count: Count
@@ -86,6 +86,7 @@ class Examination(Record):
     fold: dict[str, Any] | None = None
     fold_deviation: float | None = None
     fold_reason: str | None = None
+    notes: list[str] = []
 
 
 class Trigger(Record):

@@ -24,7 +24,12 @@ from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_json
 
 RUN = "20261121T030000Z-audit-0001"
-EXAMINATION = {"sample_count": 40, "fold": {"where": "image", "rows": 10, "shape": [1, 2]}, "fold_deviation": 1e-7}
+EXAMINATION = {
+    "sample_count": 40,
+    "fold": {"where": "image", "rows": 10, "shape": [1, 2]},
+    "fold_deviation": 1e-7,
+    "notes": ["z_L has one position"],
+}
 PLAN: dict[str, Any] = {
     "run_id": RUN,
     "created_at": "2026-11-21T03:00:00Z",

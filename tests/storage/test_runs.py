@@ -72,7 +72,7 @@ def test_what_was_found_of_the_model_is_kept_in_plan_and_manifest(
     store_place: Path, make_plan: MakePlan, make_manifest: MakeManifest
 ) -> None:
     fold = {"where": "image", "shape": (4, 5), "rows": 40}
-    found = Examination(sample_count=8, precision_agreement_frac=0.5, fold=fold, fold_deviation=1e-7)
+    found = Examination(sample_count=8, precision_agreement_frac=0.5, fold=fold, fold_deviation=1e-7, notes=["two classes"])
     run = create_run(store_place, make_plan(examination=found))
     read = read_plan(run).examination
     publish(run, make_manifest(run).model_copy(update={"examination": read}))
