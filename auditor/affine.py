@@ -99,7 +99,7 @@ def find_average(tape: Tape, step: Step, samples: int) -> Average | None:
 
 def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
     """The same, by so many samples."""
-    shape = (samples, step.output[0].numel())
+    shape = (samples, step.output.shape[1:].numel())
     numbers = torch.randint(1, 1000, shape, generator=torch.Generator().manual_seed(0)).double().to(step.output.device)
     found: Average | None = None
     before: Step | None = step
@@ -192,7 +192,7 @@ def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tens
 
     None where it does not treat each row by itself.
     """
-    widths = [tensor[0].numel() for tensor in begins]
+    widths = [tensor.shape[1:].numel() for tensor in begins]
     total, first = sum(widths), first_layer(steps, begins)
     if first is None:
         units = torch.eye(total, dtype=torch.float64, device=result.device)
@@ -206,7 +206,7 @@ def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tens
         output = steps[place].output
         values, steps = {id(output): rows.view(-1, *output.shape[1:])}, steps[place + 1 :]
     results = send_through(steps, values, result, total + 2)
-    if results is None:
+    if results is None and len(result):
         # A number of samples may be written into a shape or a constant.
         results = send_in_batches(steps, values, result, total + 2)
     if results is None:
@@ -252,7 +252,7 @@ def first_layer(steps: list[Step], begins: list[Tensor]) -> tuple[int, Tensor, T
         if step.kind == "layer":
             weight, bias = weight_and_bias(step)
             again = any(id(source) in passed for later in steps[place + 1 :] for source in later.sources)
-            fits = weight is not None and weight.shape[1] == begins[0][0].numel() == weight[0].numel()
+            fits = weight is not None and weight.shape[1] == begins[0].shape[1:].numel() == weight[0].numel()
             return (place, weight.detach().flatten(1), bias) if weight is not None and fits and not again else None
         if step.name not in SAME_VALUES | SHAPES:
             return None

@@ -131,6 +131,8 @@ def named_head(tape: Tape, watched: list[Tensor], scores: Scores, name: str) -> 
 
 def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
     """Scores that are an affine map of a global average, however written; None where they are not, or of several sizes."""
+    if not len(scores):
+        return None
     found: dict[int, Average] = {}
 
     def is_global(step: Step) -> bool:
@@ -142,8 +144,8 @@ def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
     averages = [found[id(tensor)] for tensor, _ in end.begins if id(tensor) in found]
     if len(averages) < len(end.begins) or len({average.positions for average in averages}) != 1:
         return None
-    weight, bias = joined_layer(end, averages, scores)
-    features = torch.cat([average.mean for average in averages], 1)
+    weight, bias = (None if part is None else part.to(averages[0].source.dtype) for part in joined_layer(end, averages, scores))
+    features = torch.cat([average.mean for average in averages], 1).to(averages[0].source.dtype)
     if weight is not None and not comes_to(weight, bias, features, scores):
         return None
     if weight is None and not (keeps_values(end.steps) and averages[0].factor == 1 and len(averages) == 1):
@@ -174,7 +176,7 @@ def joined_layer(end: AffineEnd, averages: list[Average], scores: Tensor) -> tup
         return None, None
     factors = torch.cat([rows.new_full((average.channels,), average.factor) for average in averages])
     weight, bias = (rows[:-2] - rows[-1]).t() * factors, rows[-1]
-    return weight.to(scores.dtype).contiguous(), bias.to(scores.dtype)
+    return weight.contiguous(), bias
 
 
 def vector_head(tape: Tape, scores: Tensor) -> Head:
@@ -228,7 +230,7 @@ def of_two_classes(head: Head, only: int) -> Head:
 def as_maps(scores: Tensor, axis: int = 1) -> Tensor:
     """Maps, tokens or vectors, or one number a sample, as (N, C, h, w). axis: of the channels."""
     scores = scores.movedim(axis, 1) if scores.dim() > 1 else scores[:, None]
-    return scores if scores.dim() == 4 else scores.reshape(*scores.shape[:2], -1, 1)
+    return scores if scores.dim() == 4 else scores.reshape(*scores.shape[:2], scores.shape[2:].numel(), 1)
 
 
 def feature_positions(tape: Tape, head: Head) -> int:
@@ -237,7 +239,7 @@ def feature_positions(tape: Tape, head: Head) -> int:
         features = step.output
         if step.kind != "arrangement" and isinstance(features, Tensor) and features.dim() in (3, 4):
             axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
-            positions = features[0].numel() // features.shape[axis]
+            positions = features.shape[1:].numel() // features.shape[axis]
             if positions > 1 and len(features) == len(head.responses):
                 return positions
     return 1

@@ -27,7 +27,7 @@ def as_batch(images: Images, device: torch.device | None) -> Tensor:
         raise ValueError(f"images have shape {shape}: a batch (N, ch, H, W) is needed; of one image, images[None] is one")
     if batch.dim() != 4:
         raise ValueError(f"images have shape {shape}: a batch (N, ch, H, W) is needed")
-    if not batch.numel():
+    if not batch[:1].numel() and len(batch):
         raise ValueError(f"images have shape {shape}: there is nothing to explain")
     if not batch.is_floating_point():
         kind = str(batch.dtype).removeprefix("torch.")

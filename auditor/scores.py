@@ -36,7 +36,7 @@ class Scores:
 
     @property
     def class_count(self) -> int:
-        return self.tensor[0].numel() if self.only is None else 2
+        return self.tensor.shape[1:].numel() if self.only is None else 2
 
 
 def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
@@ -47,7 +47,7 @@ def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
             "nothing in the model's output depends on the images in a way that can be sent back: return the scores undetached"
         )
     tensor, only = before_monotone(tape, returned)
-    if returned[0].numel() == 1:
+    if returned.shape[1:].numel() == 1:
         only = 1
         notes += ("one score is read as two classes: class 1 above 0, a probability above ½; class 0 has no response",)
     elif only is not None:
@@ -65,7 +65,7 @@ def take_scores(output: Any, samples: int) -> tuple[Tensor, tuple[str, ...]]:
         if isinstance(entries.get(name), Tensor):
             return checked(entries[name], samples), (f"the model returns {kind}: its '{name}' are taken as the scores",)
     scores = {name: value for name, value in entries.items() if is_scores(value, samples)}
-    if not scores or len({value[0].numel() for value in scores.values()}) > 1:
+    if not scores or len({value.shape[1:].numel() for value in scores.values()}) > 1:
         shapes = ", ".join(f"'{name}' {tuple(value.shape)}" for name, value in scores.items())
         found = f"of several shapes ({shapes})" if scores else "none"
         raise UnsupportedModel(
@@ -93,7 +93,7 @@ def is_scores(value: Any, samples: int) -> bool:
 
 def is_flat(scores: Tensor) -> bool:
     """(N,), (N, C), or as many axes more of length 1 as there may be."""
-    return scores.dim() > 0 and scores.numel() == scores.shape[:2].numel() > 0
+    return scores.dim() > 0 and scores.shape[2:].numel() == 1 and scores.shape[1:].numel() > 0
 
 
 def checked(scores: Tensor, samples: int) -> Tensor:
@@ -141,7 +141,7 @@ def is_monotone(step: Step) -> bool:
     if step.name not in MONOTONE or step.call.derived or len(step.sources) != 1:
         return False
     source, across = step.sources[0], step.call.argument(1, "dim") if "softmax" in step.name else None
-    return across is None or source.dim() == 1 or (across % source.dim() > 0 and source.shape[across] == source[0].numel())
+    return across is None or source.dim() == 1 or (across % source.dim() > 0 and source.shape[across] == source.shape[1:].numel())
 
 
 def carried_before(tape: Tape, end: AffineEnd, makers: list[Step], scores: Tensor) -> tuple[Tensor, int | None] | None:
@@ -185,6 +185,8 @@ def check_order(logits: Tensor, scores: Scores, name: str) -> None:
 
     logits: (N, C). Between equals, and within rounding, any order is right.
     """
+    if not len(logits):
+        return
     decisive = scores.tensor.detach().double().reshape(len(logits), -1)
     if scores.only is not None:
         decisive = with_silent_class(decisive, scores.only)
