@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from auditor.errors import UnsupportedModel
-from auditor.head import find_head, named_head
+from auditor.head import feature_positions, find_head, named_head
 from auditor.operations import RULES, Rule
+from auditor.scores import find_scores
 from auditor.stem import Stem, find_stem
 from auditor.tape import Tape
 
@@ -86,19 +87,28 @@ class Backprojection:
                 with Tape(method.rule, self.given, self.summed) as tape:
                     output = model(self.given)
                     calls = tuple(tape.calls)
-        if not isinstance(output, Tensor):
-            raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
-        tape.check_output(output)
+        scores = find_scores(tape, output, len(self.images))
         if method.head is None or watched is None:
-            head = find_head(tape, output)
+            head = find_head(tape, scores)
         else:
-            head = named_head(tape, watched, output.shape[1], method.head)
+            head = named_head(tape, watched, scores, method.head)
         tape.check_path(head.root)
         for rectification in tape.rectified_among([head.root]):
             rectification.uses += 1
-        self.tape, self.head, self.calls = tape, head, calls
+        self.tape, self.head, self.calls, self.scores = tape, head, calls, scores
         self.decide(head.responses, rule)
         self.operator = operator if operator is not None and operator.fits(self) else None
+
+    def notes(self) -> list[str]:
+        """What is to be said of how the model was read, in sentences; nothing where that is plain."""
+        positions, before = self.head.positions, feature_positions(self.tape, self.head)
+        if positions > 1 or before == 1:
+            return list(self.scores.notes)
+        return [
+            *self.scores.notes,
+            f"z_L has one position, and the features before it {before:,}: the scores are no average over positions, and each "
+            "class is sent back from its score alone",
+        ]
 
     @cached_property
     def stem(self) -> Stem | None:

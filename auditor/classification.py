@@ -162,7 +162,8 @@ def classify_scaling(call: Call, response: Tensor, tape: "Tape") -> str:
         return "nonlinear"
     factors = [tensor.numel() for tensor in operands if id(tensor) in tape.derived]
     if not factors:
-        return "layer" if is_matrix else "scaling"
+        # An einsum of one operand alone only adds it up.
+        return ("layer" if len(operands) > 1 else "average") if is_matrix else "scaling"
     if is_matrix:
         return "attention"
     # One factor a value may be any activation written out, as x * (x > 0): not for us to hold fixed.

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from auditor.calls import tensors
 from auditor.errors import UnsupportedModel
 from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
+from auditor.images import Images, as_batch, refusal
 from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
 
@@ -57,21 +59,23 @@ class Maps:
 class Clear:
     """Explains a classifier by class-enhanced attentive response (Kumar, Wong & Taylor 2017).
 
-    model: takes (N, ch, H, W) and returns (N, C) scores; a module, or a program of torch.export. It is copied, in eval mode:
-        later changes to it are not seen, and it comes out as it went in.
+    model: takes (N, ch, H, W) and returns (N, C) scores, alone or as `logits` among other things, or one score a sample of two
+        classes; a module, or a program of torch.export. It is copied, in eval mode: later changes to it are not seen, and it
+        comes out as it went in.
     rule: where R(x|c) comes from, one of `RULES`. `linear` is eq. 3 as printed; why it is not the default: docs/method.md.
     classes: the classes that compete in eq. 4; those that `top_k` says by default.
     top_k: let only each sample's k classes with most positive response compete, or `all`; by default all of `classes` where these
         are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
     precision: of the network's own arithmetic, float32, bfloat16 or float64; results are float32.
     reduction: of the input's channels, sum, l2 or max.
-    head: the module (or node of an exported program) whose output has one channel a class, where it is not found by itself.
+    head: the module (or node of an exported program) whose output has one channel a class, in place of the one that is found.
+        The average of its output must order the classes of each sample as the model does.
 
     operator: what `fold` found; None while every class is sent back through the network.
     reference: the same in float32 where the precision is less; itself elsewhere.
 
     Raises ValueError for an unknown rule, precision or reduction, and UnsupportedModel, at the first batch, for a model
-    whose head or operations are not known.
+    whose scores or operations are not known.
     """
 
     def __init__(
@@ -101,8 +105,9 @@ class Clear:
         if precision == "bfloat16":
             self.reference = Clear(model, rule, classes, top_k, "float32", reduction, head)
 
-    def __call__(self, images: Tensor) -> Maps:
-        """images: (N, ch, H, W) as the model takes them."""
+    def __call__(self, images: Images) -> Maps:
+        """images: (N, ch, H, W) as the model takes them, see `Images`. Raises ValueError and UnsupportedModel."""
+        images = as_batch(images, self.device)
         operator = self.operator
         if operator is not None and operator.takes_whole(images) and not self.chooses(operator.plan.classes):
             maps = self.folded(images, operator)
@@ -129,21 +134,35 @@ class Clear:
         size = images.shape[2:]
         return Maps(winner.view(-1, *size), best.view(-1, *size), torch.cat(logits))
 
-    def responses(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def responses(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
         """Streams R(x|c): classes (k,) with responses (N, k, H, W) float32; with `top_k`, classes are (N, k)."""
         backprojection = self.forward(images)
         yield from backprojection.stream(self.competing(backprojection))
 
-    def forward(self, images: Tensor) -> Backprojection:
-        """The forward pass of a batch, from which any class can be sent back."""
+    def forward(self, images: Images) -> Backprojection:
+        """The forward pass of a batch, from which any class can be sent back. Raises ValueError and UnsupportedModel."""
         return self.plain(images, self.operator)
 
-    def plain(self, images: Tensor, operator: Operator | None = None) -> Backprojection:
+    def plain(self, images: Images, operator: Operator | None = None) -> Backprojection:
         """The forward pass of a batch, whose classes go back through the network unless an operator is given."""
-        images = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        batch = as_batch(images, self.device).to(self.dtype).contiguous(memory_format=torch.channels_last)
         if self.watched is not None:
             self.watched.clear()
-        return Backprojection(self.model, images, self.method, self.watched, operator)
+        try:
+            return Backprojection(self.model, batch, self.method, self.watched, operator)
+        except (UnsupportedModel, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            refused = refusal(self.model, batch)
+            if refused is None:
+                raise
+        raise refused
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the model is; None where it has neither parameters nor buffers."""
+        held = next(chain(self.model.parameters(), self.model.buffers()), None)
+        return None if held is None else held.device
 
     def fold(self, images: Tensor, memory: int) -> float:
         """Builds the fixed operator of the model, verifies it on `images` and uses it from then on.

@@ -3,3 +3,7 @@
 
 class UnsupportedModel(ValueError):
     """The model cannot be explained as asked: no head was found, or an operation has no rule."""
+
+
+class RefusedImages(UnsupportedModel):
+    """The model itself raises on images of this shape, or on so many."""

@@ -250,7 +250,9 @@ def narrowest(backprojection: Backprojection, fixed: list[int]) -> int | None:
 def is_pointwise(backprojection: Backprojection, place: int) -> bool:
     """Whether what one position of the class responses sends to `place` stays at that position, and is the same at all."""
     height, width = backprojection.class_responses.shape[2:]
-    if cut_tensor(backprojection, place).shape[2:] != ((height, width) if backprojection.head.root.dim() == 4 else ()):
+    head = backprojection.head
+    are_maps = head.root.dim() == 4 and head.axis == 1
+    if cut_tensor(backprojection, place).shape[2:] != ((height, width) if are_maps else ()):
         return False
     size = cut_tensor(backprojection, place).shape[2:].numel()
     responses = []

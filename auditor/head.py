@@ -1,7 +1,7 @@
 """Where classes are decided: the class responses z_L of eq. 3, and the tensor at which they enter the way back."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,24 +9,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from auditor.affine import (
+    SAME_VALUES,
+    SHAPES,
+    AffineEnd,
+    Average,
+    affine_end,
+    comes_to,
+    find_average,
+    first_layer,
+    keeps_order,
+    keeps_values,
+    run_through,
+    weight_and_bias,
+)
 from auditor.entry import geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import STOCHASTIC
+from auditor.scores import Scores, check_order, with_silent_class
 from auditor.tape import Step, Tape
 
-RESHAPES = {
-    *("flatten", "view", "reshape", "squeeze", "contiguous", "clone", "dropout", "getitem", "select", "identity", "to", "float"),
-    *("type", "to_copy", "alias"),
-}
-AFTER_CLASSES = RESHAPES | {"softmax", "log_softmax", "sigmoid"}
-LINEAR = {"linear", "addmm", "matmul", "mm"}
-LOOKED_FOR = (
-    "convolution → global average, convolution → ReLU → global average, global average → linear, flatten → linear, "
-    "tokens → linear"
-)
+RESHAPES = SAME_VALUES | SHAPES | {"getitem", "select"}
+LINEAR = frozenset({"linear", "addmm", "matmul", "mm"})
+CONVOLUTIONS = frozenset({"conv2d", "convolution"})
+CHANNELS_LAST = frozenset({"linear", "layer_norm"})
+"""What gives maps with their channels last, where it gives maps at all."""
 
 
-Layer = tuple[Tensor, Tensor | None]
+@dataclass(frozen=True)
+class Layer:
+    """What stands between the features and z_L, the same at every position.
+
+    weight: (C, K), None where the features are z_L already. bias: (C,). axis: of the features' channels.
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    axis: int = 1
+
+    def class_responses(self, features: Tensor) -> Tensor:
+        """z_L, (N, C, h, w); (N, C, T, 1) of T tokens, (N, C, 1, 1) of vectors."""
+        if self.weight is None:
+            return as_maps(features, self.axis)
+        if features.dim() == 4 and self.axis == 1:
+            return F.conv2d(features, self.weight[:, :, None, None], self.bias)
+        responses = F.linear(features.movedim(self.axis, -1), self.weight, self.bias)
+        return as_maps(responses, responses.dim() - 1)
 
 
 @dataclass(frozen=True)
@@ -37,14 +65,20 @@ class Head:
         behind it, (T, 1) for T tokens.
     root: the tensor at which the way back begins: maps (N, K, h, w), tokens (N, T, K), or vectors (N, K).
     weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself, K = C.
-    source: what the forward pass made that `responses` are read from. layer: weight (C, K) and bias (C,) that do so, if any.
+    source: what the forward pass made that `responses` are read from, and layer: what does so.
+    axis: of the channels of `root`, which may be maps (N, h, w, K) and tokens (N, K, T) as well.
     """
 
     responses: Tensor
     root: Tensor
     weight: Tensor | None
     source: Tensor
-    layer: Layer | None = None
+    layer: Layer = Layer()
+    axis: int = 1
+
+    @property
+    def positions(self) -> int:
+        return self.responses.shape[2:].numel()
 
     def enter(self, seeds: Tensor, classes: Tensor) -> Tensor:
         """What `root` receives when each sample sends back one class (G_L^c z_L of eq. 3).
@@ -52,113 +86,166 @@ class Head:
         seeds: (N, h, w), the class's response. classes: (N,) int64. Returns the shape of `root`.
         """
         kernels = F.one_hot(classes, self.responses.shape[1]).to(seeds.dtype) if self.weight is None else self.weight[classes]
-        if self.root.dim() == 2:
-            return kernels * seeds[:, 0]
-        if self.root.dim() == 3:
-            return seeds * kernels[:, None, :]
+        places = [size for axis, size in enumerate(self.root.shape) if axis not in (0, self.axis)]
         # In the memory format of the maps, which what comes next would otherwise be slow to read.
-        return (seeds[..., None] * kernels[:, None, None, :]).permute(0, 3, 1, 2)
+        entering = seeds.reshape(len(seeds), *places, 1) * kernels.view(len(kernels), *[1] * len(places), -1)
+        return entering.movedim(-1, self.axis)
 
 
-def find_head(tape: Tape, output: Tensor) -> Head:
-    """Walks back from the model's output (N, C) to the layer with one kernel a class.
+def find_head(tape: Tape, scores: Scores) -> Head:
+    """Walks back from the scores to the layer with one kernel a class.
 
-    Raises UnsupportedModel where the operations between are none of `LOOKED_FOR`.
+    z_L has a position for each that the scores are the average of, and one where they are none. Raises UnsupportedModel.
     """
-    if output.dim() < 2:
-        raise UnsupportedModel(f"the model's output has shape {tuple(output.shape)}: one score a class and sample is needed")
-    classes = output.shape[1]
-    step = last_step(tape, output, AFTER_CLASSES)
-    if step is not None:
-        scores = averaged_maps(tape, step)
-        if scores is not None and scores.dim() == 4 and scores.shape[1] == classes:
-            return pointwise_head(tape, scores)
-    head = None if step is None or step.name not in LINEAR else linear_head(tape, step, classes)
-    if head is not None:
-        return head
-    if step is not None and step.name in {"conv2d", "convolution"} and output_of(step).shape[1:] == (classes, 1, 1):
-        return pointwise_head(tape, output_of(step))
-    found = f"'{step.name}'" if step is not None else "nothing that depends on the input"
-    raise UnsupportedModel(
-        f"where the model decides its classes was not found: looked for {LOOKED_FOR}, found {found}; name the module whose "
-        "output has one channel a class as head"
-    )
+    with torch.inference_mode(False):
+        head = averaged_head(tape, scores.tensor) or vector_head(tape, scores.tensor)
+    return head if scores.only is None else of_two_classes(head, scores.only)
 
 
-def named_head(tape: Tape, watched: list[Tensor], classes: int, name: str) -> Head:
-    """The head at the output of the module that the user named: maps (N, C, h, w), tokens (N, T, C) or vectors (N, C)."""
+def named_head(tape: Tape, watched: list[Tensor], scores: Scores, name: str) -> Head:
+    """The head at the output of the module that the user named: maps (N, C, h, w), tokens (N, T, C) or vectors (N, C).
+
+    Raises UnsupportedModel, also where the average of that output does not order the classes as the model does.
+    """
     if not watched:
         raise UnsupportedModel(f"head '{name}' was not called in the forward pass: name a module that is")
-    scores = watched.pop()
+    output = watched.pop()
     watched.clear()
-    axis = 2 if scores.dim() == 3 else 1
-    if scores.dim() not in (2, 3, 4) or scores.shape[axis] != classes:
+    if not isinstance(output, Tensor):
         raise UnsupportedModel(
-            f"head '{name}' has an output of shape {tuple(scores.shape)}, and the model {classes} classes: name the module "
-            "whose output has one channel a class"
+            f"head '{name}' returns {type(output).__name__}: name the module whose output has one channel a class"
         )
-    if not scores.requires_grad:
+    axis, channels = (2 if output.dim() == 3 else 1), (scores.class_count if scores.only is None else 1)
+    if output.dim() not in (2, 3, 4) or output.shape[axis] != channels:
+        raise UnsupportedModel(
+            f"head '{name}' has an output of shape {tuple(output.shape)}, and the model {scores.class_count} classes: name the "
+            "module whose output has one channel a class"
+        )
+    if not output.requires_grad:
         raise UnsupportedModel(f"head '{name}' does not depend on the input: name the module that decides the classes")
-    if scores.dim() == 4:
-        return pointwise_head(tape, scores)
-    return Head(as_maps(scores.detach()), scores, None, scores)
+    head = class_maps_head(tape, output, axis)
+    head = head if scores.only is None else of_two_classes(head, scores.only)
+    check_order(head.responses.mean((2, 3)), scores, name)
+    return head
 
 
-def linear_head(tape: Tape, step: Step, classes: int) -> Head | None:
-    """Global average of maps or tokens → linear, or vectors → linear; None where `step` is neither."""
-    weight, bias = weight_and_bias(step)
-    if len(step.sources) != 1 or weight is None or weight.dim() != 2 or weight.shape[0] != classes:
+def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
+    """Scores that are an affine map of a global average, however written; None where they are not, or of several sizes."""
+    if not len(scores):
         return None
-    features = operand(step)
-    averaged = last_step(tape, features, RESHAPES)
-    source = None if averaged is None else averaged_maps(tape, averaged)
-    if source is None or source.shape[2 if source.dim() == 3 else 1] != weight.shape[1]:
-        return vector_head(tape, step, features, weight)
+    found: dict[int, Average] = {}
+
+    def is_global(step: Step) -> bool:
+        average = find_average(tape, step, len(scores))
+        found.update({} if average is None else {id(step.output): average})
+        return average is not None
+
+    end = affine_end(tape, scores, is_global)
+    averages = [found[id(tensor)] for tensor, _ in end.begins if id(tensor) in found]
+    if len(averages) < len(end.begins) or len({average.positions for average in averages}) != 1:
+        return None
+    weight, bias = (None if part is None else part.to(averages[0].source.dtype) for part in joined_layer(end, averages, scores))
+    features = torch.cat([average.mean for average in averages], 1).to(averages[0].source.dtype)
+    if weight is not None and not comes_to(weight, bias, features, scores):
+        return None
+    if weight is None and not (keeps_values(end.steps) and averages[0].factor == 1 and len(averages) == 1):
+        return None
+    source, axis = averages[0].source, averages[0].axis
+    if weight is None:
+        return class_maps_head(tape, source, axis)
     with tape, torch.enable_grad():
-        scores = classify(source, (weight, bias))
+        if len(averages) > 1:
+            source, axis = torch.cat([as_maps(average.source, average.axis) for average in averages], 1), 1
+        layer = Layer(weight, bias, axis)
+        responses = layer.class_responses(source)
     # A rule that shares needs the layer's own contributions; the others can enter before it.
-    root, kernels = (scores, None) if tape.rule.shares else (source, weight)
-    return Head(as_maps(scores.detach()), root, kernels, source, (weight, bias))
+    root, kernels = (responses, None) if tape.rule.shares else (source, weight)
+    return Head(responses.detach().float(), root, kernels, source, layer, 1 if tape.rule.shares else axis)
 
 
-def classify(source: Tensor, layer: Layer | None) -> Tensor:
-    """A layer that stands behind a global average, at every place before it. source: maps (N, K, h, w) or tokens (N, T, K)."""
-    if layer is None:
-        return source
-    weight, bias = layer
-    return F.linear(source, weight, bias) if source.dim() == 3 else F.conv2d(source, weight[:, :, None, None], bias)
+def joined_layer(end: AffineEnd, averages: list[Average], scores: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Weight (C, K) and bias (C,) from the means of all averages to the scores; None where nothing, or no such, is between."""
+    if len(averages) == 1 and keeps_values(end.steps):
+        return None, None
+    pooled = [average.pooled for average in averages]
+    alone = first_layer(end.steps, pooled)
+    if alone is not None and averages[0].factor == 1 and keeps_values(end.steps[alone[0] + 1 :]):
+        return alone[1:]
+    rows = run_through(end.steps, pooled, scores)
+    if rows is None:
+        return None, None
+    factors = torch.cat([rows.new_full((average.channels,), average.factor) for average in averages])
+    weight, bias = (rows[:-2] - rows[-1]).t() * factors, rows[-1]
+    return weight.contiguous(), bias
 
 
-def vector_head(tape: Tape, step: Step, features: Tensor, weight: Tensor) -> Head | None:
-    scores = output_of(step)
-    if features.dim() != 2 or scores.dim() != 2:
-        return None
-    root, kernels = (scores, None) if tape.rule.shares else (features, weight)
-    return Head(as_maps(scores.detach()), root, kernels, scores)
+def vector_head(tape: Tape, scores: Tensor) -> Head:
+    """z_L of one position: the scores themselves, entered before the layer that makes them where there is one."""
+    step = last_step(tape, scores, RESHAPES)
+    if step is not None and step.name in CONVOLUTIONS and step.output.shape[2:] == (1, 1):
+        return class_maps_head(tape, step.output, 1)
+    made = scores if step is None or step.output.numel() != scores.numel() else step.output
+    if step is not None and step.name in LINEAR and len(step.sources) == 1 and not tape.rule.shares:
+        weight, features = weight_and_bias(step)[0], step.sources[0]
+        if weight is not None and features.dim() == 2 and made.dim() == 2 and weight.shape == (made.shape[1], features.shape[1]):
+            return Head(as_maps(made.detach()).float(), features, weight, made)
+    with tape, torch.enable_grad():
+        root = scores if scores.dim() == 2 else scores.reshape(len(scores), -1)
+    return Head(as_maps(root.detach()).float(), root, None, scores)
 
 
-def pointwise_head(tape: Tape, scores: Tensor) -> Head:
+def class_maps_head(tape: Tape, scores: Tensor, axis: int) -> Head:
     """Enters before a last 1 × 1 convolution where there is one: one kernel a class instead of C channels of zeros.
 
     A rectifier behind that convolution lets through what is sent back: only positive response is.
     """
-    step = last_step(tape, scores, {"relu"})
-    if not tape.rule.shares and step is not None and step.name in {"conv2d", "convolution"}:
-        weight, features, geometry = weight_and_bias(step)[0], operand(step), geometry_of(step.call)
+    responses, layer = as_maps(scores.detach(), axis).float(), Layer(axis=axis)
+    step = last_step(tape, scores, {"relu"}) if scores.dim() == 4 and axis == 1 else None
+    if not tape.rule.shares and step is not None and step.name in CONVOLUTIONS:
+        weight, features, geometry = weight_and_bias(step)[0], step.sources[0], geometry_of(step.call)
         stays = geometry is not None and geometry[:2] == ((1, 1), (0, 0))
         if stays and weight is not None and weight.shape[1:] == (features.shape[1], 1, 1):
-            return Head(scores.detach().float(), features, weight[:, :, 0, 0], scores)
-    return Head(scores.detach().float(), scores, None, scores)
+            return Head(responses, features, weight[:, :, 0, 0], scores, layer)
+    return Head(responses, scores, None, scores, layer, axis)
 
 
-def as_maps(scores: Tensor) -> Tensor:
-    """Vectors (N, C) or tokens (N, T, C) as (N, C, h, w) float32."""
-    if scores.dim() == 3:
-        return scores.float().transpose(1, 2)[:, :, :, None]
-    return scores.float() if scores.dim() == 4 else scores.float()[:, :, None, None]
+def of_two_classes(head: Head, only: int) -> Head:
+    """A head with one response, of class `only`: the other class has none, and its kernel is zero."""
+    one = head.responses.new_ones((1, 1))
+    kernels = one.to(head.root.dtype) if head.weight is None else head.weight
+    weight, bias = head.layer.weight, head.layer.bias
+    layer = replace(
+        head.layer,
+        weight=with_silent_class(one.to(head.source.dtype) if weight is None else weight.t(), only).t().contiguous(),
+        bias=None if bias is None else with_silent_class(bias[None], only)[0],
+    )
+    return replace(
+        head,
+        responses=with_silent_class(head.responses, only),
+        weight=with_silent_class(kernels.t(), only).t().contiguous(),
+        layer=layer,
+    )
 
 
-def last_step(tape: Tape, tensor: Tensor, passing: set[str]) -> Step | None:
+def as_maps(scores: Tensor, axis: int = 1) -> Tensor:
+    """Maps, tokens or vectors, or one number a sample, as (N, C, h, w). axis: of the channels."""
+    scores = scores.movedim(axis, 1) if scores.dim() > 1 else scores[:, None]
+    return scores if scores.dim() == 4 else scores.reshape(*scores.shape[:2], scores.shape[2:].numel(), 1)
+
+
+def feature_positions(tape: Tape, head: Head) -> int:
+    """How many positions the last features have, on the way to the head, that have more than one; 1 where none have."""
+    for step, _ in tape.path(head.root):
+        features = step.output
+        if step.kind != "arrangement" and isinstance(features, Tensor) and features.dim() in (3, 4):
+            axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
+            positions = features.shape[1:].numel() // features.shape[axis]
+            if positions > 1 and len(features) == len(head.responses):
+                return positions
+    return 1
+
+
+def last_step(tape: Tape, tensor: Tensor, passing: set[str] | frozenset[str]) -> Step | None:
     """The step that made `tensor`, looking through the operations named in `passing`."""
     for step in reversed(tape.steps):
         if step.output is tensor:
@@ -166,74 +253,8 @@ def last_step(tape: Tape, tensor: Tensor, passing: set[str]) -> Step | None:
                 return step
             if step.name in STOCHASTIC and step.fault is not None:
                 raise UnsupportedModel(step.fault)
-            tensor = operand(step)
+            tensor = step.sources[0]
     return None
-
-
-def operand(step: Step) -> Tensor:
-    return step.sources[0]
-
-
-def output_of(step: Step) -> Tensor:
-    output: Tensor = step.output
-    return output
-
-
-def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
-    """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written otherwise."""
-    if step.name == "addmm":
-        return transposed(step.call.argument(2, "mat2")), step.call.argument(0, "input")
-    if step.name in {"matmul", "mm"}:
-        other = step.call.arguments[1] if len(step.call.arguments) > 1 and step.call.arguments[0] is step.sources[0] else None
-        return transposed(other), None
-    return step.call.argument(1, "weight"), step.call.argument(2, "bias")
-
-
-def transposed(weight: Tensor | None) -> Tensor | None:
-    return weight.t() if weight is not None and weight.dim() == 2 else None
-
-
-def keeps_order(step: Step) -> bool:
-    """Whether an index only drops axes of length 1: what selects or reorders classes does not."""
-    if step.name == "select":
-        return bool(operand(step).shape[step.call.argument(1, "dim")] == 1)
-    index = step.call.arguments[1] if isinstance(step.call.arguments[1], tuple) else (step.call.arguments[1],)
-    basic = all(part is None or part is ... or isinstance(part, int | slice) for part in index)
-    return basic and output_of(step).numel() == operand(step).numel()
-
-
-def averaged_maps(tape: Tape, step: Step) -> Tensor | None:
-    """The maps (N, K, h, w) or tokens (N, T, K) of which `step` is the global average; None where it is none.
-
-    Seen through: one mean over both axes, one axis after the other, or over flattened maps.
-    """
-    source, output = operand(step), output_of(step)
-    if source.dim() == 3 and step.name == "mean" and axes(step) == {1}:
-        return source
-    if source.dim() == 3 and step.name == "mean" and axes(step) == {2}:
-        inner = last_step(tape, source, {"contiguous"})
-        if inner is None or operand(inner).dim() != 4 or operand(inner).shape[:2] != source.shape[:2]:
-            return None
-        flattened = inner.name in {"flatten", "view", "reshape"}
-        return operand(inner) if flattened or (inner.name == "mean" and axes(inner) in ({2}, {3})) else None
-    if source.dim() != 4 or output.shape[:2] != source.shape[:2] or output.numel() != source.shape[:2].numel():
-        return None
-    if step.name == "mean":
-        return source if axes(step) == {2, 3} else None
-    if step.name == "avg_pool2d":
-        kernel = step.call.argument(1, "kernel_size")
-        whole = tuple(kernel) if isinstance(kernel, list | tuple) and len(kernel) == 2 else (kernel, kernel)
-        return source if whole == tuple(source.shape[2:]) else None
-    return source if step.name == "adaptive_avg_pool2d" else None
-
-
-def axes(step: Step) -> set[int]:
-    """Along which a mean was taken."""
-    dimensions: Any = step.call.argument(1, "axis" if "axis" in step.call.keywords else "dim")
-    if dimensions is None:
-        return set(range(operand(step).dim()))
-    listed = dimensions if isinstance(dimensions, list | tuple) else [dimensions]
-    return {dimension % operand(step).dim() for dimension in listed}
 
 
 def watch(model: nn.Module, name: str) -> list[Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from auditor.backprojection import Backprojection
 from auditor.clear import Clear, Maps
+from auditor.images import Images
 from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
 from auditor.survey import Survey
@@ -38,15 +39,16 @@ class Measurement:
     responses: Description
 
 
-def measure(clear: Clear, images: Tensor, labels: Tensor, keep: int = 20) -> Measurement:
+def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Measurement:
     """Maps and statistics of a batch.
 
-    images: (N, ch, H, W) as the model takes them. labels: (N,) int64, −1 = unknown. keep: how many classes a sample are
-    described; of more, those with most energy, and always the predicted class and the label.
+    images: (N, ch, H, W) as the model takes them, see `Images`. labels: (N,) int64, −1 = unknown. keep: how many classes a
+    sample are described; of more, those with most energy, and always the predicted class and the label.
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}: the prediction and the label need two places")
     backprojection = clear.forward(images)
+    images = backprojection.images
     competing = clear.competing(backprojection)
     describe_all = competing.shape[-1] <= keep
     operator, same_for_all = backprojection.operator, competing.dim() == 1

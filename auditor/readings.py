@@ -6,9 +6,10 @@ READINGS = (
     "'lrp_epsilon' and 'lrp_zplus' are other sources of R(x|c).",
     "Only positive class response is sent back: the seed of class c is max(z_c, 0), so that a class the network argues "
     "against does not come back positive. Rule 'gradient_times_input' sends back 1 where that is positive.",
-    "z_L is the output of the last layer with one kernel a class, before the global average. A global average followed by a "
-    "linear layer is a 1 × 1 convolution followed by a global average; after flattening, z_L is 1 × 1; behind a mean over "
-    "tokens it has one position a token.",
+    "z_L is the output of the last layer with one kernel a class, before the global average. Where the scores are an affine map "
+    "of a global average, however written, z_L at a position is what the scores would be if every position were like it; behind "
+    "a mean over tokens it has one position a token; elsewhere it is 1 × 1, the scores themselves.",
+    "One score is that of class 1 of two, which is predicted where it is above 0; class 0 has no response of its own.",
     "What depends on the input and is not a response (switches, gates, attention weights, divisors of norms) is fixed by the "
     "forward pass, except under rules 'gradient', 'guided' and 'gradient_times_input', which take the derivative.",
     "R(x|c) is summed over the channels of the input, unless the run names another reduction: 'l2' has no sign, 'max' keeps it.",

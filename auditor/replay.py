@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from auditor.calls import Call, is_reshape
 from auditor.fusion import Fused, Seen, fuse
-from auditor.head import Layer, as_maps, classify
+from auditor.head import Layer
 from auditor.operations import name_of
 from auditor.watching import Watch
 
@@ -53,7 +53,7 @@ class Shortcut:
 
     calls: tuple[str, ...]
     number: int
-    layer: Layer | None
+    layer: Layer
     fused: Mapping[int, Fused | None]
 
     def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
@@ -66,14 +66,14 @@ class Shortcut:
         if tuple(replay.calls) != self.calls:
             return None
         with torch.no_grad():
-            return as_maps(classify(replay.result, self.layer))
+            return self.layer.class_responses(replay.result).float()
 
 
 def shortcut(model: nn.Module, backprojection: "Backprojection") -> Shortcut | None:
     """From a forward pass with a tape; None where what its class responses are read from was made by none of its steps."""
     head = backprojection.head
     made = [step.number for step in backprojection.tape.steps if step.output is head.source]
-    if not made:
+    if not made or made[-1] >= len(backprojection.calls):
         return None
     seen: list[Seen] = []
     image = backprojection.images[:1].detach().clone()

@@ -97,6 +97,8 @@ def plan_run(
             f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and {config.model_spec.title} has "
             f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
         )
+    for note in facts["notes"]:
+        listener.say(f"model: {note}")
     unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:
         for sentence in say_left(store, draft):
@@ -170,6 +172,7 @@ def examine_model(
         fold_deviation=deviation,
         fold_reason=reason,
         conservation=None if conserved is None else ConservedRelevance(**asdict(conserved)),
+        notes=facts["notes"],
     )
     return examination, fold
 

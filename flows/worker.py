@@ -13,6 +13,7 @@ from distributed import WorkerPlugin, get_worker
 from auditor import Clear
 from auditor.backprojection import samples_at_once
 from auditor.clear import TopK
+from auditor.errors import RefusedImages
 from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
@@ -116,15 +117,23 @@ def this_worker(key: str) -> AuditWorker:
 
 
 def warm_up(key: str) -> dict[str, Any]:
-    """Loads the model and explains one blank image; returns what the model turned out to be. Raises InputError."""
+    """Loads the model and explains one blank image; returns what the model turned out to be. Raises InputError.
+
+    class_count, torch, device; notes: how the model was read, a sentence each.
+    """
     worker = this_worker(key)
     spec = worker.work.input
     blank = worker.tensor(np.zeros((1, spec.channels, spec.height, spec.width), np.uint8))
     try:
         maps = worker.clear(blank)
-    except RuntimeError as error:
+    except RefusedImages as error:
         raise InputError(
             f"{worker.work.model.title} cannot take an image of {spec.channels} × {spec.height} × "
             f"{spec.width}: correct input.channels, input.height and input.width ({error})"
         ) from error
-    return {"class_count": maps.logits.shape[1], "torch": torch.__version__, "device": str(worker.device)}
+    return {
+        "class_count": maps.logits.shape[1],
+        "torch": torch.__version__,
+        "device": str(worker.device),
+        "notes": worker.clear.plain(blank).notes(),
+    }

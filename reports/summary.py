@@ -147,6 +147,7 @@ def method_table(run: Row, examination: Examination | None) -> Table:
         ("Precision", precision),
         ("Classes that compete", competing),
         ("Where classes are decided", "found from the operations" if run["head"] is None else f"named: {run['head']}"),
+        *([("How the model is read", "; ".join(examination.notes))] if examination is not None and examination.notes else []),
         ("Fixed operator", say_operator(run, examination)),
         *(
             []

@@ -91,7 +91,8 @@ class Examination(Record):
     sample_count: how many samples it saw. precision_agreement_frac: share of their pixels whose dominant class is that of
     float32; None where the run is in float32. fold: the fixed operator that makes the maps, field by field, None where each
     class is sent back for each sample; then fold_reason says why. fold_deviation: the largest deviation of the operator's
-    responses from the network's, relative to the peak. conservation: None under a rule that is to conserve nothing.
+    responses from the network's, relative to the peak. conservation: None under a rule that is to conserve nothing. notes: how
+    the model was read, where that is not plain, in sentences.
     """
 
     sample_count: Count
@@ -100,6 +101,7 @@ class Examination(Record):
     fold_deviation: float | None = None
     fold_reason: str | None = None
     conservation: ConservedRelevance | None = None
+    notes: list[str] = []
 
 
 class Trigger(Record):

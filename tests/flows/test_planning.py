@@ -42,7 +42,9 @@ class Ready:
 
     client: Client
     work: Work
-    facts: dict[str, Any] = field(default_factory=lambda: {"class_count": 10, "torch": torch.__version__, "device": "cpu"})
+    facts: dict[str, Any] = field(
+        default_factory=lambda: {"class_count": 10, "torch": torch.__version__, "device": "cpu", "notes": []}
+    )
 
     def wait(self) -> tuple[Client, dict[str, Any]]:
         return self.client, self.facts
@@ -151,6 +153,15 @@ def test_a_run_for_which_it_is_not_worth_it_says_why(
     assert reasons[setting] in found.fold_reason
     assert found.fold_reason in heard.said[0]
     assert not (tmp_path / "operators").exists()
+
+
+def test_how_the_model_was_read_is_said_and_kept(client: Client, digits_config: Path, digits_work: Work, tmp_path: Path) -> None:
+    heard, config = Heard(), with_settings(digits_config, "compute.operator_gb=0")
+    planned = plan(client, config, digits_work, tmp_path, heard, notes=["its 'logits' are taken as the scores"])
+    assert heard.said[0] == "model: its 'logits' are taken as the scores"
+    found = read_plan(planned.run).examination
+    assert found is not None
+    assert found.notes == ["its 'logits' are taken as the scores"]
 
 
 def test_an_operator_that_deviates_is_a_reason_not_to_use_it(

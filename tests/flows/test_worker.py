@@ -85,3 +85,27 @@ def test_a_module_that_cannot_take_the_images_is_named(client: Client, digits_wo
     with pytest.raises(InputError, match=r"model\.factory 'flows\.demo\.allcnn:build' cannot take an image of 3 × 28 × 28"):
         client.submit(warm_up, work.key, pure=False).result()
     client.unregister_worker_plugin(work.key)
+
+
+BINARY = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 6), nn.ReLU(), nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 1, 1), nn.Flatten())
+"""
+
+
+def test_warm_up_says_how_the_model_is_read(client: Client, digits_work: Work, tmp_path: Path) -> None:
+    (tmp_path / "one_score.py").write_text(BINARY)
+    for work, notes in (
+        (digits_work, []),
+        (
+            replace(digits_work, key="one-score", model=ModelSpec("one_score:build", search_path=str(tmp_path))),
+            ["one score is read"],
+        ),
+    ):
+        client.register_plugin(AuditWorker(work))
+        facts = client.submit(warm_up, work.key, pure=False).result()
+        client.unregister_worker_plugin(work.key)
+        assert facts["class_count"] == (2 if notes else 10)
+        assert [note.split(" as ")[0] for note in facts["notes"]] == notes

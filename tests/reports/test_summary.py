@@ -164,6 +164,12 @@ def test_method_of_a_run_whose_rule_conserves(tmp_path: Path) -> None:
     assert said == "responses add up to 1.00 of what their class sends back, without signs to 1.00"
 
 
+def test_how_the_model_was_read_is_shown_where_that_is_not_plain(tmp_path: Path) -> None:
+    read = method_of(tmp_path, {}, Examination(sample_count=1, notes=["its 'logits' are taken", "z_L has one position"]))
+    assert read["How the model is read"] == "its 'logits' are taken; z_L has one position"
+    assert "How the model is read" not in method_of(tmp_path / "plain", {}, Examination(sample_count=1))
+
+
 def test_more_places_than_classes_leave_none_out(tmp_path: Path) -> None:
     assert method_of(tmp_path, {"competing_count": 5}, None)["Classes that compete"] == "all 3"
 

@@ -79,6 +79,7 @@ def test_what_was_found_of_the_model_is_kept_in_plan_and_manifest(
         fold=fold,
         fold_deviation=1e-7,
         conservation=ConservedRelevance(kept=-0.5, size=3.25, operation="'conv2d' (1 of 2)", taken=1.5),
+        notes=["two classes"],
     )
     run = create_run(store_place, make_plan(examination=found))
     read = read_plan(run).examination
