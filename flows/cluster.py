@@ -83,15 +83,21 @@ def cuda_cluster() -> Any:
 
 
 def load_workers(client: Client, work: Work) -> dict[str, Any]:
-    """Loads the model in every worker, side by side; returns what it turned out to be. Raises InputError."""
+    """Loads the model in every worker, side by side; returns what it turned out to be. Raises InputError and ClusterLost."""
     client.register_plugin(AuditWorker(work))
     workers = list(client.nthreads())
     if not workers:
         raise InputError('the Dask cluster has no workers: start some, or set compute.cluster = "local"')
-    facts: list[dict[str, Any]] = client.gather(
-        # Not these workers alone: one that ends meanwhile would be waited for without end.
-        [client.submit(warm_up, work.key, workers=[worker], allow_other_workers=True, pure=False) for worker in workers]
-    )
+    try:
+        facts: list[dict[str, Any]] = client.gather(
+            # Not these workers alone: one that ends meanwhile would be waited for without end.
+            [client.submit(warm_up, work.key, workers=[worker], allow_other_workers=True, pure=False) for worker in workers]
+        )
+    except KilledWorker as error:
+        raise ClusterLost(
+            f"a Dask worker died while it loaded {work.model.title} and gave it an image: the model's own code ended it, it needed "
+            "more memory than there is, or something else killed it"
+        ) from error
     return facts[0]
 
 
