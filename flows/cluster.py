@@ -70,7 +70,7 @@ def open_cluster(compute: ComputeSection) -> Any:
             # Its HTTP server has a fixed port otherwise, and a second cluster on the machine warns of that.
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs="CRITICAL",
-            preload="flows.preload",
+            preload="clear_audit.preload",
         )
 
 
@@ -79,7 +79,7 @@ def cuda_cluster() -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise InputError("compute.cluster is 'cuda', which needs the extra: pip install 'clear-audit[gpu]'") from error
-    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None)
+    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None, preload=["clear_audit.preload"])
 
 
 def load_workers(client: Client, work: Work) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def load_workers(client: Client, work: Work) -> dict[str, Any]:
         )
     except KilledWorker as error:
         raise ClusterLost(
-            f"a Dask worker died while it loaded {work.model.title} and gave it an image: the model's own code ended it, it needed "
-            "more memory than there is, or something else killed it"
+            f"a Dask worker died while it loaded {work.model.title} and gave it an image: the model's own code ended it, it "
+            "needed more memory than there is, or something else killed it"
         ) from error
     return facts[0]
 

@@ -128,9 +128,10 @@ class AuditWorker(WorkerPlugin):
 
     def refusal(self, images: torch.Tensor) -> str | None:
         """What the model raises on a batch where nothing watches it, as the rest of a sentence; None where it takes it."""
+        clear = self.clear
         try:
             with torch.no_grad():
-                self.clear.model(images.to(self.clear.dtype))
+                clear.model(images.to(clear.dtype))
         except (KeyboardInterrupt, torch.OutOfMemoryError):
             raise
         except BaseException as error:  # sys.exit too, which would end the worker
