@@ -148,13 +148,15 @@ def is_installed(path: Path) -> bool:
 
 
 class Beside(MetaPathFinder):
-    """Finds top-level modules of these names in one folder, before whatever else has them."""
+    """Finds top-level modules of these names in one folder, before whatever else has them, and ours beside this package."""
 
     def __init__(self, folder: str, names: set[str]) -> None:
         self.folder, self.names = folder, names
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(fullname, [self.folder]) if fullname in self.names else None
+        if fullname in self.names:
+            return PathFinder.find_spec(fullname, [self.folder])
+        return PathFinder.find_spec(fullname, [str(HOME)]) if fullname in OWN else None
 
 
 @contextmanager
@@ -180,6 +182,9 @@ def beside(folder: str | None, module_name: str) -> Iterator[None]:
         try:
             yield
         finally:
+            # Last from now on, for what the network imports when it runs: nothing of ours is to be found there.
+            sys.path.remove(folder)
+            sys.path.append(folder)
             sys.meta_path.remove(finder)
             take_out(taken)
             sys.modules.update(others)
@@ -243,6 +248,10 @@ def unwrap(model: "nn.Module", title: str, say: Callable[[str], None]) -> "nn.Mo
 
     found = inside(model)
     wrapped = found is not model
+    if any(map(calls_compiled, found.modules())):
+        wrapped = True
+        # For the whole process, which runs nothing that should be compiled.
+        torch.compiler.set_stance("force_eager")
     for parent in list(found.modules()):
         for name, child in list(parent._modules.items()):
             if child is not None and inside(child) is not child:
@@ -251,12 +260,16 @@ def unwrap(model: "nn.Module", title: str, say: Callable[[str], None]) -> "nn.Mo
         if getattr(parent, "_compiled_call_impl", None) is not None:
             wrapped = True
             parent._compiled_call_impl = None
-    if "torch._dynamo" in sys.modules:
-        # Functions that are compiled by themselves run as they are written.
-        torch.compiler.set_stance("force_eager")
     if wrapped:
         say(f"{title} is compiled, or spread over devices: the network inside is audited")
     return found
+
+
+def calls_compiled(module: "nn.Module") -> bool:
+    """Whether a module has functions that are compiled by themselves: its own, its class's or those beside its class."""
+    around = getattr(type(module).forward, "__globals__", {})
+    functions = [*vars(module).values(), *vars(type(module)).values(), *around.values()]
+    return any(callable(function) and hasattr(function, "_torchdynamo_orig_callable") for function in functions)
 
 
 def inside(model: "nn.Module") -> "nn.Module":

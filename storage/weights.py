@@ -107,7 +107,7 @@ def read_weights(path: str) -> Any:
     suffix = Path(path).suffix
     if suffix == ".safetensors":
         try:
-            return load(content)
+            return dict(sorted(load(content).items()))
         except SafetensorError as error:
             raise InputError(f"model.weights '{path}' is not a safetensors file ({error}): export it again") from error
     if suffix not in PICKLED:
@@ -149,10 +149,6 @@ def fit_names(place: tuple[str, ...], tensors: dict[str, Any], model: "nn.Module
         gone = {part for name in tensors for part in name.split(".")} & (WRAPPERS - present)
         changes.append(f"{' and '.join(repr(part + '.') for part in sorted(gone))} is taken out of its names")
         tensors = {name: tensors[old] for name, old in cleaned.items()}
-    over = passed_over(tensors, model, expected)
-    if over:
-        changes.append(f"{quoted(over)} {'is' if len(over) == 1 else 'are'} passed over, for the network needs none of it")
-        tensors = {name: value for name, value in tensors.items() if name not in over}
     # The first of equals: the shortest changes.
     renamings = [(old, new) for old in shared_beginnings(tensors) for new in shared_beginnings(expected)]
     old, new = max(renamings, key=lambda renaming: matching(rename(tensors, *renaming), expected))
@@ -160,6 +156,10 @@ def fit_names(place: tuple[str, ...], tensors: dict[str, Any], model: "nn.Module
         tensors = rename(tensors, old, new)
         changes += [f"'{old}' is taken off all of its names"] * bool(old)
         changes += [f"'{new}' is put before all of its names"] * bool(new)
+    over = passed_over(tensors, model, expected)
+    if over:
+        changes.append(f"{quoted(over)} {'is' if len(over) == 1 else 'are'} passed over, for the network needs none of it")
+        tensors = {name: value for name, value in tensors.items() if name not in over}
     return Fit(place, tensors, changes, matching(tensors, expected), list(differences(tensors, expected)))
 
 
@@ -177,14 +177,15 @@ def passed_over(tensors: dict[str, Any], model: "nn.Module", expected: dict[str,
 
 
 def shared_beginnings(names: Iterable[str]) -> list[str]:
-    """What all names begin with, up to each of their dots: nothing first, then 'a.', then 'a.b.'."""
-    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    """What all names begin with, but for those of counters, up to each of their dots: nothing first, then 'a.', then 'a.b.'."""
+    paths = [name.split(".") for name in names]
+    columns = zip(*(path[:-1] for path in paths if path[-1] not in PASSED_OVER), strict=False)
     parts = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts) + 1)]
 
 
 def rename(tensors: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    return {new + name[len(old) :]: value for name, value in tensors.items()}
+    return {new + name[len(old) :] if name.startswith(old) else name: value for name, value in tensors.items()}
 
 
 def matching(tensors: dict[str, Any], expected: dict[str, Any]) -> int:
