@@ -85,9 +85,9 @@ def plan_run(
     """
     # Before the dataset is hashed, which may take long.
     _, facts = cluster.wait()
-    for sentence in facts["notes"]:
-        listener.say(sentence)
     check_classes(config, dataset, facts["class_count"])
+    for note in facts["notes"]:
+        listener.say(f"model: {note}")
     draft = draft_plan(config, dataset)
     unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:

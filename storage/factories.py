@@ -61,7 +61,7 @@ def call_factory(spec: "ModelSpec", say: Callable[[str], None]) -> "nn.Module":
     if not isinstance(model, nn.Module):
         returned = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
         raise InputError(f"{spec.title} returned {returned}: it must return a torch.nn.Module")
-    return unwrap(model, spec.title, say)
+    return unwrap(model, say)
 
 
 def find_factory(spec: "ModelSpec", module_name: str, function: str) -> Any:
@@ -242,7 +242,7 @@ def is_taken(name: str, folder: str, module_name: str) -> bool:
     return loaded != wanted and (name == module_name.partition(".")[0] or not is_installed(loaded))
 
 
-def unwrap(model: "nn.Module", title: str, say: Callable[[str], None]) -> "nn.Module":
+def unwrap(model: "nn.Module", say: Callable[[str], None]) -> "nn.Module":
     """A network without what compiles it or spreads it over devices, at any depth: its operations are to be seen."""
     import torch
 
@@ -261,7 +261,7 @@ def unwrap(model: "nn.Module", title: str, say: Callable[[str], None]) -> "nn.Mo
             wrapped = True
             parent._compiled_call_impl = None
     if wrapped:
-        say(f"{title} is compiled, or spread over devices: the network inside is audited")
+        say("it is compiled, or spread over devices: the network inside is audited")
     return found
 
 

@@ -70,7 +70,7 @@ def load_weights(path: str, model: "nn.Module", title: str, say: Callable[[str],
         raise InputError(f"model.weights '{path}' do not fit {title}: {misfit(fit, expected, error)}") from error
     changes = [f"its '{fit.key}' is taken"] * bool(fit.place) + fit.changes
     if changes:
-        say(f"model.weights '{path}': {'; '.join(changes)}")
+        say(f"of weights '{path}', {'; '.join(changes)}")
 
 
 def read_bytes(path: str, key: str = "model.weights") -> bytes:

@@ -64,7 +64,7 @@ def test_what_was_done_to_make_it_fit_is_said(folder: Path) -> None:
     torch.save({f"module.{name}": value for name, value in weights_of().items()}, folder / "m.pt")
     said: list[str] = []
     load_model(spec(folder, weights=folder / "m.pt"), said.append)
-    assert said == [f"model.weights '{folder / 'm.pt'}': 'module.' is taken out of its names"]
+    assert said == [f"of weights '{folder / 'm.pt'}', 'module.' is taken out of its names"]
 
 
 def test_a_network_whose_own_eval_returns_nothing(folder: Path) -> None:

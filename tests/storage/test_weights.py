@@ -121,7 +121,7 @@ def test_the_right_weights_are_found_under_another_name_and_it_is_said(tmp_path:
     content, change = WRAPPED[case]
     path = tmp_path / "m.pt"
     torch.save(content, path)
-    assert loaded(path) == (values(weights_of()), [f"model.weights '{path}': {change}"] if change else [])
+    assert loaded(path) == (values(weights_of()), [f"of weights '{path}', {change}"] if change else [])
 
 
 def test_a_beginning_that_only_the_model_has_is_put_before_the_names(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_beginning_that_only_the_model_has_is_put_before_the_names(tmp_path: P
     model = nn.ModuleDict({"backbone": network()})
     found, said = loaded(tmp_path / "m.safetensors", model)
     assert found == values(under("backbone."))
-    assert said == [f"model.weights '{tmp_path / 'm.safetensors'}': 'backbone.' is put before all of its names"]
+    assert said == [f"of weights '{tmp_path / 'm.safetensors'}', 'backbone.' is put before all of its names"]
 
 
 def test_a_beginning_that_the_models_names_have_too_stays(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_what_the_model_works_out_for_itself_may_be_in_the_file(tmp_path: Path) 
     torch.save(saved.state_dict() | {"positions": torch.arange(4)}, tmp_path / "m.pt")
     found, said = loaded(tmp_path / "m.pt", Tied())
     assert found == values(saved.state_dict())
-    assert said == [f"model.weights '{tmp_path / 'm.pt'}': 'positions' is passed over, for the network needs none of it"]
+    assert said == [f"of weights '{tmp_path / 'm.pt'}', 'positions' is passed over, for the network needs none of it"]
     torch.save(saved.state_dict() | {"positions": torch.zeros(4, dtype=torch.int64)}, tmp_path / "other.pt")
     with pytest.raises(InputError, match="'positions' is not in the model"):
         loaded(tmp_path / "other.pt", Tied())
