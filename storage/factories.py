@@ -1,5 +1,6 @@
 """The user's own code: a factory that is looked for beside the config first, called, and blamed by its own file and line."""
 
+import copy
 import importlib
 import inspect
 import sys
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -61,7 +63,12 @@ def call_factory(spec: "ModelSpec", say: Callable[[str], None]) -> "nn.Module":
     if not isinstance(model, nn.Module):
         returned = f"the class {model.__name__} itself" if isinstance(model, type) else type(model).__name__
         raise InputError(f"{spec.title} returned {returned}: it must return a torch.nn.Module")
-    return unwrap(model, say)
+    network = unwrap(model, say)
+    made = list(chain(network.parameters(), network.buffers()))
+    if any(tensor.is_meta for tensor in made):
+        raise InputError(f"{spec.title} made weights on the device 'meta', which have no values: have it make them on the CPU")
+    # What was made in inference mode could take no weights; a copy can.
+    return copy.deepcopy(network) if any(tensor.is_inference() for tensor in made) else network
 
 
 def find_factory(spec: "ModelSpec", module_name: str, function: str) -> Any:

@@ -56,10 +56,19 @@ def sys_exit(code):
 
 def switches():
     torch.set_default_dtype(torch.float64)
-    torch.set_default_device("meta")
     torch.set_grad_enabled(False)
+    torch.inference_mode().__enter__()
     torch.autocast("cpu").__enter__()
-    return Network(4)
+    made = Network(4)
+    torch.set_default_device("meta")
+    return made
+
+@torch.inference_mode()
+def inference(): return build()
+
+def meta():
+    torch.set_default_device("meta")
+    return build()
 """
 
 
@@ -182,6 +191,19 @@ def test_what_a_factory_switches_for_its_process_is_as_before_afterwards(folder:
     assert torch.get_default_device() == torch.device("cpu")
     assert torch.is_grad_enabled()
     assert not torch.is_autocast_enabled("cpu")
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("function", ["inference", "switches"])
+def test_a_network_made_in_inference_mode_takes_weights(folder: Path, function: str) -> None:
+    model = build(folder, f"factory_of_tests:{function}")
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    assert all(not parameter.any() for parameter in model.parameters())
+
+
+def test_a_network_without_values_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match="'factory_of_tests:meta' made weights on the device 'meta', which have no values"):
+        build(folder, "factory_of_tests:meta")
 
 
 MINE = "from torch import nn\ndef build():\n    return nn.Linear(1, {})\n"
