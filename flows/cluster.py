@@ -38,6 +38,9 @@ WORKERLESS_SECS = 300.0
 
 WATCH_SECS = 5.0
 
+PRELOADS = ["clear_audit.preload", "flows.preload"]
+"""What workers of our own clusters import first, in this order: before the first, `flows` may be another's."""
+
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,7 +73,7 @@ def open_cluster(compute: ComputeSection) -> Any:
             # Its HTTP server has a fixed port otherwise, and a second cluster on the machine warns of that.
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs="CRITICAL",
-            preload="clear_audit.preload",
+            preload=PRELOADS,
         )
 
 
@@ -79,7 +82,7 @@ def cuda_cluster() -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise InputError("compute.cluster is 'cuda', which needs the extra: pip install 'clear-audit[gpu]'") from error
-    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None, preload=["clear_audit.preload"])
+    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None, preload=PRELOADS)
 
 
 def load_workers(client: Client, work: Work) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def test_the_processes_that_we_start_find_ours(hostile: Path) -> None:
     )
     assert python(hostile, "-P", "-c", script) == "[{'one': 1}]\n"
     assert (
-        python(hostile, "-P", "-c", "import clear_audit.preload as made; print(made.dask_setup.__module__)") == "flows.preload\n"
+        python(hostile, "-P", "-c", "import clear_audit.preload, flows.preload as made; print(made.dask_setup.__name__)")
+        == "dask_setup\n"
     )
     module, _, name = ENTRYPOINT.rpartition(".")
     assert getattr(import_module(module), name) is deployed_audit
