@@ -27,11 +27,27 @@ GATE_FAILED, USAGE, FAILED, INTERRUPTED = 1, 2, 3, 130
 HERE = Path(__file__).parent
 
 app = typer.Typer(
-    help="Audits image classifiers: which pixels spoke for which class, over a whole dataset.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def say_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"clear-audit {version('clear-audit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version and exit.", callback=say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Audits image classifiers: which pixels spoke for which class, over a whole dataset."""
 
 
 def open_store(text: str) -> Path:

@@ -32,16 +32,15 @@ class Finding:
 def examine(key: str, operator_gb: float | None) -> Finding:
     """Examines the model on a worker. operator_gb: of the config. Raises UnsupportedModel, also where too little is conserved."""
     worker = this_worker(key)
-    count = len(worker.first_pixels)
     memory = allowed_memory(worker.device) if operator_gb is None else operator_gb * 1e9
-    if not count:
+    if not len(worker.first_pixels):
         return Finding(0, None, None, "no sample could be read", memory)
     agreed = (
         None if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
     )
     conserved = worker.on_first_images(lambda images: measure_conservation(worker.clear, few_at_a_time(images)[0]))
     fold, reason = find_fold(worker, memory)
-    return Finding(count, agreed, fold, reason, memory, conserved)
+    return Finding(len(worker.first_pixels), agreed, fold, reason, memory, conserved)
 
 
 def find_fold(worker: AuditWorker, memory: float) -> tuple[FoldPlan | None, str | None]:

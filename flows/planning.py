@@ -90,15 +90,12 @@ def plan_run(
     """
     for sentence in say_missing(dataset):
         listener.say(sentence)
-    draft = draft_plan(config, dataset)
+    # Before the dataset is hashed, which may take long.
     _, facts = cluster.wait()
-    if facts["class_count"] != len(dataset.classes):
-        raise InputError(
-            f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and {config.model_spec.title} has "
-            f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
-        )
+    check_classes(config, dataset, facts["class_count"])
     for note in facts["notes"]:
         listener.say(f"model: {note}")
+    draft = draft_plan(config, dataset)
     unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:
         for sentence in say_left(store, draft):
@@ -120,6 +117,19 @@ def say_missing(dataset: Dataset) -> Iterator[str]:
         yield f"dataset: {say_passed_over(dataset.passed_over)} passed over: they are not audited"
     if dataset.empty_classes:
         yield f"dataset: classes without an image: {say_empty(dataset.empty_classes)}"
+
+
+def check_classes(config: AuditConfig, dataset: Dataset, outputs: int) -> None:
+    """Raises InputError where the dataset has not as many classes as the model has outputs."""
+    if outputs == len(dataset.classes):
+        return
+    named = config.dataset.classes is not None
+    where = "dataset.classes names" if named else f"dataset '{config.dataset.path}' has"
+    way_out = f"name all {outputs} of the model's" if named else "name the model's classes"
+    raise InputError(
+        f"{where} {len(dataset.classes)} classes and {config.model_spec.title} has {outputs} outputs: "
+        f"{way_out}, in the order of its outputs, {'there' if named else 'in dataset.classes'}"
+    )
 
 
 def say_left(store: Path, draft: Plan) -> Iterator[str]:

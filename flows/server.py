@@ -71,7 +71,7 @@ class PrefectServer:
             listener.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flows.server", str(listener.fileno())],
+                [sys.executable, "-P", "-m", "clear_audit.running", "flows.server", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 env=os.environ | LEAN | (KEEPS_SCHEDULES if keeps_schedules else EPHEMERAL),
                 stdout=subprocess.DEVNULL,

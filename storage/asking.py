@@ -58,7 +58,7 @@ def asks_reference(store: Path, sql: str) -> bool:
 
 def _exchange(question: dict[str, Any], timeout_secs: float) -> pa.Table:
     # -P: a module in the working directory is not to be taken for one of ours.
-    command = [sys.executable, "-P", "-m", "storage.asking", str(math.ceil(timeout_secs))]
+    command = [sys.executable, "-P", "-m", "clear_audit.running", "storage.asking", str(math.ceil(timeout_secs))]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None

@@ -220,9 +220,40 @@ def test_another_limit_of_memory_is_another_run(client: Client, digits_config: P
     assert one.run != two.run
 
 
-def test_classes_that_are_not_the_models_are_named_with_the_model(
-    client: Client, config: AuditConfig, digits_work: Work, tmp_path: Path
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "report.seed=1",
+            r"^dataset '.*images\.idx' has 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs: "
+            r"name the model's classes, in the order of its outputs, in dataset\.classes$",
+        ),
+        (
+            'dataset.classes=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
+            r"^dataset\.classes names 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs: "
+            r"name all 11 of the model's, in the order of its outputs, there$",
+        ),
+    ],
+)
+def test_classes_that_are_not_the_models_are_named_before_anything_is_hashed(
+    client: Client,
+    digits_config: Path,
+    digits_work: Work,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    message: str,
 ) -> None:
-    with pytest.raises(InputError, match=r"has 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs"):
-        plan(client, config, digits_work, tmp_path, class_count=11)
+    monkeypatch.setattr(flows.planning, "draft_plan", None)
+    with pytest.raises(InputError, match=message):
+        plan(client, with_settings(digits_config, setting), digits_work, tmp_path, class_count=11)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_done_to_make_the_model_fit_is_said(
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path
+) -> None:
+    heard = Heard()
+    note = "of weights 'm.pt', 'module.' is taken out of its names"
+    plan(client, with_settings(digits_config, "compute.operator_gb=0"), digits_work, tmp_path, heard, notes=[note])
+    assert heard.said[0] == f"model: {note}"

@@ -75,3 +75,53 @@ def test_each_hostile_sample_is_one_row_of_failures(
     measured = pq.read_table(attempt / "samples.parquet").to_pylist()
     assert [row["sample_index"] for row in measured] == [0, 9]
     assert measured[0]["prediction"] == digits.labels[0]
+
+
+PICKY = """
+from torch import nn
+from flows.demo import allcnn
+
+class Picky(nn.Sequential):
+    def forward(self, images):
+        if (images.mean((1, 2, 3)) > {limit}).any():
+            raise ValueError("too bright")
+        return super().forward(images)
+
+def build():
+    return Picky(*allcnn.build())
+"""
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measured(
+    digits_work: Work, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """In batches of five, of which some have none, some a few; and where all are."""
+    brightness = digits.pixels[:16].mean((1, 2)) / 255
+    limit = float(np.quantile(brightness, share)) - (0 if share else 1)
+    (tmp_path / "picky_of_tests.py").write_text(PICKY.format(limit=limit))
+    model = replace(digits_work.model, factory="picky_of_tests:build", search_path=str(tmp_path))
+    run = Run(tmp_path, "run")
+    run.attempts.mkdir(parents=True)
+    run.commits.mkdir()
+    taken = [index for index in range(16) if brightness[index] <= limit]
+
+    def rows(work: Work, shard: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+        worker = AuditWorker(work)
+        monkeypatch.setattr(flows.shard, "this_worker", lambda key: worker)
+        counts = audit_shard("digits", run, MapShape(16, 28, 28, 16), None, Shard(shard, 0, 16))
+        attempt = run.attempts / read_commits(run)[shard].attempt
+        measured, failed = (pq.read_table(attempt / f"{name}.parquet").to_pylist() for name in ("samples", "failures"))
+        assert counts == {"processed": len(measured), "failed": len(failed)}
+        return measured, failed
+
+    measured, failed = rows(replace(digits_work, model=model, batch_samples=5), 0)
+    whole, _ = rows(digits_work, 1)
+    assert [row["sample_index"] for row in measured] == taken
+    assert [row["sample_index"] for row in failed] == [index for index in range(16) if index not in taken]
+    assert {(row["stage"], row["reason"]) for row in failed} == {
+        ("compute", "the model raised ValueError: too bright (picky_of_tests.py, line 8)")
+    }
+    for row in measured:
+        expected = whole[row["sample_index"]]  # type: ignore[call-overload]
+        assert (row["sample_id"], row["prediction"]) == (expected["sample_id"], expected["prediction"])
