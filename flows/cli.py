@@ -213,7 +213,7 @@ def query(
 
         if form is Form.parquet and output is None:
             raise InputError("--format parquet writes a file: name it with --output")
-        table = ask(store, run_ids(store), sql, timeout_secs=timeout_secs)
+        table = ask(store, run_ids(store), sql, timeout_secs=timeout_secs, values=form.values)
         try:
             write_rows(table, form, output)
         except OSError as error:
