@@ -150,6 +150,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     judgements = judge_run(session, run)
     draw(session, planned, judgements)
     manifest = publish_run(session, planned, trigger, artefacts, now)
+    session.listener.is_published = True
     session.listener.stage("reporting")
     charts.join()
     report(run)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from auditor.errors import UnsupportedModel
 from flows.config import AuditConfig
-from flows.errors import ClusterLost
+from flows.errors import ClusterLost, ServerLost
 from flows.interruption import heeding_interrupts
 from flows.listener import Listener
 from flows.notification import News, notify
@@ -19,7 +19,7 @@ from storage.places import check_writable
 if TYPE_CHECKING:
     from flows.audit import Outcome
 
-SAID = (InputError, UnsupportedModel, ClusterLost)
+SAID = (InputError, UnsupportedModel, ClusterLost, ServerLost)
 """Errors whose message is a sentence for people."""
 
 

@@ -71,7 +71,8 @@ def ask(
 ) -> pa.Table:
     """The rows of one SELECT, from whoever wrote it. runs, reference: as for `storage.sql.connect`. values: see `Values`.
 
-    Of columns with one name the second is called `name_1`, and so on. Raises InputError where the query is refused or cannot be run, or goes beyond a limit of time, memory or size.
+    Of columns with one name the second is called `name_1`, and so on. Raises InputError where the query is refused or cannot
+    be run, or goes beyond a limit of time, memory or size.
     """
     place = local_store(store, runs if reference is None else [*runs, reference])
     question = {"store": str(place), "runs": list(runs), "sql": sql, "reference": reference, "values": values}
