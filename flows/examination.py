@@ -1,6 +1,7 @@
 """What is found of a model on the first samples, before a run is planned: it holds for the whole run."""
 
 from dataclasses import dataclass
+from math import isnan, nan
 
 import torch
 from distributed.system import MEMORY_LIMIT
@@ -15,7 +16,8 @@ MEMORY_PART = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """Of `sample_count` samples: the agreement with float32 where the run is in less, and the operator, or why there is none.
+    """Of `sample_count` samples: the agreement with float32 where the run is in less and any scores are finite, and the
+    operator, or why there is none.
 
     memory: bytes that the operator may take.
     """
@@ -34,11 +36,9 @@ def examine(key: str, operator_gb: float | None) -> Finding:
     memory = allowed_memory(worker.device) if operator_gb is None else operator_gb * 1e9
     if not count:
         return Finding(0, None, None, "no sample could be read", memory)
-    agreed = (
-        None if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
-    )
+    agreed = nan if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
     fold, reason = find_fold(worker, memory)
-    return Finding(count, agreed, fold, reason, memory)
+    return Finding(count, None if isnan(agreed) else agreed, fold, reason, memory)
 
 
 def find_fold(worker: AuditWorker, memory: float) -> tuple[FoldPlan | None, str | None]:

@@ -100,7 +100,8 @@ def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
         )
     if outcome.failed <= config.limits.failed_frac_max * outcome.expected:
         return None
+    why = "; ".join([*outcome.not_finite, "see the table 'failures'"])
     return (
         f"{outcome.failed:,} of {outcome.expected:,} samples failed, more than limits.failed_frac_max = "
-        f"{config.limits.failed_frac_max:g} allows: see the table 'failures'"
+        f"{config.limits.failed_frac_max:g} allows: {why}"
     )
