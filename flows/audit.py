@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -82,9 +82,9 @@ class Outcome:
     processed: int
     failed: int
     set_aside: int
-    not_finite: list[str]
     startup_secs: float
     compute_secs: float
+    not_finite: Sequence[str] = ()
 
 
 class Session:
@@ -168,9 +168,9 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         processed=manifest.processed_count,
         failed=manifest.failed_count,
         set_aside=sum(commit.is_set_aside for commit in session.commits.values()),
-        not_finite=not_finite,
         startup_secs=startup_secs,
         compute_secs=compute_secs,
+        not_finite=not_finite,
     )
 
 

@@ -124,8 +124,9 @@ def why_not_reached() -> Exception | None:
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(httpx_settings={"timeout": REQUEST_SECS}, sync_client=True),
+            get_client(httpx_settings={"timeout": REQUEST_SECS}, sync_client=True) as client,
         ):
+            client.raise_for_api_version_mismatch()
             return None
     except Exception as error:  # of any library on the way
         return error.__cause__ if isinstance(error.__cause__, Exception) else error
