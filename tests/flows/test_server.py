@@ -20,11 +20,15 @@ from flows.errors import ServerLost
 from flows.server import PrefectServer, prefect_server
 
 
-def test_named_server_is_used(monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        server = PrefectServer()
-        server.wait()
+def test_named_server_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with prefect_server() as running:
+        running.wait()
+        assert running.url is not None
+        monkeypatch.setenv("PREFECT_API_URL", running.url)
+        with temporary_settings({PREFECT_API_URL: running.url}):
+            server = PrefectServer()
+            server.wait()
     assert server.process is None
     assert server.url is None
 
