@@ -211,8 +211,15 @@ class Clear:
 
 
 def agreement(clear: Clear, images: Tensor) -> float:
-    """The share of pixels whose dominant class is the same as in float32, in [0, 1]. images: (N, ch, H, W)."""
-    same = [clear(part).dominant_class == clear.reference(part).dominant_class for part in few_at_a_time(images)]
+    """The share of pixels whose dominant class is the same as in float32, in [0, 1]. images: (N, ch, H, W).
+
+    Images whose scores are not finite do not count; NaN where there is no other.
+    """
+    same = []
+    for part in few_at_a_time(images):
+        maps, exact = clear(part), clear.reference(part)
+        is_finite = (maps.logits + exact.logits).isfinite().all(1)
+        same.append((maps.dominant_class == exact.dominant_class)[is_finite])
     return float(torch.cat(same).float().mean())
 
 

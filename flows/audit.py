@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ from reports.gates import Judgement, as_rows, judge
 from reports.index import write_index
 from reports.queries import ask
 from reports.report import write_report
+from reports.sections import say_not_finite
 from storage.aggregates import gather, place_table
 from storage.datasets import Dataset, open_dataset
 from storage.lock import hold
@@ -71,7 +72,10 @@ EXTRAS = ("numba",)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all."""
+    """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all.
+
+    not_finite: what is to be said of images whose scores or maps are not.
+    """
 
     run: Run
     judgements: list[Judgement]
@@ -82,6 +86,7 @@ class Outcome:
     set_aside: int
     startup_secs: float
     compute_secs: float
+    not_finite: Sequence[str] = ()
 
 
 class Session:
@@ -149,9 +154,11 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     now = datetime.now(UTC)
     session.commits = read_commits(run)
     artefacts = finalise(session, planned, now)
+    not_finite = find_not_finite(session, run)
     judgements = judge_run(session, run)
     draw(session, planned, judgements)
     manifest = publish_run(session, planned, trigger, artefacts, now)
+    session.listener.is_published = True
     session.listener.stage("reporting")
     charts.join()
     report(run)
@@ -165,6 +172,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         set_aside=sum(commit.is_set_aside for commit in session.commits.values()),
         startup_secs=startup_secs,
         compute_secs=compute_secs,
+        not_finite=not_finite,
     )
 
 
@@ -222,6 +230,15 @@ def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str
     known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
     return gather(run, plan, session.commits, attributes, known, now)
+
+
+def find_not_finite(session: Session, run: Run) -> list[str]:
+    """What is to be said of images whose scores or maps are not finite, and says it."""
+    with connect(run.store, [run.run_id]) as connection:
+        found = say_not_finite(ask(connection, "not_finite", run_id=run.run_id).rows)
+    for sentence in found:
+        session.listener.say(sentence)
+    return found
 
 
 @task(name="judge", cache_policy=NO_CACHE)

@@ -20,6 +20,8 @@ from storage.models import ModelSpec
 from storage.runs import PREVIOUS, Plan, Run, read_plan, read_record
 
 PREFIX = "CLEAR_AUDIT_"
+OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)?)")
+"""Variables that each pod gets of a Service, here one called clear-audit or clear-audit-…: they are not meant for us."""
 
 STRONGEST_SINCE = 5
 """The version of the tables since which a config without `method.top_k` means the strongest of many classes. Before: all."""
@@ -277,11 +279,14 @@ def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[s
 def read_values(path: Path) -> dict[str, Any]:
     """What stands in a config file, or of the config in a run's plan."""
     try:
-        text = path.read_text(encoding="utf-8")
+        # Some editors begin UTF-8 with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
             return tomllib.loads(text)
     except OSError as error:
         raise InputError(f"config '{path}' cannot be read ({error.strerror}): 'clear-audit init' writes one") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"config '{path}' is not UTF-8 ({error.reason}), but UTF-16, perhaps: save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"config '{path}' is not TOML: {error}") from error
     plan = read_record(Plan, path)
@@ -320,7 +325,7 @@ def overrides(settings: Sequence[str], environment: Mapping[str, str]) -> list[t
     variables = {PREFIX + key.upper().replace(".", "_"): key for key in known_keys()}
     found = []
     for variable, text in environment.items():
-        if variable.startswith(PREFIX) and variable != PREFIX + "STORE":
+        if variable.startswith(PREFIX) and variable != PREFIX + "STORE" and not OF_KUBERNETES.fullmatch(variable):
             if variable not in variables:
                 raise InputError(f"environment variable {variable} is not known: did you mean {nearest(variable, variables)}?")
             key = variables[variable]

@@ -1,6 +1,7 @@
 """What is found of a model on the first samples, before a run is planned: it holds for the whole run."""
 
 from dataclasses import dataclass
+from math import isnan, nan
 
 import torch
 from distributed.system import MEMORY_LIMIT
@@ -16,7 +17,8 @@ MEMORY_PART = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """Of `sample_count` samples: the agreement with float32 where the run is in less, and the operator, or why there is none.
+    """Of `sample_count` samples: the agreement with float32 where the run is in less and any scores are finite, and the
+    operator, or why there is none.
 
     memory: bytes that the operator may take. conservation: of the first few, under a rule that is to conserve relevance.
     """
@@ -35,12 +37,10 @@ def examine(key: str, operator_gb: float | None) -> Finding:
     memory = allowed_memory(worker.device) if operator_gb is None else operator_gb * 1e9
     if not len(worker.first_pixels):
         return Finding(0, None, None, "no sample could be read", memory)
-    agreed = (
-        None if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
-    )
+    agreed = nan if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
     conserved = worker.on_first_images(lambda images: measure_conservation(worker.clear, few_at_a_time(images)[0]))
     fold, reason = find_fold(worker, memory)
-    return Finding(len(worker.first_pixels), agreed, fold, reason, memory, conserved)
+    return Finding(len(worker.first_pixels), None if isnan(agreed) else agreed, fold, reason, memory, conserved)
 
 
 def find_fold(worker: AuditWorker, memory: float) -> tuple[FoldPlan | None, str | None]:

@@ -83,7 +83,7 @@ RESPONSES = [
 FAILURES = [
     INDEX,
     column("sample_id", pa.string(), "name in the dataset"),
-    column("stage", pa.string(), "what was being done: read or prepare"),
+    column("stage", pa.string(), "what was being done: read, prepare or compute"),
     column("reason", pa.string(), "why it failed"),
 ]
 

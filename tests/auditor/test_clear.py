@@ -180,6 +180,9 @@ def test_agreement_is_the_share_of_pixels_with_the_same_dominant_class() -> None
     found, expected = narrow(images).dominant_class.numpy(), Clear(model)(images).dominant_class.numpy()
     assert agreement(narrow, images) == pytest.approx(np.mean(found == expected), abs=1e-7)
     assert 0.8 < agreement(narrow, images) < 1, "of these images a few pixels are as good as tied"
+    spoiled = torch.cat([images, images[:1] * torch.nan])
+    assert agreement(narrow, spoiled) == agreement(narrow, images)
+    assert np.isnan(agreement(narrow, spoiled[-1:]))
 
 
 def state(model: nn.Module) -> dict[str, object]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from auditor import Clear
 from auditor.backprojection import REDUCTIONS
 from auditor.operations import RULES
-from flows.config import AuditConfig, known_keys, load_config, planned_config
+from flows.config import OF_KUBERNETES, PREFIX, AuditConfig, known_keys, load_config, planned_config
 from reports.gates import Gate
 from storage.errors import InputError
 from storage.models import ModelSpec
@@ -337,9 +337,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "audit.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"audit\.toml' is not TOML"):
-        load_config(tmp_path / "audit.toml", (), {})
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "audit.toml").write_bytes(f"name = 'é'\n{MINIMAL}".encode(encoding))
+        with pytest.raises(InputError, match=r"audit\.toml' is not UTF-8 \(.*\), but UTF-16, perhaps: save it as UTF-8"):
+            load_config(tmp_path / "audit.toml", (), {})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_config(tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_text(MINIMAL, encoding="utf-8-sig")
+    assert load_config(tmp_path / "audit.toml", (), {}) == load(tmp_path)
 
 
 # What stands above it.
@@ -439,6 +445,25 @@ def test_variables_of_others_and_the_stores_are_left_alone(tmp_path: Path) -> No
     assert load(
         tmp_path, environment={"CLEAR_AUDIT_STORE": "/s", "CLEAR_AUDITOR": "x", "PATH": "/bin", "clear_audit_name": "x"}
     ) == load(tmp_path)
+
+
+SERVICES = ("CLEAR_AUDIT", "CLEAR_AUDIT_STORE", "CLEAR_AUDIT_WEB_2")
+OF_A_SERVICE = (
+    "SERVICE_HOST",
+    "SERVICE_PORT",
+    "SERVICE_PORT_HTTP",
+    "PORT",
+    "PORT_80_TCP",
+    "PORT_80_TCP_ADDR",
+    "PORT_53_UDP_PROTO",
+)
+
+
+def test_variables_of_a_kubernetes_service_are_left_alone(tmp_path: Path) -> None:
+    environment = {f"{service}_{name}": "tcp://10.0.0.1:80" for service in SERVICES for name in OF_A_SERVICE}
+    assert load(tmp_path, environment=environment) == load(tmp_path)
+    assert fault(tmp_path, environment={"CLEAR_AUDIT_SERVICE": "x"}).startswith("environment variable CLEAR_AUDIT_SERVICE is not")
+    assert not any(OF_KUBERNETES.fullmatch(PREFIX + key.upper().replace(".", "_")) for key in known_keys())
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
+import zarr
 from PIL import Image
+from torch import nn
 
 import flows.shard
+from auditor import Clear
 from flows.shard import audit_shard
 from flows.worker import AuditWorker, Work
 from storage.datasets import DatasetSpec
 from storage.maps import MapShape
+from storage.models import load_model
 from storage.runs import Run, Shard, read_commits
-from tests.flows.conftest import Digits
+from tests.flows.conftest import Digits, write_idx
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -125,3 +131,45 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
     for row in measured:
         expected = whole[row["sample_index"]]  # type: ignore[call-overload]
         assert (row["sample_id"], row["prediction"]) == (expected["sample_id"], expected["prediction"])
+
+
+class LogOfMean(nn.Sequential):
+    """Adds 0 · log(mean) to each image: NaN to a black one, nothing to any other."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images + 0 * images.mean((1, 2, 3), keepdim=True).log())
+
+
+@pytest.mark.parametrize("black", [[1, 4], [0, 1, 2, 3, 4, 5]])
+def test_an_image_whose_scores_are_not_finite_is_a_failure(
+    digits_work: Work, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, black: list[int]
+) -> None:
+    pixels = digits.pixels[:6].copy()
+    pixels[black] = 0
+    write_idx(tmp_path, Digits(pixels, digits.labels[:6]))
+    dataset = DatasetSpec("idx", str(tmp_path / "images.idx"), str(tmp_path / "labels.idx"), classes=tuple("0123456789"))
+    model = load_model(digits_work.model)
+    assert isinstance(model, nn.Sequential)
+    attempts = {}
+    for name, made in {"spoiled": LogOfMean(*model), "sound": model}.items():
+        worker = AuditWorker(replace(digits_work, dataset=dataset, batch_samples=4))
+        worker.clear = Clear(made)
+        monkeypatch.setattr(flows.shard, "this_worker", lambda key, worker=worker: worker)
+        run = Run(tmp_path / name, "run")
+        run.attempts.mkdir(parents=True)
+        run.commits.mkdir()
+        counts = audit_shard("digits", run, MapShape(6, 28, 28, 16), None, Shard(0, 0, 6))
+        attempts[name] = run.attempts / read_commits(run)[0].attempt
+    assert counts == {"processed": 6, "failed": 0}
+
+    spoiled, sound = attempts["spoiled"], attempts["sound"]
+    failures = pq.read_table(spoiled / "failures.parquet").to_pylist()
+    assert [row["sample_index"] for row in failures] == black
+    assert {(row["stage"], row["reason"]) for row in failures} == {("compute", "the model's scores are not finite")}
+    for table in ("samples", "responses"):
+        others = pq.read_table(sound / f"{table}.parquet").filter(~pc.field("sample_index").isin(black))
+        for row, expected in zip(pq.read_table(spoiled / f"{table}.parquet").to_pylist(), others.to_pylist(), strict=True):
+            assert row == pytest.approx(expected)
+    found, wanted = (np.asarray(zarr.open_group(attempts[name] / "maps.zarr", mode="r")["dominant_class"]) for name in attempts)
+    assert (found[black] == -1).all()
+    assert (np.delete(found, black, 0) == np.delete(wanted, black, 0)).all()
