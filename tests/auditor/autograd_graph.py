@@ -89,8 +89,10 @@ def hook_all(scores: Tensor, rule: str) -> Iterator[Any]:
                 followed = []
                 yield node.register_hook(hold({0}))
         elif name in PRODUCTS and len(edges) > 1:
-            gate = gate_of(node, name)
-            if holds:
+            if not holds:
+                check_spelling(node, name)
+            else:
+                gate = gate_of(node, name)
                 followed = [edge for position, edge in enumerate(node.next_functions) if position != gate and edge[0] is not None]
                 yield node.register_hook(hold({gate}))
         elif name not in LINEAR | PRODUCTS | {END} or (name == "NativeBatchNorm" and node._saved_training):
@@ -149,11 +151,17 @@ def gate_of(node: Any, name: str) -> int:
         gate = 0 if sizes[0] < sizes[1] else 1
     else:
         raise NoReference("a product of two responses")
-    gated = maker((node.next_functions[1 - gate]), UNMOVED)
-    made = makers[gate][0]
-    if made is not None and any(maker(edge, UNMOVED) == gated for edge in live(made)):
-        raise NoReference("an activation written out")
+    check_spelling(node, name)
     return gate
+
+
+def check_spelling(node: Any, name: str) -> None:
+    """Raises NoReference for a product of values and a function of the same values: an activation, spelt in two nodes or more."""
+    if name == "Mul":
+        for gate, gated in (node.next_functions, node.next_functions[::-1]):
+            made, values = maker(gate)[0], maker(gated, UNMOVED)
+            if made is not None and name_of(made) in ACTIVATIONS and maker(live(made)[0], UNMOVED) == values:
+                raise NoReference("an activation written out")
 
 
 def expanded(*edges: Any) -> bool:
