@@ -37,6 +37,8 @@ ACTIVATIONS = words(
 SOFTMAX = {"Softmax", "SafeSoftmax"}
 BOUNDED = SOFTMAX | {"Sigmoid", "Hardsigmoid"}
 NORMS = {"NativeLayerNorm", "NativeGroupNorm"}
+FUNCTIONS = words("Pow Sqrt Rsqrt Reciprocal Exp Var Std LinalgVectorNorm Norm")
+"""Nodes whose derivative `guided` takes, as it takes that of norms and products."""
 PRODUCTS = {"Mul", "Div", "Bmm", "Mm"}
 UNMOVED = {"Alias", "Clone", "ToCopy", "View", "UnsafeView", "ReshapeAlias", "Expand", "Unsqueeze", "Squeeze"}
 END = "AccumulateGrad"
@@ -95,7 +97,9 @@ def hook_all(scores: Tensor, rule: str) -> Iterator[Any]:
                 gate = gate_of(node, name)
                 followed = [edge for position, edge in enumerate(node.next_functions) if position != gate and edge[0] is not None]
                 yield node.register_hook(hold({gate}))
-        elif name not in LINEAR | PRODUCTS | {END} or (name == "NativeBatchNorm" and node._saved_training):
+        elif name not in LINEAR | PRODUCTS | {END} | (set() if holds else FUNCTIONS) or (
+            name == "NativeBatchNorm" and node._saved_training
+        ):
             raise NoReference(name)
         waiting += [edge[0] for edge in followed]
 
