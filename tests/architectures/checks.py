@@ -7,18 +7,17 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from auditor import Clear, UnsupportedModel
 from auditor.operations import RULES
 from tests.architectures.zoo import Architecture, Network, build
 from tests.auditor import autograd_graph
 from tests.auditor.autograd_graph import NoReference
+from tests.auditor.rewriting import deviation, noops, without_biases
 
 TOLERANCES = {"reference": 1e-4, "logits": 1e-4, "batch": 1e-4, "noops": 1e-4, "exported": 1e-2, "output": 1e-2, "float32": 1e-1}
 """The largest deviation that is rounding, for each check: Σ |found − expected| / Σ |expected| of a map. Rectifiers of a network
@@ -124,8 +123,7 @@ class Examination:
                 record["output_refused"] = str(error)
         if RULES[rule].shares:
             record["kept"] = share(found, responses[:, [self.number]])
-            bare, entered = self.send_back(without_biases(model), rule, self.images[:1])
-            record["kept_without_biases"] = share(bare, entered[:, [self.number]])
+            record["kept_without_biases"] = self.kept_without_biases(rule)
         return record | {"checks": checks}
 
     def rewritten(self, rule: str, expected: Tensor) -> dict[str, float]:
@@ -139,9 +137,19 @@ class Examination:
         alone, _ = self.send_back(self.network.model, rule, one)
         return {"batch": deviation(alone, expected[:1]), "noops": rewritten}
 
-    def send_back(self, model: Any, rule: str, images: Tensor, precision: str | None = None) -> tuple[Tensor, Tensor]:
-        """R(x|c) of the competing class, (N, 1, H, W), and z_L, (N, C, h, w), both as `auditor` finds them."""
-        clear = Clear(model, rule, [self.number], precision=precision or self.precision)
+    def kept_without_biases(self, rule: str) -> list[float]:
+        """Of one image and the class that the network without its biases gives it; nothing where it has none."""
+        bare, image = without_biases(self.network.model), self.images[:1]
+        with torch.no_grad():
+            number = int(copy.deepcopy(bare).to(image.dtype)(image).argmax())
+        found, responses = self.send_back(bare, rule, image, number=number)
+        return share(found, responses[:, [number]])
+
+    def send_back(
+        self, model: Any, rule: str, images: Tensor, precision: str | None = None, number: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """R(x|c) of one class, (N, 1, H, W), and z_L, (N, C, h, w), both as `auditor` finds them. number: the class."""
+        clear = Clear(model, rule, [self.number if number is None else number], precision=precision or self.precision)
         backprojection = clear.forward(images)
         found = torch.cat([responses for _, responses in backprojection.stream(clear.competing(backprojection))], 1)
         return found.double(), backprojection.class_responses.detach().double()
@@ -154,45 +162,11 @@ class Examination:
         return autograd_graph.responses(self.maps[places], self.leaf, [self.number], rule).double()
 
 
-def deviation(found: Tensor, expected: Tensor) -> float:
-    """Σ |found − expected| / Σ |expected| of each map (N, K, …), the largest; where a map is 0, what is found counts in full."""
-    difference = (found - expected).abs().flatten(2).sum(2)
-    whole = expected.abs().flatten(2).sum(2)
-    return float(torch.where(difference == 0, 0.0, difference / whole).max())
-
-
 def share(maps: Tensor, responses: Tensor) -> list[float]:
     """What each map (N, K, H, W) adds up to over what entered, Σ max(z_c, 0): the least and the most where anything did."""
     entered, arrived = responses.clamp(min=0).sum((2, 3)), maps.sum((2, 3))
     shares = (arrived / entered)[entered > 0]
     return [float(shares.min()), float(shares.max())] if len(shares) else []
-
-
-@contextmanager
-def noops(model: nn.Module) -> Iterator[nn.Module]:
-    """The model, in which every layer's output passes through operations that do nothing, for as long as this lasts."""
-
-    def do_nothing(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return F.dropout(output.clone(), training=False).to(output.dtype) if isinstance(output, Tensor) else output
-
-    hooks = [layer.register_forward_hook(do_nothing) for layer in model.modules() if not list(layer.children())]
-    try:
-        yield model
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def without_biases(model: nn.Module) -> nn.Module:
-    """The same model without what takes relevance for itself: biases, shifts of norms, embeddings that are added."""
-    model = copy.deepcopy(model)
-    for name, parameter in model.named_parameters():
-        if any(word in name.rpartition(".")[2] for word in ("bias", "embed", "token", "beta")):
-            parameter.data.zero_()
-    for layer in model.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
-            layer.running_mean.zero_()
-    return model
 
 
 def runs_in_float64(network: Network) -> bool:
