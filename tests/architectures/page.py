@@ -105,6 +105,17 @@ def failures(lines: Iterable[Line]) -> str:
     return "\n".join(points)
 
 
+def unreferenced(lines: Iterable[Line]) -> str:
+    """Why right answers were compared with no reference: how many of each rule."""
+    grouped: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines:
+        for rule, record in line["rules"].items():
+            if "no_reference" in record:
+                grouped[record["no_reference"]][rule] += 1
+    reasons = sorted(grouped.items(), key=lambda item: -item[1].total())
+    return "\n".join(f"- {why}: {', '.join(f'{rule} {number}' for rule, number in rules.items())}" for why, rules in reasons)
+
+
 def page(lines: list[Line]) -> str:
     """The page of the docs, from lines with all rules."""
     lines = sorted(lines, key=lambda line: (line["source"], line["family"], title(line)))
@@ -119,7 +130,12 @@ def page(lines: list[Line]) -> str:
     )
     signs = ", ".join(f"{sign} {mark}" for mark, sign in SIGNS.items())
     table = "\n".join(families(ran))
-    return f"{head}\n## What is not a right answer\n\n{failures(lines)}\n\n## By family\n\n{signs}.\n\n{table}\n"
+    sections = {
+        "What is not a right answer": failures(lines),
+        "What has no reference": unreferenced(ran),
+        "By family": f"{signs}.\n\n{table}",
+    }
+    return head + "".join(f"\n## {heading}\n\n{text}\n" for heading, text in sections.items())
 
 
 def share(rule: str, found: Counter[str]) -> str:

@@ -42,6 +42,8 @@ FUNCTIONS = words("Pow Sqrt Rsqrt Reciprocal Exp Var Std LinalgVectorNorm Norm")
 PRODUCTS = {"Mul", "Div", "Bmm", "Mm"}
 UNMOVED = {"Alias", "Clone", "ToCopy", "View", "UnsafeView", "ReshapeAlias", "Expand", "Unsqueeze", "Squeeze"}
 END = "AccumulateGrad"
+CANDIDATES = 20
+"""How many of the last maps of a forward pass may be those that z_L is read from."""
 
 Edge = tuple[Node, int]
 
@@ -221,10 +223,11 @@ class Watch(TorchFunctionMode):
 
 
 def class_maps(model: nn.Module, images: Tensor, expected: Tensor) -> Tensor:
-    """z_L with its graph, found by its values: a tensor of the plain forward pass, or one through the model's last layer.
+    """z_L with its graph: of maps of a plain forward pass, the affine function, one for all places, whose average is the output.
 
-    model: on whose way no weight takes a gradient. images: (N, ch, H, W), a leaf that takes one. expected: (N, C, h, w), z_L as
-    `auditor` has it. Raises NoReference where nothing in the forward pass has its values.
+    images: (N, ch, H, W), a leaf that takes a gradient. expected: (N, C, h, w), z_L as `auditor` has it, which says the places.
+    What the function is, autograd says: how the output changes with the maps. Raises NoReference where none of the last
+    maps has the values expected.
     """
     with sdpa_kernel(SDPBackend.MATH), Watch() as watch:
         output = model(images.clone())
@@ -232,19 +235,17 @@ def class_maps(model: nn.Module, images: Tensor, expected: Tensor) -> Tensor:
         if close(output, expected.flatten(1)):
             return output
         raise NoReference("z_L is not what the model returns")
-    classes = expected.shape[1]
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d) and len(layer.weight) == classes]
-    for tensor in reversed(watch.outputs):
-        for maps in layouts(tensor, expected):
-            if maps.shape[1] == classes and close(maps, expected):
-                return maps
-            for layer in layers:
-                if layer.weight[0].numel() == maps.shape[1]:
-                    scores = torch.einsum("nkhw,ck->nchw", maps, layer.weight.flatten(1))
-                    scores = scores if layer.bias is None else scores + layer.bias[:, None, None]
-                    if close(scores, expected):
-                        return scores
-    raise NoReference("z_L is nowhere in a plain forward pass")
+    candidates = [tensor for tensor in reversed(watch.outputs) if any(True for _ in layouts(tensor, expected))]
+    for tensor in candidates[:CANDIDATES]:
+        slopes = [torch.autograd.grad(score.sum(), tensor, retain_graph=True, allow_unused=True)[0] for score in output.unbind(1)]
+        if slopes[0] is None:
+            continue
+        for maps, *kernels in zip(*(layouts(given, expected) for given in (tensor, *slopes)), strict=True):
+            scores = torch.einsum("nkhw,nck->nchw", maps, torch.stack([kernel.sum((2, 3)) for kernel in kernels], 1))
+            scores = scores + (output - scores.mean((2, 3))).detach()[:, :, None, None]
+            if close(scores, expected):
+                return scores
+    raise NoReference("z_L is not affine in any of the last maps of a plain forward pass")
 
 
 def layouts(tensor: Tensor, expected: Tensor) -> Iterator[Tensor]:
