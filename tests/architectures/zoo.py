@@ -33,7 +33,7 @@ TIMM = words("""
     efficientformerv2_s0 efficientnet_lite0 efficientnetv2_rw_t efficientvim_m1 efficientvit_b0 efficientvit_m0
     ese_vovnet19b_dw eva02_tiny_patch14_224 eva_large_patch14_196 fasternet_t0 fastvit_t8 fbnetc_100 fbnetv3_b
     flexivit_small focalnet_tiny_srf gc_efficientnetv2_rw_t gcresnet33ts gcresnext26ts gcvit_xxtiny
-    gemma4_vit_167m_enc gernet_s ghostnet_050 ghostnetv3_050 gmixer_12_224 gmlp_ti16_224 halo2botnet50ts_256
+    gernet_s ghostnet_050 ghostnetv3_050 gmixer_12_224 gmlp_ti16_224 halo2botnet50ts_256
     halonet_h1 haloregnetz_b hardcorenas_b hgnet_tiny hgnetv2_b0 hiera_tiny_224 hieradet_small hrnet_w18_small
     iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lambda_resnet26t lamhalobotnet50ts_256
     lcnet_035 lcnetv2_small legacy_seresnet18 legacy_xception levit_128s lowformer_b0 mambaout_femto
@@ -54,7 +54,7 @@ TIMM = words("""
 """Of each family, which is a file of timm and the word that a name begins with, the one with fewest parameters."""
 TRANSFORMERS = words("""
     beit bit clip convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers donut-swin efficientnet
-    focalnet hgnet_v2 hiera ijepa levit metaclip_2 mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 poolformer pp_lcnet
+    focalnet hgnet_v2 hiera ijepa levit metaclip_2 mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 poolformer 
     pvt pvt_v2 regnet resnet segformer siglip swiftformer swin swinv2 textnet vit vit_msn
 """)
 """Model types."""
@@ -64,7 +64,6 @@ LARGE = {
     "aimv2_large_patch14_224",
     "deepseek_vit_412m",
     "eva_large_patch14_196",
-    "gemma4_vit_167m_enc",
     "vit_h_14",
     "vit_l_16",
     "vit_l_32",
@@ -202,7 +201,7 @@ def of_transformers(architecture: Architecture) -> Iterator[tuple[int, nn.Module
         config = maker.config_class(num_labels=CLASSES)
         vision = getattr(config, "vision_config", config)
         if hasattr(vision, "image_size"):
-            vision.image_size = size
+            vision.image_size = [size, size] if isinstance(vision.image_size, list | tuple) else size
         if getattr(vision, "num_hidden_layers", 0) > SHALLOW:
             vision.num_hidden_layers = SHALLOW
         config.return_dict = True
