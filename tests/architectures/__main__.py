@@ -56,7 +56,10 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="keep the results that are there, and do the rest")
     parser.add_argument("--page", type=Path, help="where to write the page of the docs, of all rules")
     parser.add_argument("--failures", type=Path, help="where to write what is not a right answer, by message")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.page and len(options.rules) < len(RULES):
+        parser.error("--page is of all rules: leave --rules out")
+    return options
 
 
 RAW = argparse.RawDescriptionHelpFormatter

@@ -7,11 +7,14 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import auditor
 from auditor import Clear, UnsupportedModel
 from auditor.operations import RULES
 from tests.architectures.zoo import Architecture, Network, build
@@ -27,6 +30,8 @@ MOST_IN_FLOAT64 = 100_000_000
 """Parameters; a larger network is compared in float32."""
 KEPT = (0.5, 1.5)
 """Of LRP, without biases: between which shares of the class response its map must add up to."""
+
+AUDITOR = Path(auditor.__file__).parent
 
 Record = dict[str, Any]
 
@@ -72,7 +77,7 @@ def outcome(judge: Callable[[], Record]) -> Record:
 
 def raw(error: Exception) -> Record:
     where = traceback.extract_tb(error.__traceback__)[-1]
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/auditor/" in frame.filename]
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == AUDITOR]
     place = f"{(ours or [where])[-1].name} of {(ours or [where])[-1].filename.rpartition('/')[2]}"
     return {"outcome": "exception", "message": f"{type(error).__name__}: {error}, in {place}"}
 
@@ -102,40 +107,45 @@ class Examination:
             return {"outcome": "not finite", "message": f"{int((~found.isfinite()).sum())} of {found.numel()} values"}
         record: Record = {"outcome": "answers", "places": list(responses.shape[2:])}
         checks: dict[str, float] = {"logits": deviation(responses.mean((2, 3))[None], self.scores[None])}
-        try:
-            if rule in autograd_graph.RULES:
+        record["checks"] = checks
+        if rule in autograd_graph.RULES:
+            try:
                 checks["reference"] = deviation(found, self.reference(rule, responses))
-        except NoReference as error:
-            record["no_reference"] = str(error)
+            except NoReference as error:
+                record["no_reference"] = str(error)
         if self.quick:
-            return record | {"checks": checks}
-        checks |= self.rewritten(rule, found)
+            return record
+        self.compare_rewritten(record, rule, found)
         single = found
         if self.precision != "float32":
             single, _ = self.send_back(model, rule, images, "float32")
             checks["float32"] = deviation(single, found)
         if isinstance(self.program, torch.export.ExportedProgram):
-            checks["exported"] = deviation(self.send_back(self.program, rule, images, "float32")[0], single)
+            self.compare(record, "exported", lambda: (self.send_back(self.program, rule, images, "float32")[0], single))
         if self.network.original is not None:
-            try:
-                checks["output"] = deviation(self.send_back(self.network.original, rule, images, "float32")[0], single)
-            except UnsupportedModel as error:
-                record["output_refused"] = str(error)
+            self.compare(record, "output", lambda: (self.send_back(self.network.original, rule, images, "float32")[0], single))
         if RULES[rule].shares:
             record["kept"] = share(found, responses[:, [self.number]])
             record["kept_without_biases"] = self.kept_without_biases(rule)
-        return record | {"checks": checks}
+        return record
 
-    def rewritten(self, rule: str, expected: Tensor) -> dict[str, float]:
+    def compare_rewritten(self, record: Record, rule: str, expected: Tensor) -> None:
         """An image by itself, contiguous, through a model with operations that do nothing; where that differs, each alone."""
-        one = self.images[:1].contiguous()
-        with noops(self.network.model) as model:
-            together = deviation(self.send_back(model, rule, one)[0], expected[:1])
-            if together <= TOLERANCES["noops"]:
-                return {"batch": together, "noops": together}
-            rewritten = deviation(self.send_back(model, rule, self.images)[0], expected)
-        alone, _ = self.send_back(self.network.model, rule, one)
-        return {"batch": deviation(alone, expected[:1]), "noops": rewritten}
+        model, one = self.network.model, self.images[:1].contiguous()
+        with noops(model):
+            self.compare(record, "noops", lambda: (self.send_back(model, rule, one)[0], expected[:1]))
+            if record["checks"].get("noops", inf) <= TOLERANCES["noops"]:
+                record["checks"]["batch"] = record["checks"]["noops"]
+                return
+            self.compare(record, "noops", lambda: (self.send_back(model, rule, self.images)[0], expected))
+        self.compare(record, "batch", lambda: (self.send_back(model, rule, one)[0], expected[:1]))
+
+    def compare(self, record: Record, name: str, maps: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        """What is answered for the model must be answered however it is written."""
+        try:
+            record["checks"][name] = deviation(*maps())
+        except UnsupportedModel as error:
+            record.setdefault("refused", {})[name] = str(error)
 
     def kept_without_biases(self, rule: str) -> list[float]:
         """Of one image and the class that the network without its biases gives it; nothing where it has none."""
@@ -192,6 +202,7 @@ def faults(record: Record, precision: str) -> list[str]:
     """What is wrong with a record's answer, each fault in words."""
     tolerances = TOLERANCES if precision == "float64" else TOLERANCES_IN_FLOAT32
     found = [f"{name} {value:.0e}" for name, value in record.get("checks", {}).items() if not value <= tolerances[name]]
+    found += [f"{name} is refused: {message}" for name, message in record.get("refused", {}).items()]
     kept = record.get("kept_without_biases", [])
     if kept and not KEPT[0] <= kept[0] <= kept[1] <= KEPT[1]:
         found.append(f"keeps {kept[0]:.2g} to {kept[1]:.2g}")

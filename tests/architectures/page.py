@@ -31,7 +31,8 @@ Which published networks each rule answers for, and whether what it answers is r
 image classifiers of torchvision, the smallest network of each timm family, and image classifiers of transformers, once
 more with their attention written out where they have two ways to compute it. Weights are random, by a seed: those that
 a package starts at a single value (a scale of 1e-6, a head of 0) are drawn as well, and batch norms take the
-statistics of eight random images. Versions: {versions}.
+statistics of eight random images. Images are small where a network takes small ones, and the largest transformers have
+four of their layers, which are all alike. Versions: {versions}.
 
 {networks}
 

@@ -54,7 +54,7 @@ TIMM = words("""
 """Of each family, which is a file of timm and the word that a name begins with, the one with fewest parameters."""
 TRANSFORMERS = words("""
     beit bit clip convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers donut-swin efficientnet
-    focalnet hgnet_v2 hiera ijepa levit metaclip_2 mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 poolformer 
+    focalnet hgnet_v2 hiera ijepa levit metaclip_2 mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 poolformer
     pvt pvt_v2 regnet resnet segformer siglip swiftformer swin swinv2 textnet vit vit_msn
 """)
 """Model types."""
@@ -68,6 +68,10 @@ LARGE = {
     "vit_l_16",
     "vit_l_32",
 }
+
+
+OPERATORS: list[torch.library.Library] = []
+"""Those that stand in for compiled ones: they are gone when this is."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,7 @@ def stand_in_for_compiled() -> None:
         operators = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             operators.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        KEPT.append(operators)
-
-
-KEPT: list[Any] = []
+        OPERATORS.append(operators)
 
 
 def architectures() -> Iterator[Architecture]:
