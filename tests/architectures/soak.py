@@ -16,7 +16,7 @@ from tests.architectures.checks import Record, examine
 from tests.architectures.zoo import Architecture
 
 PRELOADED = ["torch", "tests.architectures.preloaded"]
-MEMORY = 12 * 2**30
+MEMORY = 16 * 2**30
 """Bytes of address space that a network's process may take."""
 
 PATIENCE = 10
