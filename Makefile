@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine bench-rules train clean
+.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine bench-rules architectures train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ test: venv check  ## Run every test, after lint and types
 soak: venv  ## Run the tests that take long, guided fuzzing where atheris can be installed
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/pytest -m soak
+
+architectures: venv  ## Audit some 330 published architectures by every rule, and write docs/architectures.md (up to an hour)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/architectures/requirements.txt
+	$(BIN)/python -m tests.architectures --page docs/architectures.md $(OPTIONS)
 
 bench: bench-store  ## Measure speed and memory, and what bench-store does (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
