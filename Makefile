@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine train clean
+.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine bench-rules architectures train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -10,6 +10,7 @@ help:  ## Show what there is to make
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev,s3]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps zennit # the tests do without the torchvision it wants
 	touch $@
 
 venv: $(BIN)/.installed  ## Make .venv with pinned dependencies
@@ -34,6 +35,10 @@ soak: venv  ## Run the tests that take long, guided fuzzing where atheris can be
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/pytest -m soak
 
+architectures: venv  ## Audit some 330 published architectures by every rule, and write docs/architectures.md (up to an hour)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/architectures/requirements.txt
+	$(BIN)/python -m tests.architectures --page docs/architectures.md $(OPTIONS)
+
 bench: bench-store  ## Measure speed and memory, and what bench-store does (minutes)
 	$(BIN)/python tests/bench/bench_pipeline.py
 
@@ -50,6 +55,10 @@ bench-report: venv  ## Measure size and speed of reports of large runs (a minute
 bench-engine: venv  ## Measure the engine against its peers: make bench-engine IMAGENET=folder-with-labels.csv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/bench/bench_engine.py $(if $(IMAGENET),--imagenet $(IMAGENET)) $(OPTIONS)
+
+bench-rules: venv  ## Measure what each rule's maps show: make bench-rules IMAGENET=folder-with-labels.csv
+	$(if $(IMAGENET),$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]')
+	$(BIN)/python -m tests.bench.bench_rules $(if $(IMAGENET),--imagenet $(IMAGENET))
 
 train: venv  ## Train the demo's model again: make train MNIST=folder-of-the-training-files
 	$(BIN)/python -m flows.demo.train $(MNIST)

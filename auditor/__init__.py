@@ -1,9 +1,21 @@
 """CLEAR maps and their statistics: tensors in, tensors out."""
 
 from auditor.clear import Clear, Maps, agreement
+from auditor.conservation import Conservation, measure_conservation
 from auditor.errors import UnsupportedModel
 from auditor.folding import CannotFold
 from auditor.measurement import Measurement, measure
 from auditor.readings import READINGS
 
-__all__ = ["READINGS", "CannotFold", "Clear", "Maps", "Measurement", "UnsupportedModel", "agreement", "measure"]
+__all__ = [
+    "READINGS",
+    "CannotFold",
+    "Clear",
+    "Conservation",
+    "Maps",
+    "Measurement",
+    "UnsupportedModel",
+    "agreement",
+    "measure",
+    "measure_conservation",
+]

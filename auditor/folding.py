@@ -383,17 +383,21 @@ def verify(clear: "Clear", operator: Operator, images: Tensor) -> tuple[Operator
 
 
 def deviation_of(operator: Operator, plain: Backprojection) -> Tensor:
-    """Of each sample and class that was compared, of samples with a response. plain: of real images, which takes the operator."""
+    """Of each sample and class that was compared, of samples with a finite response that is not zero.
+
+    plain: of real images, which takes the operator.
+    """
     classes = plain.positive.sum((2, 3)).topk(min(CHECKED_CLASSES, plain.positive.shape[1]), dim=1).indices
     expected = torch.stack([plain.send_back(column) for column in classes.unbind(1)], 1)
     plain.operator = operator
     actual = torch.stack([plain.send_back(column) for column in classes.unbind(1)], 1)
     peaks, apart = expected.abs().amax((1, 2, 3)), (actual - expected).abs().amax((1, 2, 3))
-    return (apart / peaks)[peaks > 0]
+    return (apart / peaks)[(peaks > 0) & peaks.isfinite()]
 
 
 def decides_as(clear: "Clear", operator: Operator, plain: Backprojection) -> bool:
     """Whether the operator's shortcut gives the class responses of a tape."""
     responses, expected = operator.class_responses(clear.model, plain.images), plain.class_responses
-    tolerance = TOLERANCE[clear.dtype] * float(expected.abs().max())
-    return responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance)
+    tolerance = TOLERANCE[clear.dtype] * float(expected.where(expected.isfinite(), 0).abs().max())
+    # What is not finite must not be either: a rectifier that a convolution carries out makes a number of NaN.
+    return responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance, equal_nan=True)

@@ -1,6 +1,7 @@
 """Everything an audit wants of a batch, from one stream of its responses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Measurement:
     left_out_frac: (N,) in [0, 1], the share of positive class response that top_k left out; NaN where there is none.
     dominant: scores of the dominant response map, each (N, 1).
     kept: (N, k) int64, the classes described. responses: their scores, each (N, k).
+    has_finite_scores, has_finite_maps: (N,) bool, whether all of a sample's logits are finite, and all of its responses.
+        Where not, nothing else of the sample means anything; the others of the batch are what they are without it.
     """
 
     maps: Maps
@@ -37,6 +40,20 @@ class Measurement:
     dominant: Description
     kept: Tensor
     responses: Description
+    has_finite_scores: Tensor
+    has_finite_maps: Tensor
+
+    def of(self, chosen: Tensor) -> "Measurement":
+        """The same of some of the samples. chosen: (N,) bool, or indices."""
+        part: Measurement = take(self, chosen)
+        return part
+
+
+def take(whole: Any, chosen: Tensor) -> Any:
+    """A tensor, or a dataclass of tensors and such dataclasses, of some samples alone."""
+    if isinstance(whole, Tensor):
+        return whole[chosen]
+    return type(whole)(**{field.name: take(getattr(whole, field.name), chosen) for field in fields(whole)})
 
 
 def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Measurement:
@@ -76,6 +93,8 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
         dominant=describe(result.dominant_response[:, None]),
         kept=kept,
         responses=described,
+        has_finite_scores=backprojection.logits.isfinite().all(1),
+        has_finite_maps=found.is_finite,
     )
 
 
@@ -83,14 +102,18 @@ def survey_stream(backprojection: Backprojection, competing: Tensor, describe_al
     """What there is to say of the competing classes, and, chunk by chunk, of each by itself if `describe_all`."""
     dominance, cosine = Dominance(), ClassCosine()
     parts: list[Description] = []
-    energies = []
+    energies, sums = [], []
     for classes, responses in backprojection.stream(competing):
         dominance.update(classes, responses)
         cosine.update(classes, responses)
         if describe_all:
             parts.append(describe(responses))
         energies.append(parts[-1].energy if describe_all else responses.clamp(min=0).sum((2, 3)))
-    return Survey(dominance.result(), torch.cat(energies, 1), cosine.result()), parts
+        sums.append(responses.sum((2, 3)))
+    energy = torch.cat(energies, 1)
+    # Sums of all values, for −inf is in no energy.
+    is_finite = energy.isfinite().all(1) & torch.cat(sums, 1).isfinite().all(1)
+    return Survey(dominance.result(), energy, cosine.result(), is_finite), parts
 
 
 def left_out(clear: Clear, backprojection: Backprojection, competing: Tensor) -> Tensor:

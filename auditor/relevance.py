@@ -1,20 +1,21 @@
 """Layer-wise relevance propagation: what arrives is shared among a layer's inputs by what they contributed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from auditor.calls import Call, tensors
-from auditor.errors import UnsupportedModel
 from auditor.operations import MATRIX_PRODUCTS, SUMS
 
 EPSILON = 1e-6
-"""ε of Bach et al. 2015, eq. 58: absolute, with the sign of the denominator."""
+"""ε of Bach et al. 2015, eq. 58, relative to the root mean square of a layer's denominators, as in zennit's `Stabilizer`.
 
-LAYERS = frozenset({"conv1d", "conv2d", "linear"})
-"""What batch norm can be one layer with."""
+Montavon et al. 2019 make it .25, a filter, which loses a part of the relevance at every layer. Here it keeps denominators from
+zero and does no more, so that relevance is conserved.
+"""
 
 Part = tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]
 """What is taken of each input, and the map, without bias, that the taken goes through."""
@@ -24,7 +25,7 @@ class Share(torch.autograd.Function):
     """A linear operation; back, R_i = Σ_j (contribution of i to j / denominator of j) R_j.
 
     ε: the contribution is x_i w_ij, the denominator z_j + ε sign z_j with z_j the output, its bias included.
-    z⁺: positive contributions alone, and their sum; what has none shares nothing.
+    z⁺: contributions of the output's sign alone, and their sum; what has none shares nothing.
     """
 
     @staticmethod
@@ -36,12 +37,10 @@ class Share(torch.autograd.Function):
             with torch.enable_grad():
                 leaves = [taken(values.detach()).clone().requires_grad_() for values in inputs]
                 part = function(*leaves)
-            contributed += part.detach()
+            if positive:
+                contributed += part.detach()
             ctx.parts.append((leaves, part))
-        if positive:
-            ctx.scale = torch.where(contributed > 0, 1 / contributed, 0)
-        else:
-            ctx.scale = 1 / (output + EPSILON * torch.where(output < 0, -1.0, 1.0))
+        ctx.scale = reciprocal(contributed if positive else output)
         if not in_place:
             return output.clone()
         ctx.mark_dirty(inputs[0])
@@ -56,6 +55,21 @@ class Share(torch.autograd.Function):
             received = [leaf.detach() * slope for leaf, slope in zip(leaves, slopes, strict=True)]
             relevance = [a + b for a, b in zip(relevance, received, strict=True)] if relevance else received
         return None, None, None, None, *relevance
+
+
+def reciprocal(denominators: Tensor) -> Tensor:
+    """1 / (d + ε sign d · root mean square of d); 0 where that is too small to be divided by.
+
+    The mean is over a sample's maps, (N, K, h, w) and the like, or a token's or vector's values: never over samples.
+    Too small is what subnormal numbers, which have fewer digits, may have made.
+    """
+    axes: Sequence[int] = range(1, denominators.dim()) if denominators.dim() > 3 else (-1,)
+    count = prod(denominators.shape[axis] for axis in axes)
+    # In float64, whose range the squares do not leave.
+    size = torch.linalg.vector_norm(denominators, dim=tuple(axes), keepdim=True, dtype=torch.float64) / max(count, 1) ** 0.5
+    stabilised = denominators + EPSILON * torch.where(denominators < 0, -size, size).to(denominators.dtype)
+    numbers = torch.finfo(torch.promote_types(denominators.dtype, torch.float32))
+    return torch.where(stabilised.abs() > numbers.tiny / numbers.eps, 1 / stabilised, 0)
 
 
 def as_is(values: Tensor) -> Tensor:
@@ -79,33 +93,65 @@ def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: di
     if kind == "layer":
         return share_layer(call, output, positive)
     (source,) = sources
+    if call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
+        return share_product(call, output, source, positive)
     return share_average(output, lambda values: call.run(held | {id(source): values}), [source], positive)
 
 
 def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[Tensor], positive: bool) -> Tensor:
-    """function: from the inputs to the output, with no weight below zero."""
-    parts = [(positive_part if positive else as_is, function)]
+    """function: from the inputs to the output, affine; under z⁺ linear, with no weight below zero."""
+    parts: list[Part] = [(as_is, function)]
+    if positive:
+        is_positive = output >= 0
+        parts = [
+            (positive_part, lambda *values: torch.where(is_positive, function(*values), 0)),
+            (negative_part, lambda *values: torch.where(is_positive, 0, function(*values))),
+        ]
     return Share.apply(output, parts, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def share_product(call: Call, output: Tensor, source: Tensor, positive: bool) -> Tensor:
+    """A product of a response with what the input decides, attention's weights or a layer's kernels, of either sign."""
+    bias = bias_of(call)
+    others = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
+    no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
+
+    def product(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        held = no_bias | {id(other): part(other.detach()) for other in others}
+        return lambda values: call.run(held | {id(source): values})
+
+    parts: list[Part] = [(as_is, product(as_is))]
+    if positive:
+        parts = [(positive_part, product(positive_part)), (negative_part, product(negative_part))]
+    return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
-    """A sum or difference of two responses. Raises UnsupportedModel where it is written into a view."""
+    """A sum or difference of two responses."""
     factor = call.keywords.get("alpha", 1) * (-1 if "sub" in call.name else 1)
     if len(sources) == 1:
         # A response added to itself.
         sources = sources * 2
+    if call.name == "rsub":
+        sources = sources[::-1]
     with torch.no_grad():
         output = torch.add(*sources, alpha=factor)
-    parts: list[Part] = [(positive_part if positive else as_is, lambda first, second: torch.add(first, second, alpha=factor))]
-    if positive and factor < 0:
-        # Of what is subtracted, the negative contributes.
+    parts: list[Part] = [(as_is, lambda first, second: torch.add(first, second, alpha=factor))]
+    if positive:
+        is_positive = output >= 0
+
+        def of_sign(first: Tensor, second: Tensor, is_wanted: Tensor) -> Tensor:
+            """The summands whose sign is the output's; what is subtracted changes its own."""
+            return torch.where(is_wanted, first, 0) + torch.where(is_wanted == (factor > 0), factor * second, 0)
+
         parts = [
-            (positive_part, lambda first, second: first + 0 * second),
-            (negative_part, lambda first, second: 0 * first + factor * second),
+            (positive_part, lambda first, second: of_sign(first, second, is_positive)),
+            (negative_part, lambda first, second: of_sign(first, second, ~is_positive)),
         ]
-    in_place = (call.in_place or call.name in {"iadd", "isub"}) and sources[0] is not sources[1]
+    in_place = call.in_place and sources[0] is not sources[1]
     if in_place and sources[0]._is_view():
-        raise UnsupportedModel(f"operation '{call.name}' writes a sum of two responses into a view, not shared: write a new sum")
+        shared: Tensor = Share.apply(output, parts, positive, False, *sources)  # type: ignore[no-untyped-call]
+        return sources[0].copy_(shared)
     return Share.apply(output, parts, positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -116,29 +162,62 @@ def bias_of(call: Call) -> Tensor | None:
     return bias
 
 
-def share_layer(call: Call, output: Tensor, positive: bool, scale: Tensor | None = None) -> Tensor:
-    """scale: (K,), what batch norm multiplies the layer's K outputs by."""
+def share_layer(
+    call: Call,
+    output: Tensor,
+    positive: bool,
+    arrange: Callable[[Tensor], Tensor] = as_is,
+    flips: Tensor | None = None,
+) -> Tensor:
+    """A layer, and what only arranges its outputs. flips: of the shape of `output` or broadcast to it, −1, 0 or 1.
+
+    Under z⁺, contributions to an output are those of its sign times `flips`.
+    """
     (values,) = call.carriers
     bias = bias_of(call)
     weight = next(tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not values and tensor is not bias)
     no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
-    scaled = weight if scale is None else weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
-    def layer(kernels: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda inputs: call.run(no_bias | {id(values): inputs, id(weight): kernels})
+    def layer(inputs: Tensor, kernels: Tensor) -> Tensor:
+        return arrange(call.run(no_bias | {id(values): inputs, id(weight): kernels}))
 
-    parts: list[Part] = [(as_is, layer(scaled))]
+    parts: list[Part] = [(as_is, lambda inputs: layer(inputs, weight))]
     if positive:
-        parts = [(positive_part, layer(scaled.clamp(min=0))), (negative_part, layer(scaled.clamp(max=0)))]
+        signs = torch.where(output < 0, -1, 1) * (1 if flips is None else flips)
+        above, below = weight.clamp(min=0), weight.clamp(max=0)
+
+        def contributions(inputs: Tensor, kernels: Tensor, others: Tensor) -> Tensor:
+            return torch.where(signs > 0, layer(inputs, kernels), 0) + torch.where(signs < 0, layer(inputs, others), 0)
+
+        parts = [(positive_part, lambda inputs: contributions(inputs, above, below))]
+        if bool((values < 0).any()):
+            # Not behind a rectifier, where it would be for nothing.
+            parts.append((negative_part, lambda inputs: contributions(inputs, below, above)))
     return Share.apply(output, parts, positive, False, values)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def share_merged(norm: Call, before: Call, positive: bool) -> Tensor:
-    """Batch norm and the layer whose output it takes, as one layer."""
+def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+    """Batch norm and the layer whose outputs it takes, `arrange`d, as one layer under z⁺ (Hui & Binder 2019).
+
+    What the norm multiplies by cancels out of a share, all but its sign.
+    """
     (values,) = norm.carriers
     with torch.no_grad():
         channels = values.new_zeros((1, values.shape[1], *[1] * (values.dim() - 2)))
-        shift = norm.of(values)(channels)
-        scale = (norm.of(values)(channels + 1) - shift).flatten()
+        scale = norm.of(values)(channels + 1) - norm.of(values)(channels)
         output = norm.run()
-    return share_layer(before, output, positive, scale)
+    return share_layer(before, output, True, arrange, scale.sign())
+
+
+def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
+    """Of each output of a function of each value alone, the part in it that is the value's and no constant's, as ε shares.
+
+    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is none: all is the
+    value's.
+    """
+    with torch.no_grad():
+        constant = function(torch.zeros_like(values))
+        if not constant.any():
+            return None
+        output = function(values.clone())
+        return (output - constant) * reciprocal(output)

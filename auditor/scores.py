@@ -42,10 +42,7 @@ class Scores:
 def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
     """What decides the classes, of what a forward pass returned. Raises UnsupportedModel."""
     returned, notes = take_scores(output, samples)
-    if not returned.requires_grad:
-        raise UnsupportedModel(
-            "nothing in the model's output depends on the images in a way that can be sent back: return the scores undetached"
-        )
+    tape.check_output(returned)
     tensor, only = before_monotone(tape, returned)
     if returned.shape[1:].numel() == 1:
         only = 1

@@ -15,11 +15,15 @@ VALUES = 4_000_000
 
 @dataclass(frozen=True)
 class Survey:
-    """Of N samples, K classes. energy: (N, K) float32, each class's sum of positive response. class_cosine: see `ClassCosine`."""
+    """Of N samples, K classes. energy: (N, K) float32, each class's sum of positive response. class_cosine: see `ClassCosine`.
+
+    is_finite: (N,) bool, whether all of a sample's responses are, and what they add up to.
+    """
 
     dominance: DominanceResult
     energy: Tensor
     class_cosine: Tensor
+    is_finite: Tensor
 
 
 def survey(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Tensor, shape: tuple[int, ...]) -> Survey:
@@ -36,7 +40,9 @@ def survey(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Te
         squares += torch.linalg.vector_norm(arrived, dim=2).double().square()
         outcomes.append(survey_stretch(arrived, shapes, names, energy))
     winner, best, second = (torch.cat(parts, 1).view(samples, *shape) for parts in zip(*outcomes, strict=True))
-    return Survey(DominanceResult(winner, best, second), energy.t(), class_cosine(operator, seeds, squares.sqrt()))
+    # A verified operator has finite values: responses can only be what the seeds are.
+    is_finite = energy.isfinite().all(0) & seeds.isfinite().all(2).all(0)
+    return Survey(DominanceResult(winner, best, second), energy.t(), class_cosine(operator, seeds, squares.sqrt()), is_finite)
 
 
 def survey_stretch(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,8 @@ HEAD = f"""# The tables
 
 Schema version {SCHEMA_VERSION}. Every table also has `run_id`, its Hive partition. Undefined is NULL; a `_frac` is in [0, 1].
 *Better* says which direction of a score speaks for the model's evidence, where one does. Columns of a manifest that the
-audit does not know are in `samples` as `meta_*`. Made by `python docs/make_tables.py` from `storage/tables.py`.
+audit does not know are in `samples` as `meta_*`; one whose type changes from run to run is text where no type holds all
+its values. Made by `python docs/make_tables.py` from `storage/tables.py`.
 """
 
 

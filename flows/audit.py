@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
+from auditor.clear import competing_count
 from auditor.readings import READINGS
 from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
@@ -37,6 +38,7 @@ from reports.gates import Judgement, as_rows, judge
 from reports.index import write_index
 from reports.queries import ask
 from reports.report import write_report
+from reports.sections import say_not_finite
 from storage.aggregates import gather, place_table
 from storage.datasets import Dataset, open_dataset
 from storage.lock import hold
@@ -52,6 +54,7 @@ from storage.runs import (
     find_reference,
     publish,
     read_commits,
+    read_plan,
     sweep_orphans,
 )
 from storage.sql import connect
@@ -69,7 +72,10 @@ EXTRAS = ("numba",)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all."""
+    """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all.
+
+    not_finite: what is to be said of images whose scores or maps are not.
+    """
 
     run: Run
     judgements: list[Judgement]
@@ -80,6 +86,7 @@ class Outcome:
     set_aside: int
     startup_secs: float
     compute_secs: float
+    not_finite: Sequence[str] = ()
 
 
 class Session:
@@ -147,9 +154,11 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     now = datetime.now(UTC)
     session.commits = read_commits(run)
     artefacts = finalise(session, planned, now)
+    not_finite = find_not_finite(session, run)
     judgements = judge_run(session, run)
     draw(session, planned, judgements)
     manifest = publish_run(session, planned, trigger, artefacts, now)
+    session.listener.is_published = True
     session.listener.stage("reporting")
     charts.join()
     report(run)
@@ -163,6 +172,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         set_aside=sum(commit.is_set_aside for commit in session.commits.values()),
         startup_secs=startup_secs,
         compute_secs=compute_secs,
+        not_finite=not_finite,
     )
 
 
@@ -222,14 +232,35 @@ def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str
     return gather(run, plan, session.commits, attributes, known, now)
 
 
+def find_not_finite(session: Session, run: Run) -> list[str]:
+    """What is to be said of images whose scores or maps are not finite, and says it."""
+    with connect(run.store, [run.run_id]) as connection:
+        found = say_not_finite(ask(connection, "not_finite", run_id=run.run_id).rows)
+    for sentence in found:
+        session.listener.say(sentence)
+    return found
+
+
 @task(name="judge", cache_policy=NO_CACHE)
 def judge_run(session: Session, run: Run) -> list[Judgement]:
     """Puts the gates to the run and writes what became of them into its table `gates`."""
     session.listener.stage("judging")
     reference = find_reference(run, session.config.reference)
+    if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
+        session.listener.say(
+            f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
+            f"'{session.config.method.rule}': what moved between them may be the rule"
+        )
     judgements = judge(session.config.gate_list, run, reference)
     place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
     return judgements
+
+
+def planned_rule(run: Run) -> str | None:
+    """The rule that a run's maps were planned by; None where its plan does not say."""
+    method = read_plan(run).config.get("method")
+    rule = method.get("rule") if isinstance(method, dict) else None
+    return rule if isinstance(rule, str) else None
 
 
 @task(name="publish", cache_policy=NO_CACHE)
@@ -249,6 +280,8 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
         processed_count=sum(commit.processed_count for commit in session.commits.values()),
         failed_count=sum(commit.failed_count for commit in session.commits.values()),
         readings=list(READINGS),
+        passed_over=plan.passed_over,
+        empty_classes=plan.empty_classes,
         examination=plan.examination,
         trigger=trigger,
         environment={
@@ -277,7 +310,8 @@ def git_state(folder: str) -> dict[str, str]:
 
 def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     """How the maps were made: columns of the run's row, and attributes of its arrays."""
-    found = plan.examination
+    found, classes = plan.examination, len(plan.class_names)
+    competing = competing_count(classes, config.method.rule, config.method.top_k)
     return {
         "model_factory": config.model.factory,
         "model_program": config.model.program,
@@ -286,7 +320,7 @@ def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
         "reduction": config.method.reduction,
         "head": config.method.head,
         "precision": config.method.precision,
-        "competing_count": config.method.top_k,
+        "competing_count": competing if competing < classes else None,
         "precision_agreement_frac": None if found is None else found.precision_agreement_frac,
         "is_folded": None if found is None else found.fold is not None,
         "fold_reason": None if found is None else found.fold_reason,

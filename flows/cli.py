@@ -3,35 +3,49 @@
 Heavy packages are imported by the commands that need them: `--help` must answer at once.
 """
 
-import errno
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.ending import FAILED, GATE_FAILED, USAGE, exit_codes, say
 from flows.printing import Form, draw_table, write_rows, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from flows.config import AuditConfig
+    from flows.listener import Listener
     from reports.gates import Judgement
     from storage.runs import Run
 
 
-GATE_FAILED, USAGE, FAILED, INTERRUPTED = 1, 2, 3, 130
 HERE = Path(__file__).parent
 
 app = typer.Typer(
-    help="Audits image classifiers: which pixels spoke for which class, over a whole dataset.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def say_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"clear-audit {version('clear-audit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version and exit.", callback=say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Audits image classifiers: which pixels spoke for which class, over a whole dataset."""
 
 
 def open_store(text: str) -> Path:
@@ -43,7 +57,7 @@ def open_store(text: str) -> Path:
         store = parse_store(str(text))
         check_reachable(store)
     except InputError as error:
-        typer.echo(f"clear-audit: {error}", err=True)
+        say(str(error))
         raise typer.Exit(USAGE) from error
     return store
 
@@ -63,56 +77,6 @@ Setting = Annotated[
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, an unambiguous beginning of it, or 'latest'.")]
 DEFAULT_STORE = Path("audits")
 GATE_COLUMNS = ["gate_name", "outcome", "severity", "value", "reference_value", "least", "most", "max_drop", "max_rise"]
-
-
-@contextmanager
-def exit_codes(afterwards: str = "the same command resumes the run") -> Iterator[None]:
-    """Turns what went wrong into a sentence on stderr and the exit code that stands for it.
-
-    afterwards: what becomes of what was interrupted.
-    """
-    from flows.errors import ClusterLost
-    from storage.errors import InputError, StoreLost
-    from storage.places import is_lost, say_lost
-
-    try:
-        yield
-    except InputError as error:
-        typer.echo(f"clear-audit: {error}", err=True)
-        raise typer.Exit(USAGE) from error
-    except ClusterLost as error:
-        typer.echo(f"clear-audit: {error}; {afterwards}", err=True)
-        raise typer.Exit(FAILED) from error
-    except (typer.Exit, typer.Abort):
-        raise
-    except (KeyboardInterrupt, Exception) as error:
-        # Not before: they import PyTorch, which takes seconds, and who asks a question has no need of it.
-        from auditor.errors import UnsupportedModel
-        from flows.launch import was_interrupted
-
-        if isinstance(error, UnsupportedModel):
-            typer.echo(f"clear-audit: {error}", err=True)
-            raise typer.Exit(USAGE) from error
-        if was_interrupted(error):
-            typer.echo(f"clear-audit: interrupted; {afterwards}", err=True)
-            raise typer.Exit(INTERRUPTED) from error
-        if isinstance(error, StoreLost) or is_lost(error):
-            typer.echo(f"clear-audit: failed, for the store was lost ({say_lost(error)}): {afterwards}", err=True)
-            raise typer.Exit(FAILED) from error
-        if is_full_or_gone(error):
-            typer.echo(
-                f"clear-audit: failed, for a place could not be written ({error}): make it writable; {afterwards}", err=True
-            )
-            raise typer.Exit(FAILED) from error
-        traceback.print_exc()
-        typer.echo(f"clear-audit: failed ({type(error).__name__}: {error}); {afterwards}", err=True)
-        raise typer.Exit(FAILED) from error
-
-
-def is_full_or_gone(error: BaseException) -> bool:
-    """Whether a disk is full, or read-only, or a network's is lost: nothing that our traceback would explain."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG)
-    return isinstance(error, OSError) and error.errno in codes
 
 
 @app.command()
@@ -168,8 +132,8 @@ def schedule(
     name: Annotated[str | None, typer.Option(help="The deployment's name in Prefect; default: the audit's.")] = None,
 ) -> None:
     """Audit a dataset by the clock, one run at a time, until Ctrl-C."""
-    with exit_codes("the next run goes on with what was begun"):
-        from flows.server import prepare_environment
+    with exit_codes(lambda: "the next run goes on with what was begun"):
+        from flows.environment import prepare_environment
 
         prepare_environment()
         from flows.schedule import plan_deployment, serve_deployment
@@ -188,11 +152,17 @@ def list_runs(store: Store = DEFAULT_STORE, form: Annotated[Form, typer.Option("
 def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Show one run: its facts, its figures, and where its files are."""
     with exit_codes():
-        from storage.runs import find_run
+        from storage.datasets.dataset import say_empty, say_passed_over
+        from storage.runs import find_run, read_manifest
 
         found = find_run(store, run_id)
+        manifest = read_manifest(found)
         (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": found.run_id}).to_pylist()
         facts = {name: value for name, value in row.items() if name != "class_names"}
+        if manifest.passed_over:
+            facts["passed_over"] = say_passed_over(manifest.passed_over)
+        if manifest.empty_classes:
+            facts["empty_classes"] = say_empty(manifest.empty_classes)
         facts |= {"classes": ", ".join(row["class_names"]), "maps": found.maps, "report": found.report}
         for name, value in facts.items():
             typer.echo(f"{name:<25} {value}")
@@ -213,10 +183,12 @@ def query(
 
         if form is Form.parquet and output is None:
             raise InputError("--format parquet writes a file: name it with --output")
-        table = ask(store, run_ids(store), sql, timeout_secs=timeout_secs)
+        table = ask(store, run_ids(store), sql, timeout_secs=timeout_secs, values=form.values)
         try:
             write_rows(table, form, output)
         except OSError as error:
+            if output is None:
+                raise
             raise InputError(f"output '{output}' cannot be written ({error.strerror}): name another path") from error
 
 
@@ -245,8 +217,6 @@ def report(
 
 def write_gallery(run: "Run", folder: Path) -> Path:
     """The report with all images of a run. Raises InputError."""
-    from rich.console import Console
-
     from flows.config import planned_config
     from flows.drawing import open_studio
     from flows.gallery import draw_all
@@ -256,7 +226,7 @@ def write_gallery(run: "Run", folder: Path) -> Path:
 
     config = planned_config(run)
     studio = open_studio(run, config, open_dataset(config.dataset_spec))
-    with ProgressBar(Console(stderr=True)) as listener:
+    with ProgressBar() as listener:
         return write_folder(run, folder, lambda place, shown: draw_all(place, studio, shown, listener), studio.hexadecimal)
 
 
@@ -299,14 +269,12 @@ def check(
 def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Hash all files of a finished run again, and say which are not as its manifest has them. Exit code 3: some are not."""
     with exit_codes():
-        from rich.console import Console
-
         from flows.listener import ProgressBar
         from storage import verification
         from storage.runs import find_run
 
         run = find_run(store, run_id)
-        with ProgressBar(Console(stderr=True)) as listener:
+        with ProgressBar() as listener:
             listener.stage("verifying")
             found = verification.verify(run, lambda done, total: listener.advance(done, 0, total, "files"))
         for word, paths in {"changed": found.changed, "missing": found.missing, "unknown": found.unknown}.items():
@@ -314,9 +282,7 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
                 typer.echo(f"{word:<8} {path}")
         if not found.is_sound:
             problems = f"{len(found.changed):,} changed, {len(found.missing):,} missing, {len(found.unknown):,} unknown"
-            typer.echo(
-                f"clear-audit: run '{run.run_id}' is not as it was written: of {found.checked:,} files {problems}", err=True
-            )
+            say(f"run '{run.run_id}' is not as it was written: of {found.checked:,} files {problems}")
             raise typer.Exit(FAILED)
         typer.echo(f"{run.run_id}: all {found.checked:,} files are as they were written")
 
@@ -332,7 +298,7 @@ def gc(
 
     With both --keep and --older-than a run goes that is both. Unfinished runs go by the same rules.
     """
-    with exit_codes("the same command goes on"):
+    with exit_codes(lambda: "the same command goes on"):
         from datetime import UTC, datetime, timedelta
 
         from reports.formats import file_size, plural
@@ -360,7 +326,7 @@ def gc(
             retention.sweep(store)
             write_index(store)
         what = "removed" if delete else "may go; --delete removes them"
-        typer.echo(f"clear-audit: {plural(len(runs), 'run')} and {plural(len(operators), 'fixed operator')} {what}", err=True)
+        say(f"{plural(len(runs), 'run')} and {plural(len(operators), 'fixed operator')} {what}")
 
 
 @app.command()
@@ -405,7 +371,7 @@ def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
 
     for judgement in worst_first(judgements):
         if judgement.outcome is not Outcome.passed:
-            typer.echo(f"clear-audit: {say_judgement(judgement)}", err=True)
+            say(say_judgement(judgement))
     if any(judgement.fails for judgement in judgements):
         raise typer.Exit(GATE_FAILED)
 
@@ -434,13 +400,21 @@ def say_gates(judgements: "Sequence[Judgement]") -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "none"
 
 
+def say_resumption(listener: "Listener") -> str:
+    """What becomes of a run that was cut short; nothing where none was planned."""
+    if listener.run is None:
+        return ""
+    if listener.is_published:
+        return f"all of run '{listener.run.run_id}' but its report is there, and 'clear-audit report' writes that"
+    return "the same command resumes the run"
+
+
 def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None) -> None:
     """Runs an audit with a progress bar, prints what it came to, and exits with the code that says so."""
-    from rich.console import Console
-
     from flows.listener import ProgressBar
 
-    with ProgressBar(Console(stderr=True)) as listener:
+    listener = ProgressBar()
+    with exit_codes(lambda: say_resumption(listener)), listener:
         from flows.launch import run_audit, say_excess
 
         outcome = run_audit(config, store, listener, resume)
@@ -470,7 +444,7 @@ def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None
         typer.echo(f"{name:<13} {text}")
     excess = say_excess(outcome, config)
     if excess is not None:
-        typer.echo(f"clear-audit: {excess}", err=True)
+        say(excess)
         raise typer.Exit(FAILED)
     exit_by_gates(outcome.judgements)
 

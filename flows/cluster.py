@@ -38,6 +38,9 @@ WORKERLESS_SECS = 300.0
 
 WATCH_SECS = 5.0
 
+PRELOADS = ["clear_audit.preload", "flows.preload"]
+"""What workers of our own clusters import first, in this order: before the first, `flows` may be another's."""
+
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,7 +73,7 @@ def open_cluster(compute: ComputeSection) -> Any:
             # Its HTTP server has a fixed port otherwise, and a second cluster on the machine warns of that.
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs="CRITICAL",
-            preload="flows.preload",
+            preload=PRELOADS,
         )
 
 
@@ -79,19 +82,25 @@ def cuda_cluster() -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise InputError("compute.cluster is 'cuda', which needs the extra: pip install 'clear-audit[gpu]'") from error
-    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None)
+    return LocalCUDACluster(threads_per_worker=1, dashboard_address=None, preload=PRELOADS)
 
 
 def load_workers(client: Client, work: Work) -> dict[str, Any]:
-    """Loads the model in every worker, side by side; returns what it turned out to be. Raises InputError."""
+    """Loads the model in every worker, side by side; returns what it turned out to be. Raises InputError and ClusterLost."""
     client.register_plugin(AuditWorker(work))
     workers = list(client.nthreads())
     if not workers:
         raise InputError('the Dask cluster has no workers: start some, or set compute.cluster = "local"')
-    facts: list[dict[str, Any]] = client.gather(
-        # Not these workers alone: one that ends meanwhile would be waited for without end.
-        [client.submit(warm_up, work.key, workers=[worker], allow_other_workers=True, pure=False) for worker in workers]
-    )
+    try:
+        facts: list[dict[str, Any]] = client.gather(
+            # Not these workers alone: one that ends meanwhile would be waited for without end.
+            [client.submit(warm_up, work.key, workers=[worker], allow_other_workers=True, pure=False) for worker in workers]
+        )
+    except KilledWorker as error:
+        raise ClusterLost(
+            f"a Dask worker died while it loaded {work.model.title} and gave it an image: the model's own code ended it, it "
+            "needed more memory than there is, or something else killed it"
+        ) from error
     return facts[0]
 
 

@@ -1,11 +1,13 @@
 """What is found of a model on the first samples, before a run is planned: it holds for the whole run."""
 
 from dataclasses import dataclass
+from math import isnan, nan
 
 import torch
 from distributed.system import MEMORY_LIMIT
 
-from auditor import CannotFold, agreement
+from auditor import CannotFold, Conservation, agreement, measure_conservation
+from auditor.backprojection import few_at_a_time
 from auditor.folding import FoldPlan, plan_fold
 from flows.worker import AuditWorker, this_worker
 
@@ -15,9 +17,10 @@ MEMORY_PART = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """Of `sample_count` samples: the agreement with float32 where the run is in less, and the operator, or why there is none.
+    """Of `sample_count` samples: the agreement with float32 where the run is in less and any scores are finite, and the
+    operator, or why there is none.
 
-    memory: bytes that the operator may take.
+    memory: bytes that the operator may take. conservation: of the first few, under a rule that is to conserve relevance.
     """
 
     sample_count: int
@@ -25,20 +28,19 @@ class Finding:
     fold: FoldPlan | None
     reason: str | None
     memory: float
+    conservation: Conservation | None = None
 
 
 def examine(key: str, operator_gb: float | None) -> Finding:
-    """Examines the model on a worker. operator_gb: of the config. Raises UnsupportedModel."""
+    """Examines the model on a worker. operator_gb: of the config. Raises UnsupportedModel, also where too little is conserved."""
     worker = this_worker(key)
-    count = len(worker.first_pixels)
     memory = allowed_memory(worker.device) if operator_gb is None else operator_gb * 1e9
-    if not count:
+    if not len(worker.first_pixels):
         return Finding(0, None, None, "no sample could be read", memory)
-    agreed = (
-        None if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
-    )
+    agreed = nan if worker.work.precision == "float32" else worker.on_first_images(lambda images: agreement(worker.clear, images))
+    conserved = worker.on_first_images(lambda images: measure_conservation(worker.clear, few_at_a_time(images)[0]))
     fold, reason = find_fold(worker, memory)
-    return Finding(count, agreed, fold, reason, memory)
+    return Finding(len(worker.first_pixels), None if isnan(agreed) else agreed, fold, reason, memory, conserved)
 
 
 def find_fold(worker: AuditWorker, memory: float) -> tuple[FoldPlan | None, str | None]:

@@ -160,13 +160,13 @@ def adopt(worker: AuditWorker, fold: Fold) -> float:
 
 
 def adopt_planned(worker: AuditWorker, fold: Fold | None) -> None:
-    """Has a worker use what the run planned to use. Raises RuntimeError where it cannot: the run must not go on otherwise."""
+    """Has a worker use what the run planned to use. Raises InputError where it cannot: the run must not go on otherwise."""
     if fold is None or worker.operator_path == fold.path:
         return
     try:
         adopt(worker, fold)
     except (CannotFold, UnusableOperator) as error:
-        raise RuntimeError(
+        raise InputError(
             f"the run was planned with the operator '{fold.path}', which cannot be used on this worker: {error}; "
             "remove the file, or plan without one by compute.operator_gb = 0"
         ) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from auditor.errors import UnsupportedModel
 from flows.config import AuditConfig
-from flows.errors import ClusterLost
+from flows.errors import ClusterLost, ServerLost
 from flows.interruption import heeding_interrupts
 from flows.listener import Listener
 from flows.notification import News, notify
@@ -19,7 +19,7 @@ from storage.places import check_writable
 if TYPE_CHECKING:
     from flows.audit import Outcome
 
-SAID = (InputError, UnsupportedModel, ClusterLost)
+SAID = (InputError, UnsupportedModel, ClusterLost, ServerLost)
 """Errors whose message is a sentence for people."""
 
 
@@ -100,7 +100,8 @@ def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
         )
     if outcome.failed <= config.limits.failed_frac_max * outcome.expected:
         return None
+    why = "; ".join([*outcome.not_finite, "see the table 'failures'"])
     return (
         f"{outcome.failed:,} of {outcome.expected:,} samples failed, more than limits.failed_frac_max = "
-        f"{config.limits.failed_frac_max:g} allows: see the table 'failures'"
+        f"{config.limits.failed_frac_max:g} allows: {why}"
     )

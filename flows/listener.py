@@ -1,18 +1,21 @@
 """Who hears how a run gets on: nobody, or a person at a terminal."""
 
+import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from flows.ending import silence
 from storage.runs import Run
 
 
 class Listener:
     """Hears the stages of a run and its progress, and says nothing.
 
-    began: when it was made, by time.perf_counter. run: the run, when it is planned. interrupted: whether a person wants the
+    began: when it was made, by time.perf_counter. run: the run, when it is planned. is_published: whether all of it but its
+    report is there. interrupted: whether a person wants the
     run to end; a stage that begins or gets on then raises KeyboardInterrupt.
     """
 
@@ -20,6 +23,7 @@ class Listener:
         self.began = time.perf_counter()
         self.interrupted = False
         self.run: Run | None = None
+        self.is_published = False
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -37,10 +41,21 @@ class Listener:
         """Something that a person should know of the run."""
 
 
-class ProgressBar(Listener):
-    """Shows stages and progress on a console."""
+class Terminal(Console):
+    """stderr, which whoever reads it may close at any time: what is shown there goes on without."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self) -> None:
+        super().__init__(stderr=True)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence(sys.stderr)
+
+
+class ProgressBar(Listener):
+    """Shows stages and progress on stderr."""
+
+    def __init__(self) -> None:
         super().__init__()
         self.progress = Progress(
             TextColumn("{task.description:<12}"),
@@ -49,7 +64,7 @@ class ProgressBar(Listener):
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
-            console=console,
+            console=Terminal(),
         )
         self.bar = self.progress.add_task("starting", total=None, note="")
 

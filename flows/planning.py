@@ -9,18 +9,21 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from auditor import CannotFold
+from auditor import CannotFold, Conservation
+from auditor.clear import competing_count
 from flows.cluster import Cluster
 from flows.config import AuditConfig
 from flows.examination import Finding, examine, in_bytes, why_not
 from flows.folding import Fold, ensure_operator, make_fold, restore_plan
 from flows.listener import Listener
 from storage.datasets import Dataset
+from storage.datasets.dataset import say_empty, say_passed_over
 from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models import model_hash
 from storage.operators import read_refusal, write_refusal
 from storage.runs import (
+    ConservedRelevance,
     Examination,
     Plan,
     Run,
@@ -62,6 +65,8 @@ def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
         dataset_hash=dataset.content_hash(),
         class_names=list(dataset.classes),
         sample_count=len(dataset),
+        passed_over=dict(dataset.passed_over),
+        empty_classes=list(dataset.empty_classes),
         height=config.input.height,
         width=config.input.width,
         shard_samples=config.compute.shard_samples or shard_samples(config.input.height, config.input.width),
@@ -83,15 +88,14 @@ def plan_run(
 
     Nothing of a run is written before all is checked.
     """
-    draft = draft_plan(config, dataset)
+    for sentence in say_missing(dataset):
+        listener.say(sentence)
+    # Before the dataset is hashed, which may take long.
     _, facts = cluster.wait()
-    if facts["class_count"] != len(dataset.classes):
-        raise InputError(
-            f"dataset '{config.dataset.path}' has {len(dataset.classes)} classes and {config.model_spec.title} has "
-            f"{facts['class_count']} outputs: name the model's classes, in order, in dataset.classes"
-        )
+    check_classes(config, dataset, facts["class_count"])
     for note in facts["notes"]:
         listener.say(f"model: {note}")
+    draft = draft_plan(config, dataset)
     unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:
         for sentence in say_left(store, draft):
@@ -105,6 +109,27 @@ def plan_run(
         fold = make_fold(store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
         build(fold, cluster, listener)
     return Planned(unfinished, plan, fold, facts)
+
+
+def say_missing(dataset: Dataset) -> Iterator[str]:
+    """What somebody may think is audited, and is not."""
+    if dataset.passed_over:
+        yield f"dataset: {say_passed_over(dataset.passed_over)} passed over: they are not audited"
+    if dataset.empty_classes:
+        yield f"dataset: classes without an image: {say_empty(dataset.empty_classes)}"
+
+
+def check_classes(config: AuditConfig, dataset: Dataset, outputs: int) -> None:
+    """Raises InputError where the dataset has not as many classes as the model has outputs."""
+    if outputs == len(dataset.classes):
+        return
+    named = config.dataset.classes is not None
+    where = "dataset.classes names" if named else f"dataset '{config.dataset.path}' has"
+    way_out = f"name all {outputs} of the model's" if named else "name the model's classes"
+    raise InputError(
+        f"{where} {len(dataset.classes)} classes and {config.model_spec.title} has {outputs} outputs: "
+        f"{way_out}, in the order of its outputs, {'there' if named else 'in dataset.classes'}"
+    )
 
 
 def say_left(store: Path, draft: Plan) -> Iterator[str]:
@@ -125,7 +150,7 @@ def examine_model(
     found: Finding = client.submit(examine, cluster.work.key, config.compute.operator_gb, pure=False).result()
     fold, deviation, reason = None, None, found.reason
     if found.fold is not None:
-        competing = min(config.method.top_k or len(draft.class_names), len(draft.class_names))
+        competing = competing_count(len(draft.class_names), config.method.rule, config.method.top_k)
         reason = why_not(found.fold, draft.sample_count, competing, found.memory)
     if found.fold is not None and reason is None:
         fold = make_fold(store, found.fold, cluster.work, draft.model_hash, facts["torch"])
@@ -147,15 +172,29 @@ def examine_model(
             f"precision: {config.method.precision} has the dominant class of float32 at {100 * found.agreement:.2f} % of the "
             f"pixels of the first {found.sample_count:,} images"
         )
+    conserved = found.conservation
+    if conserved is not None:
+        listener.say(conserved_line(config.method.rule, conserved))
     examination = Examination(
         sample_count=found.sample_count,
         precision_agreement_frac=found.agreement,
         fold=None if fold is None else asdict(fold.plan),
         fold_deviation=deviation,
         fold_reason=reason,
+        conservation=None if conserved is None else ConservedRelevance(**asdict(conserved)),
         notes=facts["notes"],
     )
     return examination, fold
+
+
+def conserved_line(rule: str, conserved: Conservation) -> str:
+    taken = ""
+    if conserved.operation is not None:
+        taken = f"; constants take most at operation {conserved.operation}: {conserved.taken:.3g}"
+    return (
+        f"relevance: under {rule}, what arrives at the image adds up to {conserved.kept:.3g} of what a class sends back, without "
+        f"signs to {conserved.size:.3g}{taken}"
+    )
 
 
 def build(fold: Fold, cluster: Cluster, listener: Listener, memory: float = inf) -> float:

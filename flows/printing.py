@@ -1,6 +1,6 @@
 """Rows and texts as a command writes them: on stdout, or into a file."""
 
-import json
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,12 +11,31 @@ from storage.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from storage.asking import Values
+
 
 class Form(StrEnum):
+    """How rows are written. json: one object a line.
+
+    NaN and infinities are null in JSON, which has no numbers for them, and `nan`, `inf`, `-inf` elsewhere; NULL is an empty
+    field in CSV. Of columns with one name the second is called `name_1`. Bytes, dates, intervals and, but in JSON and
+    Parquet, what is nested are as DuckDB writes them.
+    """
+
     table = "table"
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+    @property
+    def values(self) -> "Values":
+        """How an answer's values are to be asked for."""
+        forms: dict[Form, Values] = {Form.json: "json", Form.parquet: "arrow"}
+        return forms.get(self, "text")
+
+
+JSON_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)')
+"""Strings, and what is no number in JSON: DuckDB writes it all the same."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_rows(table: "pa.Table", form: Form, output: Path | None) -> None:
-    """output: the file, where it is not stdout; parquet needs one. Raises OSError."""
+    """table: of values as `form` asks for. output: the file, where it is not stdout; parquet needs one. Raises OSError."""
     import pyarrow.csv
 
     from storage.tables import write_table
@@ -41,13 +60,18 @@ def write_rows(table: "pa.Table", form: Form, output: Path | None) -> None:
         pyarrow.csv.write_csv(table, sink)
         text = sink.getvalue().to_pybytes().decode()
     elif form is Form.json:
-        text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in table.to_pylist())
+        text = "".join(strict_json(row) + "\n" for row in table.column(0).to_pylist())
     else:
         text = draw_table(table)
     if output is None:
         sys.stdout.write(text)
     else:
         output.write_text(text, encoding="utf-8")
+
+
+def strict_json(text: str) -> str:
+    """JSON with null for what is no number in it."""
+    return JSON_TOKENS.sub(lambda found: found[0] if found[0].startswith('"') else "null", text)
 
 
 def draw_table(table: "pa.Table") -> str:

@@ -29,6 +29,9 @@ from reports.gates import overall_of, say_judgement, worst_first
 from storage.errors import InputError
 from storage.places import parse_store
 
+ENTRYPOINT = "clear_audit.deployed.deployed_audit"
+"""Where Prefect finds the flow: its users have folders called `flows` themselves."""
+
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is due while another goes on is cancelled, not queued: of several that were missed, one is made up for."""
 
@@ -79,7 +82,7 @@ def plan_deployment(config: Path, store: Path, cron: str, timezone: str, name: s
     name = name or resolved.name
     if any(character in name for character in BANNED_CHARACTERS):
         raise InputError(f"deployment '{name}' has one of {' '.join(BANNED_CHARACTERS)} in its name: give another with --name")
-    return RunnerDeployment.from_flow(
+    deployment = RunnerDeployment.from_flow(
         deployed_audit,
         name=name,
         schedule=Cron(cron, timezone=timezone),
@@ -87,6 +90,8 @@ def plan_deployment(config: Path, store: Path, cron: str, timezone: str, name: s
         concurrency_limit=ONE_AT_A_TIME,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    deployment.entrypoint = ENTRYPOINT
+    return deployment
 
 
 def serve_deployment(deployment: RunnerDeployment) -> None:

@@ -6,41 +6,26 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from urllib.parse import urlsplit
 
-import typer
+from flows.environment import prepare_environment
+from flows.errors import ServerLost
 
-STARTUP_SECS = 120
-
-NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-
-QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_WIKI": "false"}
-"""No log lines between ours: failures reach people as our own messages."""
+STARTUP_SECS, NAMED_SECS, REQUEST_SECS = 120, 20, 10
+"""How long our own server may take to answer, a named one, which may be starting as well, and one request to that."""
 
 LEAN = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_FINAL": "1"}
+
+ELSE = ": see what it wrote above, or name another by PREFECT_API_URL"
 
 EPHEMERAL = {"PREFECT__SERVER_EPHEMERAL": "1"}
 """Without the services of a server that stays, the one among them that makes scheduled runs."""
 
 KEEPS_SCHEDULES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 """Who runs is written down: in memory, a run that died with its server would be taken to run for ever, and no other begin."""
-
-
-def prepare_environment() -> None:
-    """Sets what Prefect reads when it is imported; call before. What the user has set stays, but for telemetry."""
-    os.environ.update(NO_TELEMETRY)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ:
-        # Nobody reads the logs of a server that ends with the run.
-        os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
-    # Our own database: another Prefect version's must not be migrated by a run of ours.
-    home = os.environ.setdefault("PREFECT_HOME", str(Path(typer.get_app_dir("clear-audit")) / "prefect"))
-    Path(home).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -57,7 +42,7 @@ class PrefectServer:
     """A Prefect API server in a process of its own, on a free port of the loopback interface.
 
     keeps_schedules: whether it makes the runs of deployments that have a schedule. url: its API's; None where
-    PREFECT_API_URL names another, which then serves.
+    PREFECT_API_URL names another, which then serves. Raises InputError where there is no place for its database.
     """
 
     def __init__(self, keeps_schedules: bool = False) -> None:
@@ -71,7 +56,7 @@ class PrefectServer:
             listener.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flows.server", str(listener.fileno())],
+                [sys.executable, "-P", "-m", "clear_audit.running", "flows.server", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 env=os.environ | LEAN | (KEEPS_SCHEDULES if keeps_schedules else EPHEMERAL),
                 stdout=subprocess.DEVNULL,
@@ -81,18 +66,18 @@ class PrefectServer:
             )
 
     def wait(self) -> None:
-        """Returns when the server answers. Raises RuntimeError where it does not start."""
+        """Returns when the server answers. Raises ServerLost where it does not."""
+        if self.process is None:
+            wait_for_named(os.environ["PREFECT_API_URL"])
+            return
         deadline = time.monotonic() + STARTUP_SECS
-        while self.process is not None:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError):
-                pass
+        while not is_healthy(f"{self.url}/health"):
             if self.process.poll() is not None:
-                raise RuntimeError(f"the Prefect server ended with code {self.process.returncode} before it answered")
+                raise ServerLost(
+                    f"the Prefect server of the run ended with code {self.process.returncode} before it answered{ELSE}"
+                )
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the Prefect server did not answer within {STARTUP_SECS} s: set PREFECT_API_URL to another")
+                raise ServerLost(f"the Prefect server of the run did not answer within {STARTUP_SECS} s{ELSE}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -105,6 +90,46 @@ class PrefectServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def is_healthy(url: str) -> bool:
+    # Whatever the environment says of proxies: this is our own machine.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def wait_for_named(url: str) -> None:
+    """Returns when the server that PREFECT_API_URL names answers. Raises ServerLost."""
+    deadline = time.monotonic() + NAMED_SECS
+    while (fault := why_not_reached()) is not None:
+        if time.monotonic() > deadline:
+            place = urlsplit(url)._replace(query="", fragment="")
+            shown = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
+            raise ServerLost(
+                f"PREFECT_API_URL names {shown}, which cannot be used ({type(fault).__name__}: {fault}): correct it, or "
+                "unset it, and each run has a Prefect server of its own"
+            )
+        time.sleep(1)
+
+
+def why_not_reached() -> Exception | None:
+    """What Prefect's client says of its server, tried once; None where all is well."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(httpx_settings={"timeout": REQUEST_SECS}, sync_client=True) as client,
+        ):
+            client.raise_for_api_version_mismatch()
+            return None
+    except Exception as error:  # of any library on the way
+        return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
 def serve(listener: socket.socket) -> None:

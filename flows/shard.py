@@ -22,6 +22,9 @@ from storage.maps import MapShape, write_shard
 from storage.runs import Run, Shard, commit_attempt, leave_attempt, open_attempt
 from storage.tables import SCHEMAS, write_table
 
+NOT_FINITE = {"scores": "the model's scores are not finite", "maps": "the maps are not finite"}
+"""Why a sample that was measured is a failure all the same: of NaN there is no largest, and class 0 would pass for it."""
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -52,12 +55,26 @@ def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: S
     samples, pixels, failures = read_prepared(worker.dataset, worker.work.input, shard.start, shard.stop)
     measured = np.array([position for position in range(len(samples.ids)) if position not in failures], dtype=np.int64)
     findings = nothing_found(samples.ids, samples.labels, shape)
-    for chosen, measurement in measure_batches(worker, samples, pixels, measured):
+    for batch, measurement in measure_batches(worker, samples, pixels, measured, failures):
+        chosen, measurement = leave_out_not_finite(batch, measurement, failures)
         findings.dominant_class[chosen] = measurement.maps.dominant_class.cpu().numpy()
         findings.dominant_response[chosen] = measurement.maps.dominant_response.cpu().numpy()
         findings.samples.append(sample_rows(samples, shard.start, chosen, measurement, worker.dataset.meta_schema))
         findings.responses.append(response_rows(shard.start, chosen, measurement))
     return commit(run, shape, shard, worker.dataset, findings, failures, started)
+
+
+def leave_out_not_finite(
+    batch: np.ndarray, measurement: Measurement, failures: dict[int, tuple[str, str]]
+) -> tuple[np.ndarray, Measurement]:
+    """The samples of a batch whose scores and maps are finite, and their measurement; the others are put to `failures`."""
+    has_scores = measurement.has_finite_scores.cpu().numpy()
+    is_sound = has_scores & measurement.has_finite_maps.cpu().numpy()
+    if is_sound.all():
+        return batch, measurement
+    for position, has_score in zip(batch[~is_sound].tolist(), has_scores[~is_sound], strict=True):
+        failures[position] = ("compute", NOT_FINITE["maps" if has_score else "scores"])
+    return batch[is_sound], measurement.of(torch.from_numpy(is_sound).to(measurement.kept.device))
 
 
 def set_aside(run: Run, shape: MapShape, shard: Shard, dataset: Dataset, reason: str) -> dict[str, int]:
@@ -102,18 +119,35 @@ def write_attempt(
 
 
 def measure_batches(
-    worker: AuditWorker, samples: Samples, pixels: np.ndarray, measured: np.ndarray
+    worker: AuditWorker, samples: Samples, pixels: np.ndarray, measured: np.ndarray, failures: dict[int, tuple[str, str]]
 ) -> Iterator[tuple[np.ndarray, Measurement]]:
-    """Yields the positions of `measured`, batch by batch, with what was measured of them. pixels: of all the samples."""
+    """Yields the positions of `measured`, batch by batch, with what was measured of them. pixels: of all the samples.
+
+    failures: by position; gets the samples that the model itself raises on, which are not measured.
+    """
 
     def feed(batches: list[np.ndarray]) -> Iterator[torch.Tensor]:
         return feed_device(pixels, worker.work.input, worker.device, batches)
 
-    def measure_batch(batch: np.ndarray, images: torch.Tensor) -> Measurement:
+    def measure_batch(batch: np.ndarray, images: torch.Tensor) -> tuple[np.ndarray, Measurement | None]:
         labels = torch.from_numpy(samples.labels[batch]).to(worker.device)
-        return measure(worker.clear, images, labels, worker.work.kept_classes)
+        try:
+            return batch, measure(worker.clear, images, labels, worker.work.kept_classes)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            refusals = worker.refusals(images)
+            if not refusals:
+                raise
+        failures.update({int(batch[position]): ("compute", f"the model {reason}") for position, reason in refusals.items()})
+        kept = [position for position in range(len(batch)) if position not in refusals]
+        if not kept:
+            return batch[kept], None
+        return batch[kept], measure(worker.clear, images[kept], labels[kept], worker.work.kept_classes)
 
-    return compute_batches(worker.measured_size, measured, feed, measure_batch)
+    for _, (taken, measurement) in compute_batches(worker.measured_size, measured, feed, measure_batch):
+        if measurement is not None:
+            yield taken, measurement
 
 
 def empty_table(name: str, dataset: Dataset) -> pa.Table:

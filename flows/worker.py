@@ -10,17 +10,22 @@ import numpy as np
 import torch
 from distributed import WorkerPlugin, get_worker
 
-from auditor import Clear
+from auditor import Clear, Maps
 from auditor.backprojection import samples_at_once
-from auditor.errors import RefusedImages
+from auditor.clear import TopK
 from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
+from storage.factories import say_raised
 from storage.models import ModelSpec, load_model
 from storage.programs import check_input, place_program
 
 Made = TypeVar("Made")
+
+BATCHES = (2, 4, 8, 16, 32, 64, 128)
+SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+"""What a model is tried with that does not take one image of the config's size, to say what it does take."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Work:
     reduction: str
     head: str | None
     precision: str
-    top_k: int | None
+    top_k: TopK
     kept_classes: int
     batch_samples: int | None
     threads: int | None
@@ -52,6 +57,8 @@ class AuditWorker(WorkerPlugin):
         self.batch_size = BatchSize(work.batch_samples or SAMPLES)
         # Of the operator that `clear` uses; None while it uses none.
         self.operator_path: Path | None = None
+        # What a person should know of how the model was made to fit, a sentence each.
+        self.notes: list[str] = []
 
     @cached_property
     def device(self) -> torch.device:
@@ -61,8 +68,8 @@ class AuditWorker(WorkerPlugin):
 
     @cached_property
     def clear(self) -> Clear:
-        work = self.work
-        model = load_model(work.model)
+        work, self.notes = self.work, []
+        model = load_model(work.model, self.notes.append)
         if isinstance(model, torch.nn.Module):
             model = model.to(self.device)
         else:
@@ -101,8 +108,41 @@ class AuditWorker(WorkerPlugin):
         return BatchSize(min(SAMPLES, samples_at_once(spec.channels * spec.height * spec.width)))
 
     def on_first_images(self, work: Callable[[torch.Tensor], Made]) -> Made:
-        """What `work` makes of the dataset's first images, as many as fit into memory at once."""
-        return self.batch_size.fitting(lambda samples: work(self.tensor(self.first_pixels[:samples])))
+        """What `work` makes of the dataset's first images, as many as fit into memory at once.
+
+        Images that the model itself raises on are not among them from then on. Raises InputError where that leaves none.
+        """
+
+        def work_on(samples: int) -> Made:
+            return work(self.tensor(self.first_pixels[:samples]))
+
+        try:
+            return self.batch_size.fitting(work_on)
+        except Exception:
+            refusals = self.refusals(self.tensor(self.first_pixels[: self.batch_size.samples]))
+            if not refusals:
+                raise
+        self.first_pixels = np.delete(self.first_pixels, list(refusals), axis=0)
+        if not len(self.first_pixels):
+            raise InputError(f"{self.work.model.title} takes none of the dataset's first images: on one, it {refusals[0]}")
+        return self.on_first_images(work)
+
+    def refusal(self, images: torch.Tensor) -> str | None:
+        """What the model raises on a batch where nothing watches it, as the rest of a sentence; None where it takes it."""
+        clear = self.clear
+        try:
+            with torch.no_grad():
+                clear.model(images.to(clear.dtype))
+        except (KeyboardInterrupt, torch.OutOfMemoryError):
+            raise
+        except BaseException as error:  # sys.exit too, which would end the worker
+            return f"raised {say_raised(error, self.work.model.search_path)}"
+        return None
+
+    def refusals(self, images: torch.Tensor) -> dict[int, str]:
+        """Of a batch's images, by position, those that the model raises on by themselves, with what it raises."""
+        found = {position: self.refusal(images[position : position + 1]) for position in range(len(images))}
+        return {position: reason for position, reason in found.items() if reason is not None}
 
     def tensor(self, pixels: np.ndarray) -> torch.Tensor:
         """pixels: (N, ch, H, W) uint8, to what the model takes, on the device."""
@@ -116,23 +156,88 @@ def this_worker(key: str) -> AuditWorker:
 
 
 def warm_up(key: str) -> dict[str, Any]:
-    """Loads the model and explains one blank image; returns what the model turned out to be. Raises InputError.
+    """Loads the model and explains one image; returns what the model turned out to be. Raises InputError.
 
-    class_count, torch, device; notes: how the model was read, a sentence each.
+    class_count, torch, device; notes: what was done to make the model fit, and how it was read, a sentence each.
     """
     worker = this_worker(key)
-    spec = worker.work.input
-    blank = worker.tensor(np.zeros((1, spec.channels, spec.height, spec.width), np.uint8))
-    try:
-        maps = worker.clear(blank)
-    except RefusedImages as error:
-        raise InputError(
-            f"{worker.work.model.title} cannot take an image of {spec.channels} × {spec.height} × "
-            f"{spec.width}: correct input.channels, input.height and input.width ({error})"
-        ) from error
+    image = plain_image(worker)
+    check_batch(worker, image)
+    # One image alone: what does not fit then never will.
+    maps = BatchSize(1).fitting(lambda _: explain(worker, image))
     return {
         "class_count": maps.logits.shape[1],
         "torch": torch.__version__,
         "device": str(worker.device),
-        "notes": worker.clear.plain(blank).notes(),
+        "notes": [*worker.notes, *worker.clear.plain(image).notes()],
     }
+
+
+def plain_image(worker: AuditWorker) -> torch.Tensor:
+    """(1, ch, H, W): a blank image, or the dataset's first where the model takes no blank one. Raises InputError."""
+    size = (worker.work.input.channels, worker.work.input.height, worker.work.input.width)
+    blank = worker.tensor(np.zeros((1, *size), np.uint8))
+    refusal = worker.refusal(blank)
+    if refusal is None:
+        return blank
+    if len(worker.first_pixels):
+        first = worker.tensor(worker.first_pixels[:1])
+        if worker.refusal(first) is None:
+            return first
+    raise InputError(f"{worker.work.model.title} {refusal}, given one image of {in_words(size)}: {what_it_takes(worker, size)}")
+
+
+def what_it_takes(worker: AuditWorker, size: tuple[int, ...]) -> str:
+    """The way out where a model does not take one image of the config's size, from what it does take. size: (ch, H, W)."""
+
+    def takes(samples: int, *other: int) -> bool:
+        return worker.refusal(worker.tensor(np.zeros((samples, *other), np.uint8))) is None
+
+    channels, height, width = size
+    batch = next((samples for samples in BATCHES if takes(samples, *size)), None)
+    if batch is not None:
+        return (
+            f"it takes {batch} of them, so that a batch size is written into it; keep the first axis as it comes, as in "
+            "'x.flatten(1)'"
+        )
+    others = [(4 - channels, height, width), *((channels, side, side) for side in SIDES)]
+    other = next((other for other in others if takes(1, *other)), None)
+    if other is not None:
+        return f"it takes one of {in_words(other)}; correct input.channels, input.height and input.width"
+    return "correct the network, or input.channels, input.height and input.width"
+
+
+def check_batch(worker: AuditWorker, image: torch.Tensor) -> None:
+    """Raises InputError where a model that takes one image does not take two, each with its row of scores."""
+    if worker.batch_size.asked == 1:
+        return
+    both = image.repeat(2, 1, 1, 1)
+    refusal = worker.refusal(both)
+    if refusal is None:
+        with torch.no_grad():
+            scores = worker.clear.model(both.to(worker.clear.dtype))
+        if not isinstance(scores, torch.Tensor) or not scores.dim() or len(scores) == 2:
+            return
+        refusal = f"returns {len(scores)} row{'s' * (len(scores) != 1)} of scores"
+    raise InputError(
+        f"{worker.work.model.title} {refusal}, given two images, and takes one: a batch size is written into it; keep the first "
+        "axis as it comes, as in 'x.flatten(1)', or set compute.batch_samples = 1"
+    )
+
+
+def explain(worker: AuditWorker, image: torch.Tensor) -> Maps:
+    """The maps of an image that the model takes. Raises InputError where they cannot be made."""
+    try:
+        return worker.clear(image)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = say_raised(error, worker.work.model.search_path)
+        raise InputError(
+            f"{worker.work.model.title} answers, and its answer cannot be followed back to the image ({said}): "
+            "try another method.rule, or write that part of it otherwise"
+        ) from error
+
+
+def in_words(size: tuple[int, ...]) -> str:
+    return " × ".join(map(str, size))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.sql import quote, select
+from storage.sql import select
+from storage.union import quote
 
 if TYPE_CHECKING:
     import duckdb

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from reports import charts
 from reports.blocks import CHART_CLASSES, TABLE_ROWS, Block, Chart, Column, tabulate
 from reports.cells import Cell, anchor
-from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, percent, significant
+from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, percent, plural, significant
 from reports.queries import Row
 from reports.scope import Scope
 
@@ -69,7 +69,7 @@ ALLOWED = Column("Allowed", say_limits, is_number=False)
 WHY = Column("Why", lambda row: row["message"], is_number=False)
 
 NOT_EVALUATED = {
-    "failed_count": ("Images that could not be read or prepared", "They are in no other number; see Failures."),
+    "failed_count": ("Images that could not be read, prepared or computed", "They are in no other number; see Failures."),
     "unlabelled_count": ("Measured images without a label", "They count for agreement, not for accuracy or any class."),
     "no_dominant_count": (
         "Measured images without positive response for any class",
@@ -277,6 +277,11 @@ def sensitivity_block(scope: Scope) -> Block:
     )
 
 
+def say_not_finite(rows: Sequence[Row]) -> list[str]:
+    """What no accuracy tells: that scores or maps are no numbers. rows: of query `not_finite`."""
+    return [f"{row['reason']} for {count(row['failed_count'])} of {plural(row['image_count'], 'image')}" for row in rows]
+
+
 def failures_block(scope: Scope, failed: int) -> Block:
     answer = scope.ask("failures", count=TABLE_ROWS)
     if not answer.rows:
@@ -290,4 +295,5 @@ def failures_block(scope: Scope, failed: int) -> Block:
     return Block(
         answer,
         table=tabulate("Images without maps and statistics, in the dataset's order.", columns, answer.rows, total=failed),
+        note="".join(f"{said[0].upper()}{said[1:]}. " for said in say_not_finite(scope.ask("not_finite").rows)).strip(),
     )

@@ -10,7 +10,8 @@ from reports.blocks import Block, Column, Table, tabulate
 from reports.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.gates import overall
 from reports.queries import Answer, Row
-from storage.runs import Examination, Manifest, Plan, Run, Trigger
+from storage.datasets.dataset import say_empty, say_passed_over
+from storage.runs import ConservedRelevance, Examination, Manifest, Plan, Run, Trigger
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"
@@ -107,7 +108,9 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
         ("Model", run["model_factory"] or run["model_program"]),
         ("Dataset", run["dataset_path"]),
         ("Images", f"{count(run['sample_count'])}, of {plan.height} × {plan.width} pixels"),
+        *([("Files passed over", say_passed_over(plan.passed_over))] if plan.passed_over else []),
         ("Classes", count(run["class_count"])),
+        *([("Classes without an image", say_empty(plan.empty_classes))] if plan.empty_classes else []),
         ("Rule", run["rule"]),
         ("Precision", run["precision"]),
         ("Started", moment(run["started_at"])),
@@ -146,6 +149,11 @@ def method_table(run: Row, examination: Examination | None) -> Table:
         ("Where classes are decided", "found from the operations" if run["head"] is None else f"named: {run['head']}"),
         *([("How the model is read", "; ".join(examination.notes))] if examination is not None and examination.notes else []),
         ("Fixed operator", say_operator(run, examination)),
+        *(
+            []
+            if examination is None or examination.conservation is None
+            else [("Conservation", say_conservation(examination.conservation))]
+        ),
     ]
     return facts_table("Method of this run.", facts)
 
@@ -164,6 +172,14 @@ def say_operator(run: Row, examination: Examination | None) -> str:
         f"{plural(examination.sample_count, 'image')} its responses deviate from the network's by at most "
         f"{power(run['fold_deviation'])} of the greatest"
     )
+
+
+def say_conservation(found: ConservedRelevance) -> str:
+    """How much of what the classes send back the maps show, under a rule whose responses are to add up to it."""
+    said = f"responses add up to {decimal(found.kept)} of what their class sends back, without signs to {decimal(found.size)}"
+    if found.operation is None:
+        return said
+    return f"{said}; constants, as biases and class tokens, take most at operation {found.operation}: {decimal(found.taken)}"
 
 
 def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:

@@ -15,13 +15,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from storage.errors import InputError
 from storage.mirror import local_store
 from storage.sql import connect, first_line, reads_reference, relation_of
+from storage.union import quote
+
+# Imported where it is used, as in storage.sql.
+if TYPE_CHECKING:
+    import duckdb
+
+Values = Literal["arrow", "text", "json"]
+"""How an answer's values are given. arrow: in Arrow's types. text: numbers and Booleans in these, all else in DuckDB's words.
+json: each row as one JSON object, in a single column. What a form has no type for is in DuckDB's words."""
 
 QUESTION_SECS = 60.0
 """How long a question may take."""
@@ -33,19 +42,42 @@ ANSWER_BYTES = 1 << 30
 """The largest answer, as Arrow holds it."""
 
 BATCH_ROWS = 10_000
+
+NUMBERS = {"boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"} | {
+    "hugeint",
+    "decimal",
+    "float",
+    "double",
+}
+MOMENTS = {"date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"}
+NESTED = {"list", "array", "struct", "tuple", "map"}
+CARRIED = {
+    "text": NUMBERS | {"varchar", "null"},
+    "arrow": NUMBERS | {"varchar", "null", "blob", "uuid", "enum"} | MOMENTS | NESTED,
+}
+"""The types of DuckDB whose values Arrow, and a Parquet file, hold as they are: it takes a UHUGEINT above half of its range for a
+negative number, and loses the zone of a time."""
+
 REFUSED = 2
 """The exit code of a process whose last line on stderr is the message of an InputError."""
 
 
 def ask(
-    store: Path, runs: Sequence[str], sql: str, reference: str | None = None, timeout_secs: float = QUESTION_SECS
+    store: Path,
+    runs: Sequence[str],
+    sql: str,
+    reference: str | None = None,
+    timeout_secs: float = QUESTION_SECS,
+    values: Values = "arrow",
 ) -> pa.Table:
-    """The rows of one SELECT, from whoever wrote it. runs, reference: as for `storage.sql.connect`.
+    """The rows of one SELECT, from whoever wrote it. runs, reference: as for `storage.sql.connect`. values: see `Values`.
 
-    Raises InputError where the query is refused or cannot be run, or goes beyond a limit of time, memory or size.
+    Of columns with one name the second is called `name_1`, and so on. Raises InputError where the query is refused or cannot
+    be run, or goes beyond a limit of time, memory or size.
     """
     place = local_store(store, runs if reference is None else [*runs, reference])
-    return _exchange({"store": str(place), "runs": list(runs), "sql": sql, "reference": reference}, timeout_secs)
+    question = {"store": str(place), "runs": list(runs), "sql": sql, "reference": reference, "values": values}
+    return _exchange(question, timeout_secs)
 
 
 def asks_reference(store: Path, sql: str) -> bool:
@@ -58,7 +90,7 @@ def asks_reference(store: Path, sql: str) -> bool:
 
 def _exchange(question: dict[str, Any], timeout_secs: float) -> pa.Table:
     # -P: a module in the working directory is not to be taken for one of ours.
-    command = [sys.executable, "-P", "-m", "storage.asking", str(math.ceil(timeout_secs))]
+    command = [sys.executable, "-P", "-m", "clear_audit.running", "storage.asking", str(math.ceil(timeout_secs))]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None
@@ -122,7 +154,29 @@ def _answer(question: dict[str, Any]) -> pa.RecordBatchReader:
         found = reads_reference(connect(Path(question["store"]), []), question["sql"])
         return pa.table({"found": [found]}).to_reader()
     connection = connect(Path(question["store"]), question["runs"], reference=question["reference"])
-    return relation_of(connection, question["sql"]).to_arrow_reader(BATCH_ROWS)
+    return _give(relation_of(connection, question["sql"]), question["values"]).to_arrow_reader(BATCH_ROWS)
+
+
+def _give(relation: "duckdb.DuckDBPyRelation", values: Values) -> "duckdb.DuckDBPyRelation":
+    """The same rows, with names that differ, and `values` as they are asked for."""
+    relation = relation.project("*")  # which tells columns of one name apart
+    names = ['"' + name.replace('"', '""') + '"' for name in relation.columns]
+    if values == "json":
+        pairs = ", ".join(f"{quote(name)}, {quoted}" for name, quoted in zip(relation.columns, names, strict=True))
+        return relation.project(f"json_object({pairs})::VARCHAR AS json")
+    given = [
+        name if _is_carried(kind, CARRIED[values]) else f"{name}::VARCHAR AS {name}"
+        for name, kind in zip(names, relation.types, strict=True)
+    ]
+    return relation.project(", ".join(given))
+
+
+def _is_carried(kind: Any, carried: set[str]) -> bool:
+    """Whether a type of DuckDB's is among those that are carried, with all types in it."""
+    if kind.id not in carried:
+        return False
+    parts = [part for _, part in kind.children] if kind.id in NESTED else []
+    return all(_is_carried(part, carried) for part in parts if not isinstance(part, int))  # an array's size is none
 
 
 def _main() -> int:

@@ -72,13 +72,27 @@ class Record(BaseModel):
 RecordT = TypeVar("RecordT", bound=Record)
 
 
+class ConservedRelevance(Record):
+    """How much of what classes send back arrives at the image, medians over a few samples and their strongest classes.
+
+    kept: Σ R(x|c) over the image, in units of what class c sent back; size: the same of |R(x|c)|. taken: what the operation
+    `operation` took of all that was sent back, most of all operations; None where none took anything.
+    """
+
+    kept: float
+    size: float
+    operation: str | None
+    taken: float
+
+
 class Examination(Record):
     """What one worker found of the model on the dataset's first samples, and what follows for the whole run.
 
     sample_count: how many samples it saw. precision_agreement_frac: share of their pixels whose dominant class is that of
     float32; None where the run is in float32. fold: the fixed operator that makes the maps, field by field, None where each
     class is sent back for each sample; then fold_reason says why. fold_deviation: the largest deviation of the operator's
-    responses from the network's, relative to the peak. notes: how the model was read, where that is not plain, in sentences.
+    responses from the network's, relative to the peak. conservation: None under a rule that is to conserve nothing. notes: how
+    the model was read, where that is not plain, in sentences.
     """
 
     sample_count: Count
@@ -86,6 +100,7 @@ class Examination(Record):
     fold: dict[str, Any] | None = None
     fold_deviation: float | None = None
     fold_reason: str | None = None
+    conservation: ConservedRelevance | None = None
     notes: list[str] = []
 
 
@@ -108,7 +123,8 @@ class Trigger(Record):
 class Plan(Record):
     """What a run will do, frozen: a run is resumed only where all that identifies it still holds.
 
-    examination, trigger: None where an older version planned.
+    passed_over, empty_classes: of the dataset, see `Dataset`; empty where an older version planned. examination, trigger: None
+    where one did.
     """
 
     run_id: Name
@@ -125,6 +141,8 @@ class Plan(Record):
     height: Size
     width: Size
     shard_samples: Size
+    passed_over: dict[str, Count] = {}
+    empty_classes: list[str] = []
     examination: Examination | None = None
     trigger: Trigger | None = None
 
@@ -171,8 +189,8 @@ class Commit(Record):
 class Manifest(Record):
     """What a finished run holds and how it was made.
 
-    examination: the plan's; None where an older version planned. trigger: of what finished the run, which is not what the
-    plan says where it was resumed. artefacts: SHA-256 by path in the store.
+    passed_over, empty_classes, examination: the plan's; empty, and None, where an older version planned. trigger: of what
+    finished the run, which is not what the plan says where it was resumed. artefacts: SHA-256 by path in the store.
     """
 
     run_id: Name
@@ -183,6 +201,8 @@ class Manifest(Record):
     processed_count: Count
     failed_count: Count
     readings: list[str]
+    passed_over: dict[str, Count] = {}
+    empty_classes: list[str] = []
     examination: Examination | None = None
     trigger: Trigger | None = None
     environment: dict[str, str]

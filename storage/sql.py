@@ -11,6 +11,7 @@ import pyarrow as pa
 from storage.errors import InputError, nearest
 from storage.mirror import local_store
 from storage.tables import SCHEMAS
+from storage.union import quote, reading, source
 
 # Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
 if TYPE_CHECKING:
@@ -72,22 +73,14 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
             continue
         known = connection.from_arrow(schema.empty_table())
         columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
-        listed = ", ".join(quote(file) for file in files)
         try:
-            connection.execute(
-                f"CREATE VIEW {into}.{table} AS SELECT {columns} WHERE false UNION ALL BY NAME "
-                f"SELECT * FROM read_parquet([{listed}], "
-                "hive_partitioning = true, hive_types = {'run_id': VARCHAR}, union_by_name = true)"
-            )
-        except duckdb.Error as error:
+            rows = source(connection, into, table, files) if table == "samples" else f"SELECT * FROM {reading(files)}"
+            connection.execute(f"CREATE VIEW {into}.{table} AS SELECT {columns} WHERE false UNION ALL BY NAME {rows}")
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             fault = str(error).split("\n")[0]
             raise InputError(
                 f"table '{table}' cannot be read: 'clear-audit verify RUN' says what is damaged ({fault})"
             ) from error
-
-
-def quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:

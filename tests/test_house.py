@@ -1,4 +1,7 @@
-"""Imports point one way: flows → auditor, storage, reports; reports → storage; nothing else. Data are never run as code."""
+"""Imports point one way: flows → auditor, storage, reports; reports → storage; nothing else. Data are never run as code.
+
+`clear_audit` imports what it starts by name, when it is to be started.
+"""
 
 import ast
 from pathlib import Path
@@ -11,6 +14,7 @@ MAY_IMPORT = {
     "storage": {"storage"},
     "reports": {"reports", "storage"},
     "flows": {"flows", "auditor", "storage", "reports"},
+    "clear_audit": {"clear_audit", "auditor"},
 }
 
 

@@ -1,6 +1,6 @@
 """The protocol of a dataset, and the way to open one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -11,6 +11,9 @@ from storage.errors import InputError
 
 Format = Literal["idx", "folder", "manifest"]
 
+MOST_LISTED = 10
+"""Of what a sentence lists; the rest is "…"."""
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -18,7 +21,8 @@ class DatasetSpec:
 
     path: the images' IDX file, the folder of class folders, or the CSV or Parquet manifest; any fsspec address.
     labels: the labels' IDX file; other formats carry their labels.
-    classes: names in the order of the model's outputs; by default the dataset's own.
+    classes: names in the order of the model's outputs; by default the dataset's own. A name that occurs twice gets its
+    index: "crane (134)".
     """
 
     format: Format
@@ -48,10 +52,14 @@ class Dataset(Protocol):
     """A dataset of labelled images.
 
     classes: names in the order of the model's outputs. meta_schema: the `meta_*` fields, empty where there are none.
+    passed_over: how many files were found that are no samples, by suffix, in lower case; "" = none. empty_classes: classes
+    without a sample, and class folders without an image, which are no classes where these are not named.
     """
 
     classes: tuple[str, ...]
     meta_schema: pa.Schema
+    passed_over: Mapping[str, int]
+    empty_classes: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
@@ -73,9 +81,9 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
 
     Raises InputError: a path that is not there or not readable, no images, a label outside the classes.
     """
+    from storage.datasets.classes import MOST_CLASSES
     from storage.datasets.folder import FolderDataset
     from storage.datasets.idx import IdxDataset
-    from storage.datasets.images import MOST_CLASSES
     from storage.datasets.manifest import ManifestDataset
 
     formats: dict[Format, Callable[[DatasetSpec], Dataset]] = {
@@ -87,3 +95,21 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
     if len(dataset.classes) > MOST_CLASSES:
         raise InputError(f"{spec.path} has {len(dataset.classes):,} classes, and an audit holds {MOST_CLASSES:,}: merge some")
     return dataset
+
+
+def say_passed_over(passed_over: Mapping[str, int]) -> str:
+    """`Dataset.passed_over` in words: "6 files with other suffixes (.heic 4, none 2)"."""
+    total = sum(passed_over.values())
+    listed = [
+        f"{suffix or 'none'} {count:,}" for suffix, count in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return f"{total:,} {'file' if total == 1 else 'files'} with other suffixes ({shorten(listed)})"
+
+
+def say_empty(empty_classes: Sequence[str]) -> str:
+    """`Dataset.empty_classes` in words: "3 ('cat', 'dog', 'owl')"."""
+    return f"{len(empty_classes):,} ({shorten(list(map(repr, empty_classes)))})"
+
+
+def shorten(listed: Sequence[str]) -> str:
+    return ", ".join(listed[:MOST_LISTED]) + (" …" if len(listed) > MOST_LISTED else "")

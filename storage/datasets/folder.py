@@ -1,157 +1,81 @@
-"""Labelled image files below a root, and the folder of class folders."""
+"""The folder of class folders."""
 
-import hashlib
-import json
 import posixpath
 import re
-import stat
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from os.path import realpath
-from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
-from storage.datasets.dataset import DatasetSpec, Samples
-from storage.datasets.images import (
-    BLOCK_BYTES,
-    Content,
-    UnreadableImage,
-    check_classes,
-    check_range,
-    decode,
-    filesystem_of,
-    nearest,
-    samples_of,
-)
+from storage.datasets.classes import ClassNames, empty_classes, nearest, plain
+from storage.datasets.dataset import DatasetSpec, Samples, say_passed_over
+from storage.datasets.files import ImageFiles, visible
+from storage.datasets.images import filesystem_of
 from storage.errors import InputError
 
-READING_THREADS = 8
-FILES_IN_FLIGHT = 1024
-LARGEST_FILE = 1 << 30
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+SUFFIXES = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo", ".bmp", ".dib", ".gif"),
+        *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs", ".qoi"),
+        *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    )
+)
+"""Of the files that hold an image of one of `storage.datasets.images.FORMATS`, if they are what they are called."""
 
+SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))
+"""What Windows leaves in folders that somebody looked at; that of other systems is hidden."""
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Labelled image files below one root, read in order.
-
-    paths: POSIX paths relative to `root`, and the samples' ids. labels: (N,) int64, −1 = unknown.
-    """
-
-    filesystem: AbstractFileSystem
-    root: str
-    paths: list[str]
-    labels: np.ndarray
-
-    def read(self, start: int, stop: int) -> Samples:
-        """The samples of [start, stop); failures are keyed by position in this range."""
-        check_range(start, stop, len(self.paths))
-        paths = self.paths[start:stop]
-        with ThreadPoolExecutor(READING_THREADS) as pool:
-            contents = list(pool.map(self._content, paths))
-        return samples_of(paths, self.labels[start:stop], contents)
-
-    def content_hash(self, classes: tuple[str, ...]) -> str:
-        """SHA-256 over the classes and every (id, label, SHA-256 of the file); an unreadable file counts as such."""
-        total = hashlib.sha256(json.dumps(classes).encode())
-        for path, label, digest in zip(self.paths, self.labels.tolist(), self._digests(), strict=True):
-            total.update(json.dumps([path, label, digest]).encode())
-        return total.hexdigest()
-
-    def _content(self, path: str) -> Content | UnreadableImage:
-        try:
-            content = b"".join(self._blocks(path))
-            return decode(content), hashlib.sha256(content).hexdigest()
-        except UnreadableImage as error:
-            return error
-
-    def _digests(self) -> Iterator[str]:
-        with ThreadPoolExecutor(READING_THREADS) as pool:
-            for start in range(0, len(self.paths), FILES_IN_FLIGHT):
-                yield from pool.map(self._digest, self.paths[start : start + FILES_IN_FLIGHT])
-
-    def _digest(self, path: str) -> str:
-        digest = hashlib.sha256()
-        try:
-            for block in self._blocks(path):
-                digest.update(block)
-        except UnreadableImage:
-            return ""
-        return digest.hexdigest()
-
-    def _blocks(self, path: str) -> Iterator[bytes]:
-        located = self._locate(path)
-        left = LARGEST_FILE
-        try:
-            if isinstance(self.filesystem, LocalFileSystem):
-                self._check_local(path, located)
-            with self.filesystem.open(located, "rb") as file:
-                for block in iter(partial(file.read, BLOCK_BYTES), b""):
-                    left -= len(block)
-                    if left < 0:
-                        raise UnreadableImage(f"{path!r} is larger than {LARGEST_FILE >> 20} MB")
-                    yield block
-        except FileNotFoundError as error:
-            raise UnreadableImage(f"there is no file {path!r}") from error
-        except OSError as error:
-            raise UnreadableImage(f"{path!r} cannot be read: {error.strerror or error}") from error
-
-    def _check_local(self, path: str, located: str) -> None:
-        """A link must not lead out of the folder, and a pipe or a device never ends."""
-        if not Path(realpath(located)).is_relative_to(self._real_root):
-            raise UnreadableImage(f"{path!r} is a link that leads out of the dataset's folder; copy there what it leads to")
-        if not stat.S_ISREG(Path(located).stat().st_mode):
-            raise UnreadableImage(f"{path!r} cannot be read: it is not a file")
-
-    @cached_property
-    def _real_root(self) -> str:
-        return realpath(self.root or "/")
-
-    def _locate(self, path: str) -> str:
-        if not path or "\0" in path:
-            raise UnreadableImage("no path is given" if not path else f"{path!r} is not a path")
-        inside = posixpath.normpath(path)
-        is_anchored = "://" in path or inside.startswith("/") or PureWindowsPath(path).anchor
-        if is_anchored or ".." in re.split(r"[\\/]", inside):
-            raise UnreadableImage(f"{path!r} leads out of the dataset's folder; only files below it are read")
-        return f"{self.root}/{inside}"
+SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|evaluation|dev|holdout)[\W_]*[0-9]*", re.IGNORECASE)
+"""What the parts of a dataset are called, where each has the class folders in it."""
 
 
 class FolderDataset:
     """One folder a class, with its images in it or anywhere below it.
 
     Ids are POSIX paths relative to the root, in the order of their code points on every machine. Hidden files and
-    folders (".…") and other suffixes are passed over; a folder without images is no class. Linked folders are entered,
-    but what lies outside the root is a failure of its sample.
+    folders (".…") and those of the system are passed over; other suffixes as well, and counted. A folder without images is
+    no class. Linked folders are entered, but what lies outside the root is a failure of its sample. Classes are named after
+    their folders, in Unicode's composed form, and are sorted as text, unless `spec.classes` names them.
 
-    Raises InputError: no such folder, one that cannot be listed, no images, an image outside a class folder, or a class
-    folder that `spec.classes` does not name.
+    Raises InputError: no such folder, one that cannot be listed, no images, an image outside a class folder, a class
+    folder that `spec.classes` does not name, two that look alike; and where `spec.classes` is not given, folders that are
+    parts of a dataset (train, val), or that are numbers whose order is not that of their texts.
     """
 
     classes: tuple[str, ...]
     meta_schema: pa.Schema
+    passed_over: Mapping[str, int]
+    empty_classes: tuple[str, ...]
 
     def __init__(self, spec: DatasetSpec) -> None:
-        check_classes(spec)
+        named = None if spec.classes is None else ClassNames(spec.classes, spec.path)
         filesystem, found_root = filesystem_of(spec.path)
         root = found_root.rstrip("/")
         if not filesystem.isdir(found_root):
             raise InputError(f"{spec.path} is not a folder; give the folder that holds the class folders")
         try:
-            paths = sorted(path.removeprefix(f"{root}/") for path in _image_paths(filesystem, root))
+            found = sorted(path.removeprefix(f"{root}/") for path in _files(filesystem, root))
         except OSError as error:
             raise InputError(f"{spec.path} cannot be listed ({error}); mend that folder") from error
-        folders = _class_folders(paths, spec)
-        self.classes = spec.classes or tuple(sorted(set(folders)))
+        paths = [path for path in found if _suffix(path) in SUFFIXES]
+        counts = Counter(_suffix(path) for path in found if not path.endswith("/"))
+        self.passed_over = {visible(suffix): count for suffix, count in counts.most_common() if suffix not in SUFFIXES}
+        if not paths:
+            also = f"; it has {say_passed_over(self.passed_over)}" if self.passed_over else ""
+            raise InputError(f"{spec.path} holds no image ({', '.join(sorted(SUFFIXES))}){also}; put them in one folder a class")
+        folders = [_class_folder(path, spec.path) for path in paths]
+        if named is None:
+            check_parts(paths, spec.path)
+            self.classes, indices = _own_classes(sorted(set(folders)), spec.path)
+        else:
+            self.classes, indices = named.names, _indices(sorted(set(folders)), named, spec.path)
         self.meta_schema = pa.schema([])
-        indices = {name: index for index, name in enumerate(self.classes)}
         labels = np.array([indices[folder] for folder in folders], dtype=np.int64)
+        unused = {path.removesuffix("/") for path in found if path.endswith("/") and path.count("/") == 1} - {*folders}
+        self.empty_classes = tuple(sorted(map(visible, unused))) if named is None else empty_classes(self.classes, labels)
         self._files = ImageFiles(filesystem, root, paths, labels)
 
     def __len__(self) -> int:
@@ -162,40 +86,103 @@ class FolderDataset:
         return self._files.read(start, stop)
 
     def ids(self, start: int, stop: int) -> list[str]:
-        """Paths below the dataset's folder."""
-        return self._files.paths[start:stop]
+        """Paths below the dataset's folder, with what is no text in them made visible."""
+        return self._files.ids[start:stop]
 
     def content_hash(self) -> str:
         """SHA-256 over the classes and every file's (id, label, SHA-256 of its bytes), in order."""
         return self._files.content_hash(self.classes)
 
 
-def _image_paths(filesystem: AbstractFileSystem, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+def _files(filesystem: AbstractFileSystem, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """All files below a folder, and folders, with a slash behind them, but those that are hidden, or the system's."""
     way = (*above, folder)
     for entry in filesystem.ls(folder or "/", detail=True):
         path: str = entry["name"].rstrip("/")
-        if path == folder or PurePosixPath(path).name.startswith("."):
+        name = path.rpartition("/")[2]
+        if path == folder or name.startswith(".") or name.lower() in SYSTEM_FILES:
             continue
         if entry["type"] == "directory" or (entry.get("islink") and filesystem.isdir(path)):
             if entry.get("islink") and realpath(path) in map(realpath, way):
                 raise OSError(f"{path} links to a folder that holds it")
-            yield from _image_paths(filesystem, path, way)
-        elif PurePosixPath(path).suffix.lower() in SUFFIXES:
+            yield f"{path}/"
+            yield from _files(filesystem, path, way)
+        else:
             yield path
 
 
-def _class_folders(paths: list[str], spec: DatasetSpec) -> list[str]:
-    """The class folder of each path; all of them are named by `spec.classes` where it is given."""
-    if not paths:
-        raise InputError(f"{spec.path} holds no image ({', '.join(sorted(SUFFIXES))}); put them in one folder a class")
+def _suffix(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
+
+
+def _class_folder(path: str, address: str) -> str:
+    if "/" not in path:
+        raise InputError(f"{address}: image {path!r} is in no class folder; move it into the folder of its class")
+    return path.split("/", 1)[0]
+
+
+def _own_classes(folders: Sequence[str], address: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes named after the folders, sorted as text, and the index of each folder."""
+    names = {folder: plain(visible(folder)) for folder in folders}
+    classes = tuple(sorted(set(names.values())))
+    in_numbers = sorted(classes, key=int) if all(name.isascii() and name.isdecimal() for name in classes) else [*classes]
+    for text, number in zip(classes, in_numbers, strict=True):
+        if text != number:
+            raise InputError(
+                f"{address}: the class folders are numbers, and are in one order as text ({text!r} before {number!r}) and in "
+                "another as numbers; name them in `classes`, in the order of the model's outputs"
+            )
+    places = {name: index for index, name in enumerate(classes)}
+    indices = {folder: places[name] for folder, name in names.items()}
+    check_alike(indices, address)
+    return classes, indices
+
+
+def _indices(folders: Sequence[str], classes: ClassNames, address: str) -> dict[str, int]:
+    """The index of each folder among the classes that the config names."""
+    indices = {}
+    for folder in folders:
+        found = classes.find(visible(folder))
+        if not found:
+            raise InputError(
+                f"{address}: folder {visible(folder)!r} is not among the {len(classes.names)} classes "
+                f"({nearest(folder, classes.names)}); rename the folder, move it away, or add it to `classes`"
+            )
+        indices[folder] = classes.only(found, f"images are in folder {folder!r}")
+    check_alike(indices, address)
+    return indices
+
+
+def check_alike(indices: Mapping[str, int], address: str) -> None:
+    """Raises InputError where two folders are of one class: their names differ by what nobody sees."""
+    first: dict[int, str] = {}
+    for folder, index in indices.items():
+        other = first.setdefault(index, folder)
+        if other != folder:
+            raise InputError(
+                f"{address}: folders {other!a} and {folder!a} look alike, and would be one class; put their images in one"
+            )
+
+
+def check_parts(paths: Sequence[str], address: str) -> None:
+    """Raises InputError where the folders at the top are not classes but parts of a dataset, each with all classes in it.
+
+    They are such where they are called so (train, val), or where all of them have the same two folders or more in them,
+    and no image beside these.
+    """
+    inside: dict[str, set[str]] = {}
     for path in paths:
-        if "/" not in path:
-            raise InputError(f"{spec.path}: image {path!r} is in no class folder; move it into the folder of its class")
-    folders = [path.split("/", 1)[0] for path in paths]
-    unknown = sorted(set(folders).difference(spec.classes)) if spec.classes else []
-    if unknown:
-        raise InputError(
-            f"{spec.path}: folder {unknown[0]!r} is not among the {len(spec.classes or ())} classes "
-            f"({nearest(unknown[0], spec.classes or ())}); rename the folder, move it away, or add it to `classes`"
-        )
-    return folders
+        top, *folders, _ = path.split("/")
+        inside.setdefault(top, set()).add(folders[0] if folders else "")
+    tops = list(inside)
+    parts = [top for top in tops if SPLIT.fullmatch(top)]
+    if len(parts) < 2 and len(parts) < len(tops):
+        held = inside[tops[0]]
+        if len(tops) == 1 or len(held) == 1 or "" in held or any(other != held for other in inside.values()):
+            return
+        parts = tops
+    listed = ", ".join(repr(visible(top)) for top in parts[:3])
+    raise InputError(
+        f"{address}: its folders ({listed}) look like parts of a dataset, each with all classes, and not like classes; give one "
+        f"of them as the dataset's path, or name them in `classes` if classes they are"
+    )

@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import IO, cast
@@ -13,17 +14,15 @@ from typing import IO, cast
 import numpy as np
 import pyarrow as pa
 
+from storage.datasets.classes import check_labels, empty_classes, named_classes, numbered_classes
 from storage.datasets.dataset import DatasetSpec, Samples
 from storage.datasets.images import (
     BLOCK_BYTES,
     Content,
     UnreadableImage,
-    check_classes,
     check_count,
-    check_labels,
     check_range,
     filesystem_of,
-    numbered_classes,
     samples_of,
 )
 from storage.errors import InputError
@@ -57,9 +56,11 @@ class IdxDataset:
 
     classes: tuple[str, ...]
     meta_schema: pa.Schema
+    passed_over: Mapping[str, int]
+    empty_classes: tuple[str, ...]
 
     def __init__(self, spec: DatasetSpec) -> None:
-        check_classes(spec)
+        named = named_classes(spec)
         self._spec = spec
         self._lock = threading.Lock()
         self._stream: IO[bytes] | None = None
@@ -68,9 +69,11 @@ class IdxDataset:
             self._header = _read_header(stream, spec.path)
             self._check_images(stream)
         self._labels = self._read_labels()
-        self.classes = spec.classes or numbered_classes(self._labels, spec.labels or spec.path)
+        self.classes = named or numbered_classes(self._labels, spec.labels or spec.path)
         self.meta_schema = pa.schema([])
         check_labels(self._labels, self.classes, spec.labels or spec.path, "position", 0)
+        self.passed_over = {}
+        self.empty_classes = empty_classes(self.classes, self._labels)
 
     def __reduce__(self) -> tuple[type["IdxDataset"], tuple[DatasetSpec]]:
         return IdxDataset, (self._spec,)

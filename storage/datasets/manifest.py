@@ -1,55 +1,67 @@
 """A CSV or Parquet table that lists images, their labels and whatever else is known of them."""
 
+import csv
 import hashlib
 import io
 import json
 import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from storage.datasets.classes import empty_classes, nearest, plain
+from storage.datasets.columns import keep
 from storage.datasets.dataset import DatasetSpec, Samples
-from storage.datasets.folder import ImageFiles
-from storage.datasets.images import check_classes, check_count, check_labels, filesystem_of, nearest, numbered_classes
+from storage.datasets.files import ImageFiles
+from storage.datasets.images import check_count, filesystem_of
+from storage.datasets.labels import read_labels
 from storage.errors import InputError
 
 ROWS_A_BATCH = 4096
 LARGEST_TABLE = 4 << 30
+LONGEST_HEADER = 1 << 16
+DELIMITERS = ",;\t|"
+NEEDED = ("path", "label")
 
 
 class ManifestDataset:
     """A table with the columns `path` (relative to its folder), `label`, and further ones, kept as `meta_<snake_case>`.
 
-    label: class index (integers), or class name (strings); null or −1 = unknown. Names default to the sorted labels. In
-    CSV an empty field is null, and labels are indices where every one is an integer. Ids are the paths as written; a
-    path that leads out of the folder is a failure of its sample. The table is held in memory, the images are not.
+    label: class index, or class name; null or −1 = unknown; what is what, see `read_labels`. In CSV, whose fields may be
+    separated by commas, semicolons, tabs or bars, an empty field is null. The names of the two columns may be written in any
+    case. Ids are the paths as written; a path that leads out of the folder is a failure of its sample. In what types further
+    columns are kept, see `kept_type`. The table is held in memory, the images are not.
 
-    Raises InputError: no such table, one that cannot be parsed, no rows, a missing column, columns whose names collide,
-    or a label outside the classes. Rows are counted from 1, the header apart.
+    Raises InputError: no such table, one that cannot be parsed, no rows, a missing column, columns whose names collide, or of
+    a type that cannot be kept, or labels that are outside the classes or can be read in two ways. Rows are counted from 1, the
+    header apart.
     """
 
     classes: tuple[str, ...]
     meta_schema: pa.Schema
+    passed_over: Mapping[str, int]
+    empty_classes: tuple[str, ...]
 
     def __init__(self, spec: DatasetSpec) -> None:
-        check_classes(spec)
         filesystem, path = filesystem_of(spec.path)
         try:
             table = _parse(filesystem.cat_file(path), spec.path)
         except OSError as error:
             raise InputError(f"{spec.path} cannot be read ({error}); check that it is there and accessible") from error
-        for name in ("path", "label"):
+        for name in NEEDED:
             if name not in table.column_names:
                 raise InputError(f"{spec.path} has no column {name!r}; {nearest(name, table.column_names)}: rename one")
         if table.num_rows == 0:
             raise InputError(f"{spec.path} has no rows; list at least one image")
         self._meta = _meta(table, spec.path)
         self.meta_schema = self._meta.schema
-        labels, self.classes = _labels(table["label"], spec)
-        if not _is_string(table["path"].type):
+        labels, self.classes = read_labels(table["label"], spec, is_typed=not spec.path.lower().endswith(".csv"))
+        self.passed_over = {}
+        self.empty_classes = empty_classes(self.classes, labels)
+        if not pa.types.is_string(table["path"].type):
             raise InputError(f"{spec.path}: column 'path' is {table['path'].type}; write the paths as strings")
         paths = [name or "" for name in table["path"].to_pylist()]
         self._files = ImageFiles(filesystem, path.rpartition("/")[0], paths, labels)
@@ -65,7 +77,7 @@ class ManifestDataset:
 
     def ids(self, start: int, stop: int) -> list[str]:
         """Paths as the manifest gives them."""
-        return self._files.paths[start:stop]
+        return self._files.ids[start:stop]
 
     def content_hash(self) -> str:
         """SHA-256 over the classes, every (id, label, SHA-256 of the file), and meta's names, types and values."""
@@ -83,19 +95,10 @@ def _parse(content: bytes, address: str) -> pa.Table:
     if suffix not in ("csv", "parquet"):
         raise InputError(f"{address}: a manifest is a .csv or .parquet file; rename or convert it")
     try:
-        if suffix == "parquet":
-            table = _read_parquet(content, address)
-        else:
-            table = pa.csv.read_csv(
-                io.BytesIO(content),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(
-                    column_types={"path": pa.string(), "label": pa.string()}, null_values=[""], strings_can_be_null=True
-                ),
-            )
-            table = _with_integer_labels(table)
+        table = _read_parquet(content, address) if suffix == "parquet" else _read_csv(content)
         table.validate(full=True)
-        return pa.table([_decoded(column) for column in table.columns], names=table.column_names)
+        columns = [keep(column, name, address) for name, column in zip(table.column_names, table.columns, strict=True)]
+        return pa.table(columns, names=_renamed(table.column_names))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{address} is no readable {suffix} table ({error}); write it again") from error
 
@@ -114,74 +117,60 @@ def _read_parquet(content: bytes, address: str) -> pa.Table:
         return pa.Table.from_batches(batches, file.schema_arrow).replace_schema_metadata(None)
 
 
-def _with_integer_labels(table: pa.Table) -> pa.Table:
-    position = table.schema.get_field_index("label")
-    if position < 0:
-        return table
-    try:
-        return table.set_column(position, "label", table.column(position).cast(pa.int64()))
-    except pa.ArrowInvalid:  # at least one is a name
-        return table
+def _read_csv(content: bytes) -> pa.Table:
+    delimiter, names = _dialect(content)
+    return pa.csv.read_csv(
+        io.BytesIO(content),
+        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in names if _folded(name) in NEEDED},
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with its plain type, where Arrow only stores it in another way."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.cast(pa.string()) if _is_string(column.type) else column
+def _dialect(content: bytes) -> tuple[str, list[str]]:
+    """What separates the fields of a CSV, by its header, and the header's names."""
+    header = content[:LONGEST_HEADER].decode("utf-8-sig", errors="replace")
+    for delimiter in DELIMITERS:
+        try:
+            names = next(csv.reader(io.StringIO(header, newline=""), delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if {*NEEDED} <= {*map(_folded, names)}:
+            return delimiter, names
+    return DELIMITERS[0], [*NEEDED]
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _renamed(names: Sequence[str]) -> list[str]:
+    """The names, with `path` and `label` for the columns that are called so in another case, or with blanks around."""
+    folded = [*map(_folded, names)]
+    meant = {name for name in NEEDED if name not in names and folded.count(name) == 1}
+    return [plainly if plainly in meant else name for name, plainly in zip(names, folded, strict=True)]
+
+
+def _folded(name: str) -> str:
+    return plain(name).casefold()
 
 
 def _meta(table: pa.Table, address: str) -> pa.Table:
     """The columns but path and label, under their `meta_` names."""
     origins: dict[str, str] = {}
     for column in table.column_names:
-        name = column if column in ("path", "label") else f"meta_{_snake_case(column).removeprefix('meta_')}"
+        name = column if column in NEEDED else f"meta_{_snake_case(column).removeprefix('meta_')}"
         if name == "meta_":
             raise InputError(f"{address}: column {column!r} has no letter or digit in its name; rename or drop it")
         if name in origins:
             raise InputError(f"{address}: columns {origins[name]!r} and {column!r} are both {name!r}; rename one")
         origins[name] = column
-    return table.rename_columns(list(origins)).drop_columns(["path", "label"])
+    return table.rename_columns(list(origins)).drop_columns([*NEEDED])
 
 
 def _snake_case(name: str) -> str:
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    composed = unicodedata.normalize("NFC", name)
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", composed)
     return re.sub(r"[\W_]+", "_", spaced).strip("_").lower()
-
-
-def _labels(column: pa.ChunkedArray, spec: DatasetSpec) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels (N,) int64, −1 = unknown, and the classes that they index."""
-    if column.null_count == len(column):
-        column = pa.chunked_array([pa.nulls(len(column))])
-    if _is_string(column.type):
-        return _named_labels(column, spec)
-    if not (pa.types.is_null(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise InputError(f"{spec.path}: column 'label' is {column.type}; write class indices or class names")
-    try:
-        labels: np.ndarray = column.cast(pa.int64()).fill_null(-1).to_numpy()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{spec.path}: column 'label' ({error}); write whole class indices, or class names") from error
-    classes = spec.classes or numbered_classes(labels, spec.path)
-    check_labels(labels, classes, spec.path, "row", 1)
-    return labels, classes
-
-
-def _named_labels(column: pa.ChunkedArray, spec: DatasetSpec) -> tuple[np.ndarray, tuple[str, ...]]:
-    classes = spec.classes or tuple(sorted(column.drop_null().unique().to_pylist()))
-    indices = pc.index_in(column, value_set=pa.array(classes, pa.string()))
-    unknown = pc.and_(column.is_valid(), indices.is_null()).to_numpy()
-    if unknown.any():
-        row = int(unknown.argmax())
-        name = column[row].as_py()
-        raise InputError(
-            f"{spec.path}: row {row + 1} has label {name!r}, which is not among the {len(classes)} classes "
-            f"({nearest(name, classes)}); mend the label, or add it to `classes`"
-        )
-    return indices.cast(pa.int64()).fill_null(-1).to_numpy(), classes
 
 
 def _countable(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -28,9 +28,9 @@ class Node:
     kind: image, constant, or as in `auditor.operations`.
     sources: what it is made of, each with a matrix: values = Σ matrix · source + a shift. What else in it depends on the
     image, as a max-pooling's switches or a gate, is held fixed in the matrix.
-    slopes: of an activation, its derivative at each value of its source, whose matrix is the identity.
+    slopes: of an activation, its derivative at each value of its source, whose matrix is the identity. at_zero: its value there.
     derivatives: where something was held fixed, the sources with the true derivatives.
-    merges: batch norm, or a layer: LRP takes a batch norm directly behind a convolution or linear layer as one layer with it.
+    merges: batch norm, which LRP-z⁺ takes as one layer with the layer before it.
     """
 
     shape: Shape
@@ -38,6 +38,7 @@ class Node:
     kind: str = "image"
     sources: Sources = field(default_factory=list)
     slopes: Vector | None = None
+    at_zero: Vector | None = None
     derivatives: Sources | None = None
     merges: bool = False
 
@@ -94,7 +95,7 @@ def convolution(
             if 0 <= y < height and 0 <= x < width:
                 matrix[kernel, row, column, group * depth + offset, y, x] = weight[kernel, offset, above, left]
     shift = np.zeros(kernels) if bias is None else numbers(bias)
-    return affine(node, (kernels, out_height, out_width), matrix, shift, "layer", merges=True)
+    return affine(node, (kernels, out_height, out_width), matrix, shift, "layer")
 
 
 def conv_transpose(node: Node, layer: nn.ConvTranspose2d) -> Node:
@@ -127,7 +128,7 @@ def pointwise(node: Node, layer: nn.Linear) -> Node:
     for kernel, y, x, channel in np.ndindex(len(weight), height, width, channels):
         matrix[kernel, y, x, channel, y, x] = weight[kernel, channel]
     shift = 0 if layer.bias is None else numbers(layer.bias)
-    return affine(node, (len(weight), height, width), matrix, shift, "layer", merges=True)
+    return affine(node, (len(weight), height, width), matrix, shift, "layer")
 
 
 def linear(node: Node, layer: nn.Linear) -> Node:

@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from tests.auditor.matrix_form import Matrix, Node, Vector
 
-EPSILON = 1e-6
-"""Absolute, with the sign of the denominator: Bach et al. 2015, eq. 58."""
 RULES = ("linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus")
 SEEDED_BY_ONE = {"gradient_times_input"}
 
@@ -15,11 +13,13 @@ def send_back(node: Node, signal: Vector, rule: str) -> list[tuple[Node, Vector]
     """What each of the node's sources receives of what arrives at it."""
     if rule in {"lrp_epsilon", "lrp_zplus"}:
         return share(node, signal, rule)
-    if node.kind == "activation":
+    if node.kind in {"activation", "power"}:
         ((source, _),) = node.sources
-        if rule in {"deconv", "guided"}:
+        if rule == "deconv" or (rule == "guided" and node.kind == "activation"):
             signal = np.maximum(signal, 0)
         return [(source, signal if rule in {"linear", "deconv"} else signal * node.slopes)]
+    if node.kind == "product" and rule in {"linear", "deconv"}:
+        return [(source, matrix.T @ signal / 2) for source, matrix in node.derivatives or []]
     fixed = rule in {"linear", "deconv"} or node.derivatives is None
     pairs = node.sources if fixed else node.derivatives
     assert pairs, f"{node.kind} has no way back under {rule}"
@@ -28,32 +28,60 @@ def send_back(node: Node, signal: Vector, rule: str) -> list[tuple[Node, Vector]
 
 def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]:
     """Layer-wise relevance propagation: R_i = Σ_j (what i contributed to j / what j received) R_j."""
-    if node.merges and node.kind == "scaling":
-        # Batch norm and the layer before it are one layer.
-        ((layer, factors),) = node.sources
-        if layer.merges and layer.kind == "layer":
-            ((source, matrix),) = layer.sources
-            return shares([(source, factors @ matrix)], node.values, relevance, rule)
-    if node.kind in {"layer", "average", "attention"}:
-        return shares(node.sources, node.values, relevance, rule)
     if node.kind in {"arrangement", "switch"}:
         return [(source, matrix.T @ relevance) for source, matrix in node.sources]
+    if node.kind == "product":
+        # Each of two factors of one shape gets half.
+        return [(source, relevance / 2) for source, _ in node.derivatives or []]
+    if node.kind in {"layer", "average", "attention"}:
+        return shares(node.values, node.sources, relevance, rule)
+    if rule == "lrp_epsilon" and (node.kind == "normalisation" or (node.kind == "scaling" and adds(node))):
+        # What is added is a bias.
+        return shares(node.values, node.sources, relevance, rule)
+    if rule == "lrp_epsilon" and node.kind == "activation" and node.at_zero.any():
+        # So is what the function is at zero.
+        ((source, _),) = node.sources
+        own = np.diag(node.values - node.at_zero) / np.where(source.values == 0, 1, source.values)
+        return shares(node.values, [(source, own)], relevance, rule)
+    if node.merges and node.kind == "scaling" and (layer := layer_before(node)) is not None:
+        # Batch norm and the layer before it are one layer.
+        source, matrix = layer
+        return shares(node.values, [(source, matrix)], relevance, rule)
     # Activations, norms, gates, constant factors and terms: unchanged. What was broadcast gathers from its copies.
-    assert node.kind in {"activation", "normalisation", "gate", "scaling"}, f"{node.kind} has no way back under {rule}"
+    assert node.kind in {"activation", "power", "normalisation", "gate", "scaling"}, f"{node.kind} has no way back under {rule}"
     ((source, matrix),) = node.sources
     copies = np.eye(len(relevance)) if len(relevance) == len(source.values) else (matrix != 0) * 1.0
     return [(source, copies.T @ relevance)]
 
 
-def shares(sources: list[tuple[Node, Matrix]], output: Vector, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]:
+def adds(node: Node) -> bool:
+    """Whether a constant is added to what the node takes."""
+    ((source, matrix),) = node.sources
+    return not np.allclose(node.values, matrix @ source.values, rtol=1e-12, atol=0)
+
+
+def layer_before(norm: Node) -> tuple[Node, Matrix] | None:
+    """What the layer before a batch norm takes, with the matrix from there to the norm's outputs."""
+    ((node, matrix),) = norm.sources
+    while node.kind == "arrangement" and len(node.sources) == 1:
+        ((node, arrangement),) = node.sources
+        matrix = matrix @ arrangement
+    if node.kind != "layer" or len(node.sources) != 1:
+        return None
+    ((source, weights),) = node.sources
+    return source, matrix @ weights
+
+
+def shares(output: Vector, sources: list[tuple[Node, Matrix]], relevance: Vector, rule: str) -> list[tuple[Node, Vector]]:
+    """With ε at its limit, 0."""
     contributions = [(source, matrix * source.values) for source, matrix in sources]
-    if rule == "lrp_epsilon":
-        received = output + EPSILON * np.where(output < 0, -1, 1)
-        portions = relevance / received
-    else:
-        contributions = [(source, np.maximum(contribution, 0)) for source, contribution in contributions]
+    received = output
+    if rule == "lrp_zplus":
+        # Where the output is below zero, its negative contributions count.
+        signs = np.where(output < 0, -1, 1)[:, None]
+        contributions = [(source, np.maximum(signs * contribution, 0)) for source, contribution in contributions]
         received = sum(contribution.sum(1) for _, contribution in contributions)
-        portions = np.array([part / whole if whole > 0 else 0 for part, whole in zip(relevance, received, strict=True)])
+    portions = np.array([part / whole if whole else 0 for part, whole in zip(relevance, received, strict=True)])
     return [(source, contribution.T @ portions) for source, contribution in contributions]
 
 

@@ -1,12 +1,10 @@
 """R(x|c) against eq. 3 in matrix form, answers worked out by hand, captum and zennit."""
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from captum.attr import LRP, Deconvolution, GuidedBackprop, InputXGradient, Saliency
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from auditor.backprojection import Backprojection, chunks
 from auditor.relevance import EPSILON
 from tests.auditor import matrix_form, matrix_rules
 from tests.auditor.networks import CLASSES, NETWORKS, OverlappingPool, PointwiseHead, Residual, random_network
+from tests.auditor.peers import import_zennit, zennit_responses
 
 
 def all_responses(clear: Clear, images: Tensor) -> Tensor:
@@ -51,7 +50,7 @@ def test_float32_is_close_to_matrix_form() -> None:
     model, images = random_network(Residual)
     traced = [model.trace(matrix_form.image_node(image)) for image in images]
     expected = np.stack([matrix_rules.responses(node, "linear").sum(1) for node in traced])
-    actual = all_responses(Clear(model), images).numpy()
+    actual = all_responses(Clear(model, rule="linear"), images).numpy()
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -110,10 +109,10 @@ def test_class_with_negative_response_only_sends_nothing_back(monkeypatch: pytes
         return send_back(self, classes)
 
     monkeypatch.setattr(Backprojection, "send_back", counting)
-    response = all_responses(Clear(model), image)[0, :, 0]
+    response = all_responses(Clear(model, rule="linear"), image)[0, :, 0]
     assert response.tolist() == [[0, -8, 24, 0], [0, 0, 0, 0]]
     assert sent == [[0]], "class 1 need not be sent back to know that it is zero"
-    backprojection = Clear(model).forward(image)
+    backprojection = Clear(model, rule="linear").forward(image)
     assert send_back(backprojection, torch.tensor([1])).count_nonzero() == 0, "and sending it gives the same"
 
 
@@ -121,7 +120,7 @@ def test_class_positive_for_one_sample_only_is_sent_for_that_one() -> None:
     """Skipping looks at the batch; the answer of a sample does not depend on its neighbours."""
     model, image = overlapping_by_hand()
     batch = torch.cat([image, torch.zeros_like(image)])
-    together = all_responses(Clear(model), batch)
+    together = all_responses(Clear(model, rule="linear"), batch)
     assert together[0, :, 0].tolist() == [[0, -8, 24, 0], [0, 2, -6, 0]]
     # Of an image of zeros only class 1's bias is left: 5 + 5, sent back to the first position of each window: −5, −5.
     # Kernel transposed: position 0 gets −5·(1 − 2) = 5, position 1 −5·(2 + 1) + 5 = −10, position 2 −15.
@@ -178,8 +177,10 @@ def test_agrees_with_captum_where_definitions_coincide(rule: str, method: type) 
 
 
 @pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus"])
-def test_agrees_with_captums_relevance(rule: str) -> None:
-    """Captum's relevance begins with the logit, as ours does where it is positive; its z⁺ wants images without negatives."""
+def test_agrees_with_captums_relevance(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """At the limit of ε, which is absolute in captum. Its relevance begins with the logit, as ours does where it is positive; its
+    z⁺ wants images without negatives."""
+    monkeypatch.setattr("auditor.relevance.EPSILON", 0)
     model, images = Peer().eval().double(), PEER_IMAGES.double().abs()
     actual = all_responses(Clear(model, rule=rule, precision="float64"), images)
     logits = model(images).detach()
@@ -190,7 +191,7 @@ def test_agrees_with_captums_relevance(rule: str) -> None:
             if isinstance(module, nn.Conv2d | nn.Linear) and rule == "lrp_zplus":
                 module.rule = Alpha1_Beta0_Rule(set_bias_to_zero=True)
             elif not isinstance(module, nn.ReLU | nn.MaxPool2d):
-                module.rule = EpsilonRule(EPSILON)
+                module.rule = EpsilonRule(1e-12)
         relevance = LRP(peer).attribute(images.clone().requires_grad_(), target=label).detach().sum(1).float()
         expected = torch.where(logits[:, label, None, None] > 0, relevance, 0)
         torch.testing.assert_close(actual[:, label], expected, rtol=1e-4, atol=1e-7)
@@ -198,34 +199,24 @@ def test_agrees_with_captums_relevance(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["gradient", "guided", "lrp_epsilon", "lrp_zplus"])
 def test_agrees_with_zennit(rule: str) -> None:
-    zennit = pytest.importorskip("zennit", reason="zennit imports with torchvision only", exc_type=ImportError)
+    zennit = import_zennit()
     rules, layers = zennit.rules, (nn.Conv2d, nn.Linear, nn.AvgPool2d)
+    stabilizer = zennit.core.Stabilizer(EPSILON, norm_scale=True)
     answers = {
         "gradient": [],
         "guided": [(nn.ReLU, rules.ReLUGuidedBackprop())],
-        "lrp_epsilon": [(nn.ReLU, rules.Pass()), (layers, rules.Epsilon(EPSILON))],
-        "lrp_zplus": [(nn.ReLU, rules.Pass()), (nn.AvgPool2d, rules.Norm()), (layers, rules.ZPlus(zero_params="bias"))],
+        "lrp_epsilon": [(nn.ReLU, rules.Pass()), (layers, rules.Epsilon(stabilizer))],
+        "lrp_zplus": [(nn.ReLU, rules.Pass()), (nn.AvgPool2d, rules.Norm(stabilizer)), (layers, rules.ZPlus(stabilizer, "bias"))],
     }
     model, images = Peer().eval().double(), PEER_IMAGES.double().abs()
     actual = all_responses(Clear(model, rule=rule, precision="float64"), images)
-    composite = zennit.core.Composite(module_map=lambda ctx, name, module: hook_for(module, answers[rule]))
-    logits = model(images).detach()
-    for label in range(CLASSES):
-        given = images.clone().requires_grad_()
-        with composite.context(model) as changed:
-            output = changed(given)
-            (relevance,) = torch.autograd.grad(output, given, F.one_hot(torch.tensor([label] * 3), CLASSES) * logits.clamp(min=0))
-        torch.testing.assert_close(actual[:, label], relevance.sum(1).float(), rtol=1e-4, atol=1e-7)
-
-
-def hook_for(module: nn.Module, answers: list[tuple[Any, Any]]) -> Any:
-    return next((hook for kinds, hook in answers if isinstance(module, kinds)), None)
+    torch.testing.assert_close(actual, zennit_responses(model, images, answers[rule]), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_chunks_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     model, images = random_network(OverlappingPool, samples=3)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     whole = all_responses(clear, images)
     monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
     streamed = list(clear.responses(images))
@@ -246,7 +237,7 @@ def test_chunks_of_each_samples_own_classes_do_not_change_a_bit(monkeypatch: pyt
 
 def test_batch_of_none() -> None:
     model, images = random_network(Residual)
-    maps = Clear(model)(images[:0])
+    maps = Clear(model, rule="linear")(images[:0])
     assert maps.dominant_class.shape == (0, 8, 8)
     assert maps.logits.shape == (0, CLASSES)
 
@@ -258,7 +249,7 @@ def test_chunks_cover_every_class_once() -> None:
 
 def test_order_of_the_batch_does_not_matter() -> None:
     model, images = random_network(PointwiseHead, samples=5)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     order = torch.tensor([3, 0, 4, 2, 1])
     torch.testing.assert_close(all_responses(clear, images[order]), all_responses(clear, images)[order])
     torch.testing.assert_close(all_responses(clear, images[2:3]), all_responses(clear, images)[2:3])
@@ -266,7 +257,7 @@ def test_order_of_the_batch_does_not_matter() -> None:
 
 def test_classes_may_differ_between_samples() -> None:
     model, images = random_network(Residual, samples=3)
-    backprojection = Clear(model).forward(images)
+    backprojection = Clear(model, rule="linear").forward(images)
     every = torch.cat([responses for _, responses in backprojection.stream(torch.arange(CLASSES))], 1)
     own = torch.tensor([[0, 4], [1, 3], [2, 3]])
     ((classes, responses),) = backprojection.stream(own)

@@ -331,7 +331,7 @@ def test_a_pointwise_convolution_that_moves_places_goes_back_to_where_they_came_
     model = Headed(lambda model, maps: F.conv2d(maps, model.pointwise.weight, None, stride=2, padding=3).mean((2, 3)))
     images = IMAGES.clone().requires_grad_()
     responses = F.conv2d(model.body(images), model.pointwise.weight, None, stride=2, padding=3)
-    backprojection = Clear(model).forward(IMAGES)
+    backprojection = Clear(model, "linear").forward(IMAGES)
     assert responses.shape == backprojection.class_responses.shape
     for label in range(CLASSES):
         (expected,) = torch.autograd.grad(responses[:, label], images, backprojection.seeds[:, label], retain_graph=True)

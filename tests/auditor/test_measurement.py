@@ -1,6 +1,8 @@
 """`measure`: the statistics of a batch from its streamed responses, and which classes are described."""
 
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor import Clear, measure
+from auditor.operations import RULES
 from auditor.statistics.description import SCORES, describe
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin
 
@@ -76,7 +79,7 @@ def test_by_an_operator_all_is_said_as_without_one(
     model: nn.Module, images: Tensor, labels: Tensor, classes: list[int] | None
 ) -> None:
     images[4] = 0
-    plain, folded = Clear(model, classes=classes), Clear(model, classes=classes)
+    plain, folded = (Clear(model, "linear", classes=classes) for _ in range(2))
     folded.fold(images, memory=10**9)
     expected, measured = measure(plain, images, labels, keep=3), measure(folded, images, labels, keep=3)
     assert torch.equal(measured.kept, expected.kept)
@@ -188,3 +191,68 @@ def test_share_of_positive_response_that_is_left_out_by_hand(
     found = measure(clear, images, torch.tensor([-1, -1])).left_out_frac
     assert found[0].item() == pytest.approx(expected, abs=1e-6)
     assert found[1].isnan()
+
+
+def tensors_of(part: Any) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part]
+    return [tensor for field in fields(part) for tensor in tensors_of(getattr(part, field.name))]
+
+
+SPOILED = torch.tensor([False, True, False, True, True, False])
+
+
+@pytest.fixture
+def spoiled(images: Tensor) -> Tensor:
+    """The images, of which some have scores that are not finite: NaN at one place, infinity, and too large in the end."""
+    images[1, 0, 4, 4] = torch.nan
+    images[3, 1, 2, 2] = -torch.inf
+    images[4] *= 3e38
+    return images
+
+
+@pytest.mark.parametrize(
+    ("rule", "precision", "top_k", "keep"),
+    [(rule, "float32", None, 20) for rule in RULES] + [("gradient", "bfloat16", None, 3), ("linear", "float32", 4, 3)],
+)
+def test_samples_that_are_not_finite_are_known_and_spoil_no_other(
+    model: nn.Module, spoiled: Tensor, labels: Tensor, rule: str, precision: str, top_k: int | None, keep: int
+) -> None:
+    clear = Clear(model, rule, precision=precision, top_k=top_k)
+    measured, others = measure(clear, spoiled, labels, keep), measure(clear, spoiled[~SPOILED], labels[~SPOILED], keep)
+    assert measured.has_finite_scores.tolist() == (~SPOILED).tolist()
+    assert others.has_finite_scores.all()
+    assert others.has_finite_maps.all()
+    for actual, expected in zip(tensors_of(measured.of(~SPOILED)), tensors_of(others), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("verified_on", [slice(None), slice(3)])
+def test_samples_that_are_not_finite_hinder_no_operator(
+    model: nn.Module, images: Tensor, labels: Tensor, verified_on: slice
+) -> None:
+    """The first convolution of one image comes to more than float32 holds."""
+    model[0].weight.data *= 1e5  # type: ignore[index, union-attr, operator]
+    images[4] *= 1e35
+    is_sound = torch.arange(6) != 4
+    folded = Clear(model)
+    assert folded.fold(images[verified_on], memory=10**9) < 1e-5
+    measured, others = measure(folded, images, labels, 3), measure(Clear(model), images[is_sound], labels[is_sound], 3)
+    assert measured.has_finite_scores.tolist() == is_sound.tolist()
+    assert torch.equal(measured.of(is_sound).maps.dominant_class, others.maps.dominant_class)
+    torch.testing.assert_close(measured.class_cosine[is_sound], others.class_cosine)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("keep", [20, 2])
+def test_maps_that_are_not_finite_are_known_where_scores_are(sign: int, keep: int) -> None:
+    """The way back goes by 1e20 · 1e25, which float32 does not hold; for a negative image nothing goes back at all."""
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    )
+    model[0].weight.data.fill_(sign * 1e25)
+    model[2].weight.data = torch.tensor([1e20, 1.0, 2.0])[:, None, None, None]
+    images = torch.tensor([1e-25, -1e-25]).view(2, 1, 1, 1).expand(2, 1, 4, 4) * sign
+    measured = measure(Clear(model, "gradient"), images, torch.tensor([0, 0]), keep)
+    assert measured.has_finite_scores.all()
+    assert measured.has_finite_maps.tolist() == [False, True]

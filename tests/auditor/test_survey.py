@@ -25,7 +25,8 @@ def streamed(operator: Tensor, seeds: Tensor, names: Tensor) -> Survey:
     for number, name in enumerate(names):
         dominance.update(name[None], responses[:, number : number + 1])
         cosine.update(name[None], responses[:, number : number + 1])
-    return Survey(dominance.result(), responses.clamp(min=0).sum((2, 3)), cosine.result())
+    is_finite = responses.flatten(1).isfinite().all(1)
+    return Survey(dominance.result(), responses.clamp(min=0).sum((2, 3)), cosine.result(), is_finite)
 
 
 def assert_same(actual: Survey, expected: Survey) -> None:

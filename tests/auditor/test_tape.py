@@ -15,6 +15,12 @@ from tests.auditor.pieces import CATALOGUE, Piece
 SHAPE = 4, 5, 6
 
 
+@pytest.fixture(autouse=True)
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix form has no ε."""
+    monkeypatch.setattr("auditor.relevance.EPSILON", 0)
+
+
 def sent_back(operation: Callable[[Tensor], Tensor], values: Tensor, signal: Tensor, rule: str = "linear") -> Tensor:
     values = values.clone().requires_grad_()
     with Tape(rule) as tape:

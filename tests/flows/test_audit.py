@@ -371,8 +371,12 @@ workers = 1
 )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names that are text")
 def test_corrupt_images_are_failures_and_too_many_end_with_code_3(digits: Digits, prefect_api: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "images", digits)
+    last = sorted((tmp_path / "images").glob("*/*.png"))[-1]
+    last.rename(last.with_name(os.fsdecode(b"\xe9.png")))
+    (last.parent / "1.heic").write_bytes(b"")
     config = tmp_path / "audit.toml"
     config.write_text(FOLDER_CONFIG.format(weights=(DEMO / "allcnn.safetensors").as_posix()))
     store = tmp_path / "audits"
@@ -382,12 +386,14 @@ def test_corrupt_images_are_failures_and_too_many_end_with_code_3(digits: Digits
     assert "2 of 20 samples failed" in done.stderr
     assert "limits.failed_frac_max" in done.stderr
     assert "18 of 20, 2 failed" in done.stdout
+    assert "dataset: 1 file with other suffixes (.heic 1) passed over" in done.stderr
     damaged = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").glob("*/*.png"))[:2]
     failures = rows(store, "SELECT * FROM failures ORDER BY sample_index")
     assert [(row["sample_id"], row["stage"]) for row in failures] == [(name, "read") for name in damaged]
     assert all(row["reason"] for row in failures)
-    measured = rows(store, "SELECT sample_index FROM samples ORDER BY sample_index")
+    measured = rows(store, "SELECT sample_index, sample_id FROM samples ORDER BY sample_index")
     assert [row["sample_index"] for row in measured] == list(range(2, 20))
+    assert measured[-1]["sample_id"] == f"{last.parent.name}/\\xe9.png"
     maps = open_maps(only_run(store).maps)
     assert (maps["dominant_class"][:2] == -1).all()
     assert (maps["response_peak"][:2] == 0).all()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from storage.runs import published_runs
+from storage.runs import published_runs, read_manifest
 from tests.flows.conftest import MODEL, Digits, write_idx
+from tests.reports.stores import SMALL, make_store
 
 runner = CliRunner()
+
+
+@pytest.fixture
+def old_store() -> Path:
+    """A store that needs no audit to be there."""
+    return Path(__file__).parents[1] / "storage" / "old_stores" / "v1"
 
 
 def test_query_prints_a_table(finished: Path) -> None:
@@ -34,6 +42,58 @@ def test_query_prints_csv_and_json(finished: Path) -> None:
     from_json = [(row["label"], row["n"]) for row in map(json.loads, as_json.stdout.splitlines())]
     assert from_csv == from_json
     assert sum(count for _, count in from_csv) == 300
+
+
+VALUES = {
+    "'nan'::DOUBLE": (None, "nan", "nan"),
+    "ln(0)": (None, "-inf", "-inf"),
+    "[1.5, 'inf'::DOUBLE, NULL]": ([1.5, None, None], "[1.5, inf, NULL]", "[1.5, inf, NULL]"),
+    "{'x': -'inf'::FLOAT}": ({"x": None}, "{'x': -inf}", "{'x': -inf}"),
+    "'NaN, \"-Infinity\" \\'": ('NaN, "-Infinity" \\', 'NaN, "-Infinity" \\', 'NaN, "-Infinity" \\'),
+    "(SELECT sum(range) FROM range(4))": (6, "6", "6"),
+    "1.25::DECIMAL(10, 2)": (1.25, "1.25", "1.25"),
+    "9007199254740993": (9007199254740993, "9007199254740993", "9007199254740993"),
+    "340282366920938463463374607431768211455::UHUGEINT": (2**128 - 1, str(2**128 - 1), str(2**128 - 1)),
+    "'abc\\xFF'::BLOB": ("abc\\xFF", "abc\\xFF", "abc\\xFF"),
+    "MAP {1: 'x'}": ({"1": "x"}, "{1=x}", "{1=x}"),
+    "DATE '2026-11-21'": ("2026-11-21", "2026-11-21", "2026-11-21"),
+    "DATE 'infinity'": ("infinity", "infinity", "infinity"),
+    "TIMESTAMP_NS '2026-11-21 03:00:00.123456789'": ("2026-11-21 03:00:00.123456789",) * 3,
+    "INTERVAL 1 DAY": ("1 day", "1 day", "1 day"),
+    "true": (True, "true", "True"),
+    "NULL": (None, "", "NULL"),
+}
+"""What a query asks for: what it is in JSON, in CSV, and in a table."""
+
+
+def test_values_of_a_query_in_each_form(old_store: Path) -> None:
+    sql = "SELECT " + ", ".join(f"{expression} AS v{number}" for number, expression in enumerate(VALUES))
+
+    def asked(form: str) -> str:
+        result = runner.invoke(app, ["query", sql, "--store", str(old_store), "--format", form])
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    def refuse(token: str) -> None:
+        raise ValueError(f"{token} is not JSON")
+
+    in_json, in_csv, in_table = zip(*VALUES.values(), strict=True)
+    assert list(json.loads(asked("json"), parse_constant=refuse).values()) == list(in_json)
+    assert list(csv.reader(io.StringIO(asked("csv"))))[1] == list(in_csv)
+    assert re.split(r" {3,}", asked("table").splitlines()[3].strip()) == list(in_table)
+
+
+def test_no_column_is_lost_whose_name_occurs_twice(old_store: Path, tmp_path: Path) -> None:
+    sql, path = "SELECT 1 AS energy, 2 AS energy", tmp_path / "rows"
+    for form in ("json", "csv", "parquet"):
+        result = runner.invoke(app, ["query", sql, "--store", str(old_store), "--format", form, "--output", str(path)])
+        assert result.exit_code == 0
+        rows = {
+            "json": lambda: [json.loads(path.read_text())],
+            "csv": lambda: [{name: int(value) for name, value in row.items()} for row in csv.DictReader(path.open())],
+            "parquet": lambda: pq.read_table(path).to_pylist(),
+        }
+        assert rows[form]() == [{"energy": 1, "energy_1": 2}]
 
 
 def test_query_writes_parquet(finished: Path, tmp_path: Path) -> None:
@@ -82,6 +142,16 @@ def test_ls_and_show_tell_of_the_run(finished: Path) -> None:
     missing = runner.invoke(app, ["show", "nonesuch", "--store", str(finished)])
     assert missing.exit_code == 2
     assert "nonesuch" in missing.stderr
+
+
+def test_show_tells_what_was_passed_over(tmp_path: Path) -> None:
+    run = make_store(tmp_path, SMALL)
+    changes = {"passed_over": {".heic": 2}, "empty_classes": ["owl"]}
+    run.manifest.write_text(read_manifest(run).model_copy(update=changes).model_dump_json())
+    shown = runner.invoke(app, ["show", "--store", str(tmp_path)]).stdout
+    facts = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert facts["passed_over"] == "2 files with other suffixes (.heic 2)"
+    assert facts["empty_classes"] == "1 ('owl')"
 
 
 def test_report_is_written_again(finished: Path) -> None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from distributed import Client
+from distributed import Client, KilledWorker
 
 from flows import cluster
 from flows.cluster import Cluster
@@ -172,3 +173,14 @@ def test_a_run_whose_scheduler_is_killed_says_so_and_the_next_one_goes_on(
     assert "(resumed)" in done.stdout
     (run,) = list_runs(store)
     assert_same(run, reference)
+
+
+def test_a_worker_that_dies_of_loading_the_model_says_of_which(digits_work: Work) -> None:
+    def gather(futures: object) -> None:
+        raise KilledWorker("warm_up", None, 0)  # type: ignore[arg-type]
+
+    client = SimpleNamespace(
+        register_plugin=lambda plugin: None, nthreads=lambda: {"tcp://one": 1}, submit=lambda *_, **__: None, gather=gather
+    )
+    with pytest.raises(ClusterLost, match=r"^a Dask worker died while it loaded model\.factory 'flows\.demo\.allcnn:build' and"):
+        cluster.load_workers(client, digits_work)  # type: ignore[arg-type]

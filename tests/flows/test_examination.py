@@ -9,7 +9,7 @@ import torch
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
-from auditor import Clear
+from auditor import Clear, measure_conservation
 from auditor.folding import FoldPlan, plan_fold
 from flows.examination import Finding, allowed_memory, examine, in_bytes, why_not
 from flows.worker import AuditWorker, Work
@@ -95,6 +95,13 @@ def test_why_there_is_none(client: Client, digits_work: Work, operator_gb: float
     assert (found.fold, found.sample_count) == (None, 64)
     assert found.reason is not None
     assert found.reason.startswith(reason)
+
+
+def test_conservation_is_measured_on_the_first_samples(client: Client, digits: Digits, digits_work: Work) -> None:
+    found = found_by_a_worker(client, digits_work, rule="lrp_zplus").conservation
+    assert found == measure_conservation(Clear(load_model(digits_work.model), "lrp_zplus"), images_of(digits, 64))
+    assert found is not None
+    assert 0.5 < found.kept <= 1
 
 
 def test_nothing_is_found_where_no_sample_can_be_read(client: Client, digits_work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from flows.cluster import open_cluster
 from flows.config import ComputeSection
 from flows.folding import Fold, adopt_planned, ensure_operator, make_fold, restore_plan
 from flows.worker import AuditWorker, Work
+from storage.errors import InputError
 from storage.models import load_model
 from storage.operators import read_operator, write_operator
 from tests.flows.conftest import Digits, write_deadly
@@ -214,7 +215,7 @@ def test_what_was_planned_and_fails_is_an_error_of_the_run(fold: Fold, found: Fo
     write_operator(fold.path, fold.facts, {"operator": found.tensor * 1.001})
     if reason == "cannot be read":
         fold.path.unlink()
-    with pytest.raises(RuntimeError, match=rf"planned with the operator '.*\.safetensors', which cannot be used .*{reason}"):
+    with pytest.raises(InputError, match=rf"planned with the operator '.*\.safetensors', which cannot be used .*{reason}"):
         adopt_planned(worker, fold)
     assert worker.clear.operator is None
 

@@ -11,12 +11,12 @@ from distributed import Client
 
 import auditor.clear
 import flows.planning
-from auditor import CannotFold
+from auditor import CannotFold, UnsupportedModel
 from flows.config import AuditConfig, load_config
 from flows.listener import Listener
-from flows.planning import Planned, plan_run
+from flows.planning import Planned, draft_plan, plan_run, say_missing
 from flows.worker import AuditWorker, Work
-from storage.datasets import open_dataset
+from storage.datasets import DatasetSpec, open_dataset
 from storage.errors import InputError
 from storage.runs import Trigger, list_runs, read_plan
 
@@ -67,6 +67,20 @@ def config(digits_config: Path) -> AuditConfig:
     return load_config(digits_config, (), {})
 
 
+def test_what_is_passed_over_is_planned_and_said(config: AuditConfig, tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.heic", "b/3.heic", "list.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    dataset = open_dataset(DatasetSpec("folder", str(tmp_path)))
+    draft = draft_plan(config, dataset)
+    assert (draft.passed_over, draft.empty_classes) == ({".heic": 2, ".csv": 1}, ["b"])
+    assert list(say_missing(dataset)) == [
+        "dataset: 3 files with other suffixes (.heic 2, .csv 1) passed over: they are not audited",
+        "dataset: classes without an image: 1 ('b')",
+    ]
+    assert list(say_missing(open_dataset(config.dataset_spec))) == []
+
+
 def with_settings(digits_config: Path, *settings: str) -> AuditConfig:
     return load_config(digits_config, settings, {})
 
@@ -106,6 +120,22 @@ def test_a_run_in_less_than_float32_says_how_far_it_agrees(
         f"precision: bfloat16 has the dominant class of float32 at {100 * found.precision_agreement_frac:.2f} % of the pixels of "
         "the first 64 images",
     ]
+
+
+def test_a_run_whose_rule_conserves_says_how_much_arrives(
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, config = Heard(), with_settings(digits_config, "method.rule=lrp_epsilon")
+    found = read_plan(plan(client, config, digits_work, tmp_path, heard).run).examination
+    assert found is not None
+    assert found.conservation is not None
+    assert f"adds up to {found.conservation.kept:.3g} of what a class sends back" in heard.said[-1]
+    assert f"most at operation {found.conservation.operation}: {found.conservation.taken:.3g}" in heard.said[-1]
+
+    monkeypatch.setattr("auditor.conservation.LEAST_ARRIVED", 1e9)
+    with pytest.raises(UnsupportedModel, match="rule 'lrp_epsilon' says nothing of this model: of what the classes send back, "):
+        plan(client, config, digits_work, tmp_path / "refused")
+    assert list_runs(tmp_path / "refused") == []
 
 
 @pytest.mark.parametrize("setting", ["method.top_k=3", "compute.operator_gb=0.006", "method.rule=guided"])
@@ -190,9 +220,40 @@ def test_another_limit_of_memory_is_another_run(client: Client, digits_config: P
     assert one.run != two.run
 
 
-def test_classes_that_are_not_the_models_are_named_with_the_model(
-    client: Client, config: AuditConfig, digits_work: Work, tmp_path: Path
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "report.seed=1",
+            r"^dataset '.*images\.idx' has 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs: "
+            r"name the model's classes, in the order of its outputs, in dataset\.classes$",
+        ),
+        (
+            'dataset.classes=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
+            r"^dataset\.classes names 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs: "
+            r"name all 11 of the model's, in the order of its outputs, there$",
+        ),
+    ],
+)
+def test_classes_that_are_not_the_models_are_named_before_anything_is_hashed(
+    client: Client,
+    digits_config: Path,
+    digits_work: Work,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    message: str,
 ) -> None:
-    with pytest.raises(InputError, match=r"has 10 classes and model\.factory 'flows\.demo\.allcnn:build' has 11 outputs"):
-        plan(client, config, digits_work, tmp_path, class_count=11)
+    monkeypatch.setattr(flows.planning, "draft_plan", None)
+    with pytest.raises(InputError, match=message):
+        plan(client, with_settings(digits_config, setting), digits_work, tmp_path, class_count=11)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_done_to_make_the_model_fit_is_said(
+    client: Client, digits_config: Path, digits_work: Work, tmp_path: Path
+) -> None:
+    heard = Heard()
+    note = "of weights 'm.pt', 'module.' is taken out of its names"
+    plan(client, with_settings(digits_config, "compute.operator_gb=0"), digits_work, tmp_path, heard, notes=[note])
+    assert heard.said[0] == f"model: {note}"

@@ -55,6 +55,8 @@ def measurement() -> Measurement:
         dominant=described(10, [[0.0], [0.25], [0.5], [NAN]]),
         kept=torch.tensor([[0, 1], [0, 2], [1, 2], [0, 1]]),
         responses=described(50, [[0.0, 0.125], [0.25, 0.375], [0.5, NAN], [NAN, 0.75]]),
+        has_finite_scores=torch.ones(4, dtype=torch.bool),
+        has_finite_maps=torch.ones(4, dtype=torch.bool),
     )
 
 

@@ -14,7 +14,8 @@ from storage.datasets.preparation import InputSpec, prepare
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_bytes
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "QOI")
+MODES = {"GIF": ("P",), "QOI": ("RGB",)}
 
 
 def encode(form: str, mode: str) -> bytes:
@@ -26,7 +27,7 @@ def encode(form: str, mode: str) -> bytes:
     return sink.getvalue()
 
 
-WHOLE = [encode(form, mode) for form in FORMATS for mode in (("L", "RGB") if form != "GIF" else ("P",))]
+WHOLE = [encode(form, mode) for form in FORMATS for mode in MODES.get(form, ("L", "RGB"))]
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on

@@ -28,6 +28,7 @@ EXAMINATION = {
     "sample_count": 40,
     "fold": {"where": "image", "rows": 10, "shape": [1, 2]},
     "fold_deviation": 1e-7,
+    "conservation": {"kept": 0.5, "size": 2.0, "operation": "'conv2d' (1 of 2)", "taken": 0.5},
     "notes": ["z_L has one position"],
 }
 PLAN: dict[str, Any] = {

@@ -66,6 +66,15 @@ def test_failures(small_page: Page) -> None:
     ]
 
 
+def test_what_is_not_finite_is_said_above_the_failures(tmp_path: Path) -> None:
+    reasons = ["the maps are not finite", *2 * ["the model's scores are not finite"], "damaged"]
+    failures = [{"sample_index": 1 + i, "sample_id": "f", "stage": "compute", "reason": reasons[i]} for i in range(4)]
+    page = parse(render(make_store(tmp_path, Content(["a"], [sample(0, 0, 0, 0.5, 0, (1.0, 1.0, 1.0))], (), failures))))
+    (section,) = page.all("section", id="failures")
+    said = "The model's scores are not finite for 2 of 5 images. The maps are not finite for 1 of 5 images."
+    assert said in " ".join(section.text.split())
+
+
 def test_only_the_first_fifty_failures_are_listed(tmp_path: Path) -> None:
     failures = [{"sample_index": i, "sample_id": f"f{i}", "stage": "read", "reason": "gone"} for i in range(1, 1062)]
     page = parse(render(make_store(tmp_path, Content(["a"], [sample(0, 0, 0, 0.5, 0, (1.0, 1.0, 1.0))], (), failures))))

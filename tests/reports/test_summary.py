@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from reports import summary
+from reports.queries import ask
 from reports.report import render
-from storage.runs import Examination, Run, Trigger, published_runs, read_manifest, read_plan
+from storage.runs import ConservedRelevance, Examination, Run, Trigger, published_runs, read_manifest, read_plan
+from storage.sql import connect
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample
 
@@ -88,6 +90,20 @@ def test_run_facts(small_page: Page) -> None:
     assert facts["Took"] == "1 min 15 s"
 
 
+def test_what_was_passed_over_is_among_the_facts(small_run: Run) -> None:
+    plan = read_plan(small_run).model_copy(update={"passed_over": {".heic": 2, "": 1}, "empty_classes": ["owl"]})
+    with connect(small_run.store, [small_run.run_id]) as connection:
+        answer = ask(connection, "run_facts", run_id=small_run.run_id)
+    shown = summary.run_facts(answer, plan).table
+    assert shown is not None
+    facts = {str(row[0]): str(row[1]) for row in shown.rows}
+    assert facts["Files passed over"] == "3 files with other suffixes (.heic 2, none 1)"
+    assert facts["Classes without an image"] == "1 ('owl')"
+    shown = summary.run_facts(answer, read_plan(small_run)).table
+    assert shown is not None
+    assert not {"Files passed over", "Classes without an image"} & {str(row[0]) for row in shown.rows}
+
+
 FOLD = {"where": "max_pool2d", "rows": 15680, "memory": 4_917_248_000, "shape": [28, 28]}
 
 
@@ -134,6 +150,18 @@ def test_method_of_a_run_in_less_than_float32_with_some_classes_and_a_named_head
         "Where classes are decided": "named: <b>last</b>",
         "Fixed operator": "none, each class was sent back for each image: rule 'lrp_<zplus>' depends on the input",
     }
+
+
+def test_method_of_a_run_whose_rule_conserves(tmp_path: Path) -> None:
+    kept = ConservedRelevance(kept=-0.672, size=140.57, operation="'batch_norm' (8 of 20)", taken=1.66)
+    said = method_of(tmp_path, {"rule": "lrp_epsilon"}, Examination(sample_count=64, conservation=kept))["Conservation"]
+    assert said == (
+        "responses add up to −0.67 of what their class sends back, without signs to 140.57; constants, as biases and class "
+        "tokens, take most at operation 'batch_norm' (8 of 20): 1.66"
+    )
+    all_kept = ConservedRelevance(kept=1, size=1, operation=None, taken=0)
+    said = method_of(tmp_path / "all", {"rule": "lrp_zplus"}, Examination(sample_count=64, conservation=all_kept))["Conservation"]
+    assert said == "responses add up to 1.00 of what their class sends back, without signs to 1.00"
 
 
 def test_how_the_model_was_read_is_shown_where_that_is_not_plain(tmp_path: Path) -> None:

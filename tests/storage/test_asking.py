@@ -1,5 +1,6 @@
 """Questions in a process of their own: the same rows as without, and an end to what would have none."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,8 +22,7 @@ PutRows = Callable[..., Path]
 FilesOf = Callable[[Path], dict[str, str]]
 
 TYPES = """
-SELECT 1::HUGEINT AS h, uuid() IS NULL AS b, INTERVAL 1 DAY AS i, [1, NULL] AS l, {'a': 1} AS s, MAP {'a': 1} AS m,
-    '101'::BIT AS t,
+SELECT 1::HUGEINT AS h, uuid() IS NULL AS b, [1, NULL] AS l, {'a': 1} AS s, MAP {'a': 1} AS m, [1, 2]::INTEGER[2] AS a,
     'a'::ENUM ('a', 'b') AS e, TIMESTAMPTZ '2026-11-21 03:00:00+00' AS z, 1.5::DECIMAL(10, 2) AS d,
     'é' || chr(10) AS x, NULL AS n
 """
@@ -41,6 +41,32 @@ def test_rows_are_those_of_a_connection_in_this_process(sql: str) -> None:
     expected = select(connect(OLD_STORE, runs), sql)
     assert expected.num_rows
     assert ask(OLD_STORE, runs, sql).equals(expected)
+
+
+def test_columns_of_one_name_are_told_apart(store: Path) -> None:
+    sql = "SELECT 1 AS energy, 2 AS energy, 'x' AS \"o'\"\"'s\""
+    names = ["energy", "energy_1", "o'\"'s"]
+    assert ask(store, ["a"], sql).column_names == names
+    assert ask(store, ["a"], sql, values="text").to_pylist() == [dict(zip(names, [1, 2, "x"], strict=True))]
+    (text,) = ask(store, ["a"], sql, values="json").column("json").to_pylist()
+    assert json.loads(text) == dict(zip(names, [1, 2, "x"], strict=True))
+
+
+UNUSUAL = {
+    # 2^128 - 1, which Arrow would take for -1
+    "340282366920938463463374607431768211455::UHUGEINT": "340282366920938463463374607431768211455",
+    "[340282366920938463463374607431768211455::UHUGEINT]": "[340282366920938463463374607431768211455]",
+    "INTERVAL '1 year 2 days'": "1 year 2 days",
+    "TIMETZ '03:00:01+02'": "03:00:01+02",
+    "'101'::BIT": "101",
+    "{'when': INTERVAL 1 DAY}": "{'when': 1 day}",
+}
+
+
+@pytest.mark.parametrize("values", ["arrow", "text"])
+def test_what_arrow_has_no_type_for_is_in_duckdbs_words(store: Path, values: Any) -> None:
+    sql = "SELECT " + ", ".join(f"{expression} AS v{number}" for number, expression in enumerate(UNUSUAL))
+    assert list(ask(store, ["a"], sql, values=values).to_pylist()[0].values()) == list(UNUSUAL.values())
 
 
 def test_both_runs_of_a_comparison_are_seen(store: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from storage.errors import InputError
 from storage.places import hash_file, replace_file
 from storage.runs import (
+    ConservedRelevance,
     Examination,
     Manifest,
     Plan,
@@ -72,7 +73,14 @@ def test_what_was_found_of_the_model_is_kept_in_plan_and_manifest(
     store_place: Path, make_plan: MakePlan, make_manifest: MakeManifest
 ) -> None:
     fold = {"where": "image", "shape": (4, 5), "rows": 40}
-    found = Examination(sample_count=8, precision_agreement_frac=0.5, fold=fold, fold_deviation=1e-7, notes=["two classes"])
+    found = Examination(
+        sample_count=8,
+        precision_agreement_frac=0.5,
+        fold=fold,
+        fold_deviation=1e-7,
+        conservation=ConservedRelevance(kept=-0.5, size=3.25, operation="'conv2d' (1 of 2)", taken=1.5),
+        notes=["two classes"],
+    )
     run = create_run(store_place, make_plan(examination=found))
     read = read_plan(run).examination
     publish(run, make_manifest(run).model_copy(update={"examination": read}))

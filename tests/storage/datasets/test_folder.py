@@ -1,15 +1,21 @@
 import hashlib
 import io
+import json
 import os
+import sys
+import unicodedata
 from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from storage.datasets import DatasetSpec, open_dataset
-from storage.datasets.folder import FILES_IN_FLIGHT, FolderDataset, ImageFiles
+from storage.datasets.dataset import say_empty, say_passed_over
+from storage.datasets.files import FILES_IN_FLIGHT, ImageFiles
+from storage.datasets.folder import FolderDataset
 from storage.errors import InputError
 
 
@@ -135,7 +141,7 @@ def test_a_pipe_is_a_failure_of_its_sample_and_not_waited_for(tmp_path: Path) ->
 
 def test_a_file_that_is_too_large_is_a_failure_of_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(str(tmp_path), {"cat/1.png": png(1), "cat/2.png": png(2) + bytes(2 << 20)})
-    monkeypatch.setattr("storage.datasets.folder.LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("storage.datasets.files.LARGEST_FILE", 1 << 20)
     assert open_folder(tmp_path).read(0, 2).failures == {1: "'cat/2.png' is larger than 1 MB"}
 
 
@@ -188,7 +194,11 @@ def test_a_folder_that_is_no_class(tmp_path: Path) -> None:
     ("contents", "path", "message"),
     [
         ({"cat/1.png": b"", "2.png": b""}, "", "image '2.png' is in no class folder; move it into"),
-        ({"cat/1.txt": b""}, "", r"holds no image \(\.bmp.*put them in one folder a class"),
+        (
+            {"cat/1.txt": b""},
+            "",
+            r"holds no image \(\.apng.*; it has 1 file with other suffixes \(\.txt 1\); put them in one folder",
+        ),
         ({"cat/1.png": b""}, "/absent", "absent is not a folder; give the folder"),
         ({"cat/1.png": b""}, "/cat/1.png", "1.png is not a folder"),
     ],
@@ -197,3 +207,140 @@ def test_a_wrong_folder_is_named_with_the_way_out(tmp_path: Path, contents: dict
     fill(str(tmp_path), contents)
     with pytest.raises(InputError, match=message):
         open_folder(f"{tmp_path}{path}")
+
+
+ÉTÉ, ÉTÉ_OF_MACOS = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format"),
+    [
+        *((suffix, "JPEG") for suffix in (".jfif", ".JFIF", ".jpe", ".jif", ".pjpeg", ".pjp", ".mpo")),
+        *((suffix, "PNG") for suffix in (".apng", ".jpg")),
+        *((suffix, "PPM") for suffix in (".pnm", ".pbm")),
+        *((suffix, "JPEG2000") for suffix in (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")),
+        (".avif", "AVIF"),
+        (".Avifs", "AVIF"),
+        (".qoi", "QOI"),
+        (".dib", "BMP"),
+    ],
+)
+def test_what_pillow_reads_is_read(tmp_path: Path, suffix: str, format: str) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (16, 16), (77, 77, 77)).save(tmp_path / f"cat/1{suffix}", format)
+    dataset = open_folder(tmp_path)
+    (image,) = dataset.read(0, 1).images
+    assert image is not None
+    assert np.abs(image.astype(int) - 77).max() <= 1
+    assert dataset.passed_over == {}
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    names = ["cat/1.png", "cat/2.heic", "cat/3.HEIC", "cat/b/4.heic", "cat/5", "list.csv", "notes/a.txt"]
+    unseen = ["cat/.6.heic", ".git/config", "cat/Thumbs.db", "cat/desktop.ini", "__MACOSX/._1.png"]
+    fill(str(tmp_path), {name: png(1) for name in names + unseen})
+    (tmp_path / "dog").mkdir()
+    dataset = open_folder(tmp_path)
+    assert dataset.read(0, len(dataset)).ids == ["cat/1.png"]
+    assert dataset.passed_over == {".heic": 3, "": 1, ".csv": 1, ".txt": 1}
+    assert dataset.empty_classes == ("__MACOSX", "dog", "notes")
+    assert open_folder(tmp_path, ("dog", "cat", "owl")).empty_classes == ("dog", "owl")
+    assert say_passed_over(dataset.passed_over) == "6 files with other suffixes (.heic 3, none 1, .csv 1, .txt 1)"
+    assert say_empty(dataset.empty_classes) == "3 ('__MACOSX', 'dog', 'notes')"
+    assert say_empty([str(index) for index in range(11)]).endswith("'9' …)")
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [
+        {"train": ["cat", "dog"], "val": ["cat", "dog"]},
+        {"train": ["cat", "dog"], "val": ["cat"]},
+        {"Train": ["cat"], "Test_2": ["cat"], "images": ["cat"]},
+        {"train": ["cat", "dog"]},
+        {"training": [""], "validation": [""]},
+        {"fold a": ["cat", "dog"], "fold b": ["cat", "dog"]},
+        {"2023": ["cat/x", "dog"], "2024": ["cat", "dog/y/z"]},
+    ],
+    ids=str,
+)
+def test_parts_of_a_dataset_are_no_classes_unless_they_are_wished(tmp_path: Path, tops: dict[str, list[str]]) -> None:
+    fill(str(tmp_path), {f"{top}/{inside}/1.png": png(1) for top, held in tops.items() for inside in held})
+    first = sorted(tops)[0]
+    with pytest.raises(InputError, match=f"folders \\('{first}'.* look like parts of a dataset.*dataset's path, or name them"):
+        open_folder(tmp_path)
+    assert open_folder(tmp_path, tuple(tops)).classes == tuple(tops)
+    part = tmp_path / first
+    assert all((part / inside).is_dir() for inside in tops[first])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/images/1.png", "dog/images/1.png"],
+        ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png"],
+        ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png", "dog/b/1.png", "dog/2.png"],
+        ["bus/1.png", "train/1.png"],
+        ["cat/a/1.png", "cat/b/1.png"],
+        ["valid ticket/1.png", "no ticket/1.png"],
+    ],
+    ids=str,
+)
+def test_folders_within_class_folders_are_no_parts(tmp_path: Path, names: list[str]) -> None:
+    fill(str(tmp_path), {name: png(1) for name in names})
+    assert set(open_folder(tmp_path).classes) == {name.split("/")[0] for name in names}
+
+
+def test_class_folders_that_are_numbers(tmp_path: Path) -> None:
+    fill(str(tmp_path), {f"{index}/1.png": png(index) for index in range(12)})
+    with pytest.raises(InputError, match=r"class folders are numbers.* as text \('10' before '2'\).*name them in `classes`"):
+        open_folder(tmp_path)
+    names = tuple(str(index) for index in range(12))
+    samples = open_folder(tmp_path, names).read(0, 12)
+    assert [names[label] for label in samples.labels] == [name.split("/")[0] for name in samples.ids]
+    fill(str(tmp_path / "padded"), {f"{index:02d}/1.png": png(index) for index in range(12)})
+    assert open_folder(tmp_path / "padded").read(0, 12).labels.tolist() == list(range(12))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names that are text")
+def test_names_that_are_no_text_are_made_visible(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path)
+    for name in (b"\xe9t\xe9/1.png", b"a/\xe9.png", b"a/\\xe9.png", b"a/\xff\xc3\xa9.png", b"a/b.\xe9"):
+        path = root + b"/" + name
+        Path(os.fsdecode(path)).parent.mkdir(exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(png(len(name)))
+    dataset = open_folder(tmp_path)
+    samples = dataset.read(0, 4)
+    assert samples.failures == {}
+    assert samples.ids == dataset.ids(0, 4) == ["a/\\xe9.png", "a/\\\\xe9.png", "a/\\xffé.png", "\\xe9t\\xe9/1.png"]
+    assert [image[0, 0] for image in samples.images if image is not None] == [10, 7, 9, 9]
+    assert dataset.classes == ("\\xe9t\\xe9", "a")
+    assert dataset.passed_over == {".\\xe9": 1}
+    assert len(dataset.content_hash()) == 64
+    json.dumps([samples.ids, dataset.classes, *dataset.passed_over], ensure_ascii=False).encode()
+    assert pa.array(samples.ids).to_pylist() == samples.ids
+    assert open_folder(tmp_path, ("a", "\\xe9t\\xe9")).read(0, 4).labels.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the system takes both forms for one")
+def test_folders_are_classes_in_either_normal_form(tmp_path: Path) -> None:
+    fill(str(tmp_path), {f"{ÉTÉ_OF_MACOS}/1.png": png(1), "hiver/1.png": png(2)})
+    assert open_folder(tmp_path).classes == ("hiver", ÉTÉ)
+    dataset = open_folder(tmp_path, (ÉTÉ, "hiver"))
+    assert dataset.read(0, 2).labels.tolist() == [0, 1]
+    assert dataset.read(0, 2).ids == [f"{ÉTÉ_OF_MACOS}/1.png", "hiver/1.png"]
+    fill(str(tmp_path), {f"{ÉTÉ}/2.png": png(3)})
+    for classes in (None, (ÉTÉ, "hiver")):
+        with pytest.raises(InputError, match=r"folders 'e\\u0301te\\u0301' and '\\xe9t\\xe9' look alike"):
+            open_folder(tmp_path, classes)
+
+
+def test_a_folder_of_a_class_that_has_a_twin(tmp_path: Path) -> None:
+    fill(str(tmp_path), {"crane/1.png": png(1)})
+    with pytest.raises(
+        InputError, match=r"images are in folder 'crane', which may be any of the classes 0 = 'crane \(0\)', 2 = "
+    ):
+        open_folder(tmp_path, ("crane", "heron", "crane"))
+    (tmp_path / "crane").rename(tmp_path / "crane (2)")
+    dataset = open_folder(tmp_path, ("crane", "heron", "crane"))
+    assert dataset.classes == ("crane (0)", "heron", "crane (2)")
+    assert dataset.read(0, 1).labels.tolist() == [2]
