@@ -200,8 +200,8 @@ def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tens
         parts = torch.split(units, widths, 1)
         values = {id(tensor): part.reshape(-1, *tensor.shape[1:]) for tensor, part in zip(begins, parts, strict=True)}
     else:
-        place, weight, bias = first
-        rows = torch.cat([weight.t(), 0.5 * weight.sum(1)[None], torch.zeros_like(weight[:, 0])[None]]).double()
+        (place, _, bias), weight = first, first[1].double()
+        rows = torch.cat([weight.t(), 0.5 * weight.sum(1)[None], torch.zeros_like(weight[:, 0])[None]])
         rows = rows if bias is None else rows + bias.double()
         output = steps[place].output
         values, steps = {id(output): rows.view(-1, *output.shape[1:])}, steps[place + 1 :]
@@ -290,7 +290,7 @@ def keeps_order(step: Step) -> bool:
 
 
 def comes_to(weight: Tensor, bias: Tensor | None, features: Tensor, scores: Tensor) -> bool:
-    """Whether weight (C, K) and bias (C,) make `scores` of `features` (N, K), within what rounding does.
+    """Whether weight (C, K) and bias (C,) make `scores` of `features` (N, K), within what rounding of the features does.
 
     What a model writes into a view of its scores is not among the steps, and is found out here.
     """
@@ -298,4 +298,4 @@ def comes_to(weight: Tensor, bias: Tensor | None, features: Tensor, scores: Tens
     terms = F.linear(features.abs(), weight.abs(), None if bias is None else bias.abs())
     apart = (made - scores.detach().reshape(made.shape)).abs()
     # What is not finite says nothing.
-    return not bool((apart.isfinite() & (apart > TOLERANCE.get(scores.dtype, COARSE) * terms)).any())
+    return not bool((apart.isfinite() & (apart > TOLERANCE.get(features.dtype, COARSE) * terms)).any())

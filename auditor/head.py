@@ -125,7 +125,7 @@ def named_head(tape: Tape, watched: list[Tensor], scores: Scores, name: str) -> 
         raise UnsupportedModel(f"head '{name}' does not depend on the input: name the module that decides the classes")
     head = class_maps_head(tape, output, axis)
     head = head if scores.only is None else of_two_classes(head, scores.only)
-    check_order(head.responses.mean((2, 3)), scores, name)
+    check_order(head.responses.mean((2, 3)), output.dtype, scores, name)
     return head
 
 
@@ -190,7 +190,7 @@ def vector_head(tape: Tape, scores: Tensor) -> Head:
         if weight is not None and features.dim() == 2 and made.dim() == 2 and weight.shape == (made.shape[1], features.shape[1]):
             return Head(as_maps(made.detach()).float(), features, weight, made)
     with tape, torch.enable_grad():
-        root = scores if scores.dim() == 2 else scores.reshape(len(scores), -1)
+        root = scores if scores.dim() == 2 else scores.reshape(len(scores), scores.shape[1:].numel())
     return Head(as_maps(root.detach()).float(), root, None, scores)
 
 

@@ -67,11 +67,12 @@ def refusal(model: nn.Module, images: Tensor) -> RefusedImages | None:
     if error is None:
         return None
     words = str(error).strip().split("\n")[0].rstrip(".") or "no words"
-    sentence = f"the model does not take images of shape {tuple(images.shape)} ({type(error).__name__}: {words})"
-    numbers = [number for number in BATCHES if number != len(images)]
+    kind = str(images.dtype).removeprefix("torch.")
+    sentence = f"the model does not take {kind} images of shape {tuple(images.shape)} ({type(error).__name__}: {words})"
+    numbers = [number for number in BATCHES if number != len(images) > 0]
     other = next((number for number in numbers if raised(model, images[:1].expand(number, -1, -1, -1)) is None), None)
     if other is None:
-        return RefusedImages(f"{sentence}: correct their channels, height and width, or the model")
+        return RefusedImages(f"{sentence}: correct channels, height, width or precision, or the model")
     return RefusedImages(
         f"{sentence}, but a batch of {other}: a batch size is written into it; keep the first axis as it comes, as in "
         "'x.flatten(1)'"

@@ -173,14 +173,14 @@ def carried_before(tape: Tape, end: AffineEnd, makers: list[Step], scores: Tenso
 
 def chosen_of(tape: Tape, before: Tensor, chosen: Tensor, signs: Tensor | None = None) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad(), tape:
-        scores = before.reshape(len(before), -1)[:, chosen]
+        scores = before.reshape(len(before), before.shape[1:].numel())[:, chosen]
         return scores if signs is None else scores * signs
 
 
-def check_order(logits: Tensor, scores: Scores, name: str) -> None:
+def check_order(logits: Tensor, dtype: torch.dtype, scores: Scores, name: str) -> None:
     """Raises UnsupportedModel where a named head does not order the classes of each sample as the model's output does.
 
-    logits: (N, C). Between equals, and within rounding, any order is right.
+    logits: (N, C), worked out in `dtype`. Between equals, and within its rounding, any order is right.
     """
     if not len(logits):
         return
@@ -190,7 +190,7 @@ def check_order(logits: Tensor, scores: Scores, name: str) -> None:
     ordered = decisive.gather(1, logits.argsort(1, descending=True))
     rise = (ordered[:, 1:] - ordered[:, :-1]).amax(1)
     largest = decisive.abs().nan_to_num(0, 0, 0).amax()
-    wrong = rise.isfinite() & (rise > TOLERANCE.get(scores.tensor.dtype, COARSE) * largest)
+    wrong = rise.isfinite() & (rise > TOLERANCE.get(dtype, COARSE) * largest)
     if bool(wrong.any()):
         raise UnsupportedModel(
             f"head '{name}' does not decide as the model does: in {int(wrong.sum())} of {len(wrong)} images the average of its "

@@ -131,11 +131,16 @@ def test_maps_of_an_exported_program_are_the_same(spelling: str, decomposed: boo
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.03)])
-@pytest.mark.parametrize("spelling", ["mean, linear", "a sum, divided", "channels last", "half of it twice"])
+@pytest.mark.parametrize("spelling", ["mean, linear", "a sum, divided", "channels last", "half of it twice", "product, sum"])
 def test_positions_do_not_depend_on_the_precision(spelling: str, precision: str, tolerance: float) -> None:
     expected = Clear(Headed(AVERAGED[spelling])).forward(IMAGES).class_responses
     found = Clear(Headed(AVERAGED[spelling]), precision=precision).forward(IMAGES).class_responses
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+def test_a_prior_of_more_precision_than_the_network_leaves_its_positions() -> None:
+    model = Headed(lambda model, maps: model.linear(maps.mean((2, 3))) + torch.tensor([0.1, 0.3, -0.2, 0.7]))
+    assert Clear(model, precision="bfloat16").forward(IMAGES).class_responses.shape == (3, CLASSES, 6, 6)
 
 
 class Affine(Headed):
@@ -390,8 +395,8 @@ def test_dropout_in_training_mode_is_an_error() -> None:
 
 
 def test_scores_that_a_rule_cannot_send_back_say_which_rules_can() -> None:
-    model = Headed(lambda model, maps: model.pointwise(maps).flatten(2).logsumexp(2))
-    with pytest.raises(UnsupportedModel, match=r"operation 'logsumexp' is not known: .* rules that would work: gradient"):
+    model = Headed(lambda model, maps: model.pointwise(maps).flatten(2).quantile(0.9, 2))
+    with pytest.raises(UnsupportedModel, match=r"operation 'quantile' is not known: .* rules that would work: gradient"):
         Clear(model, "linear")(IMAGES)
     assert Clear(model, "gradient").forward(IMAGES).notes()
 

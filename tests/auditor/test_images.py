@@ -84,9 +84,9 @@ def test_what_is_no_batch_is_said_in_one_sentence(given: Any, message: str) -> N
     [
         (
             torch.zeros(2, 4, 8, 8),
-            r"does not take images of shape \(2, 4, 8, 8\) \(RuntimeError: .*channels.*\): correct their channels",
+            r"does not take float32 images of shape \(2, 4, 8, 8\) \(RuntimeError: .*channels.*\): correct channels",
         ),
-        (torch.zeros(2, 3, 2, 2), r"does not take images of shape \(2, 3, 2, 2\)"),
+        (torch.zeros(2, 3, 2, 2), r"does not take float32 images of shape \(2, 3, 2, 2\)"),
     ],
 )
 def test_images_that_the_model_does_not_take(given: Tensor, message: str) -> None:

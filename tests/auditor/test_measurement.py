@@ -235,9 +235,9 @@ def test_samples_that_are_not_finite_hinder_no_operator(
     model[0].weight.data *= 1e5  # type: ignore[index, union-attr, operator]
     images[4] *= 1e35
     is_sound = torch.arange(6) != 4
-    folded = Clear(model)
+    folded = Clear(model, "linear")
     assert folded.fold(images[verified_on], memory=10**9) < 1e-5
-    measured, others = measure(folded, images, labels, 3), measure(Clear(model), images[is_sound], labels[is_sound], 3)
+    measured, others = measure(folded, images, labels, 3), measure(Clear(model, "linear"), images[is_sound], labels[is_sound], 3)
     assert measured.has_finite_scores.tolist() == is_sound.tolist()
     assert torch.equal(measured.of(is_sound).maps.dominant_class, others.maps.dominant_class)
     torch.testing.assert_close(measured.class_cosine[is_sound], others.class_cosine)
