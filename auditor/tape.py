@@ -47,9 +47,10 @@ class Step:
     """One operation of the forward pass.
 
     number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
-    each of them, None where none did. varies: whether the way back depends on the input, under `linear`. fault: why the rule has
-    no answer for it, where that is so. edge: of a convolution, where what comes back to its output enters, whatever is written
-    into the output later. nodes: autograd's numbers of the nodes that it made.
+    each of them, None where none did; behind: the same of all operands that carry a response. varies: whether the way back
+    depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so. edge: of a convolution,
+    where what comes back to its output enters, whatever is written into the output later. nodes: autograd's numbers of the
+    nodes that it made.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Step:
     output: Any
     sources: list[Tensor]
     before: "list[Step | None]"
+    behind: "list[Step | None]"
     varies: bool
     fault: str | None
     edge: GradientEdge | None
@@ -143,7 +145,8 @@ class Tape(Watch):
             # Written out: it goes back to what all its factors are made of.
             (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.origin(gated, moved=False)[0]]
-        before, taken = [self.maker(tensor) for tensor in sources], self.rectified_among(sources)
+        before, behind = ([self.maker(tensor) for tensor in listed] for listed in (sources, call.carriers))
+        taken = self.rectified_among(sources)
         versions = {id(tensor): tensor._version for tensor in call.carriers}
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
         if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
@@ -159,7 +162,7 @@ class Tape(Watch):
             rectification.uses += 1
         varies = kind in VARYING or call.derived
         edge = get_gradient_edge(output) if call.name == "conv2d" else None
-        step = Step(number, call, kind, written, sources, before, varies, fault, edge, range(started, next_number()))
+        step = Step(number, call, kind, written, sources, before, behind, varies, fault, edge, range(started, next_number()))
         self.steps.append(step)
         self.makers |= {id(tensor): step for tensor in made}
         return output
