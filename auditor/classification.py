@@ -174,7 +174,8 @@ def gate_among(first: Tensor, second: Tensor, tape: "Tape", is_matrix: bool) -> 
     """Which of two responses that are multiplied scales the other; None where that cannot be told.
 
     In this order: the one that a sure gate made; the one with fewer values, before they were repeated; the one that a bounded
-    function made; the one that an activation made. Of a matrix product, also the one that a softmax made and layers mixed.
+    function made; the one that was worked out from the other; the one that an activation made. Of a matrix product, also the one
+    that a softmax made and layers mixed, and the one worked out from the other only where activations made both.
     """
 
     def only(of_first: bool, of_second: bool) -> Tensor | None:
@@ -189,6 +190,8 @@ def gate_among(first: Tensor, second: Tensor, tape: "Tape", is_matrix: bool) -> 
         found = only(sizes[0] < sizes[1], sizes[1] < sizes[0])
     if found is None:
         found = only(*(name in GATES for name in names))
+    if found is None and (not is_matrix or set(kinds) == {"activation"}):
+        found = only(is_worked_out_from(*steps), is_worked_out_from(*reversed(steps)))
     if found is None:
         found = only(*(kind == "activation" for kind in kinds))
     if found is None and is_matrix:
@@ -202,6 +205,19 @@ def gate_step(tensor: Tensor, tape: "Tape") -> "Step | None":
     while step is not None and step.sources and (step.name in ENLARGEMENTS or (step.kind == "gate" and step.name in DIVISIONS)):
         _, step = tape.look_back(step.sources[0], step.before[0])
     return step
+
+
+def is_worked_out_from(step: "Step | None", other: "Step | None") -> bool:
+    """Whether what `step` made depends on what `other` made, which is None of the image itself."""
+    waiting, found = [] if step is None or step is other else [step], set()
+    while waiting:
+        for behind in waiting.pop().behind:
+            if behind is other:
+                return True
+            if behind is not None and id(behind) not in found:
+                found.add(id(behind))
+                waiting.append(behind)
+    return False
 
 
 def is_mixed_softmax(tensor: Tensor, tape: "Tape") -> bool:

@@ -58,6 +58,7 @@ class Step:
     output: Any
     sources: list[Tensor]
     before: "list[Step | None]"
+    behind: "list[Step | None]"
     varies: bool
     fault: str | None
     edge: GradientEdge | None
@@ -143,7 +144,8 @@ class Tape(Watch):
             # Written out: it goes back to what all its factors are made of.
             (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.origin(gated, moved=False)[0]]
-        before, taken = [self.maker(tensor) for tensor in sources], self.rectified_among(sources)
+        before, behind = ([self.maker(tensor) for tensor in listed] for listed in (sources, call.carriers))
+        taken = self.rectified_among(sources)
         versions = {id(tensor): tensor._version for tensor in call.carriers}
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
         if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
@@ -161,7 +163,7 @@ class Tape(Watch):
         edge = None
         if call.name == "conv2d" or self.rule.shares:
             edge = get_gradient_edge(next(tensor for tensor in made if tensor.requires_grad))
-        step = Step(number, call, kind, written, sources, before, varies, fault, edge, range(started, next_number()))
+        step = Step(number, call, kind, written, sources, before, behind, varies, fault, edge, range(started, next_number()))
         self.steps.append(step)
         self.makers |= {id(tensor): step for tensor in made}
         return output

@@ -24,12 +24,13 @@ NOTES = f"""
   Springenberg's rule.
 - Of two responses that are multiplied, the *gate* is, constant factors and terms and arrangement aside: the one
   that a sigmoid or softmax made, also where it was interpolated since; else the one with fewer values, before they
-  were repeated to fit; else the one that another bounded function below, or an exponential, made; else the one
-  that any activation made, as in SwiGLU, GEGLU and ReGLU (Shazeer 2020: the activation is the gate) and in
-  attention by maps of queries and keys, φ(Q) (φ(K)ᵀ V) (Katharopoulos et al. 2020). Of a matrix product also the
-  one that a softmax made and layers mixed, as between talking heads (Shazeer et al. 2020). The gate receives
-  nothing, the signal everything (Arras et al. 2019: signal takes all). A quotient's divisor is a gate where it has
-  fewer values than what it divides: a norm written out.
+  were repeated to fit; else the one that another bounded function below, or an exponential, made; else the one that
+  was worked out from the other, as in spatial gates and modulation; else the one that any activation made, as in
+  SwiGLU, GEGLU and ReGLU (Shazeer 2020: the activation is the gate) and in attention by maps of queries and keys,
+  φ(Q) (φ(K)ᵀ V) (Katharopoulos et al. 2020). Of a matrix product also the one that a softmax made and layers mixed,
+  as between talking heads (Shazeer et al. 2020). The gate receives nothing, the signal everything (Arras et al.
+  2019: signal takes all). A quotient's divisor is a gate where it has fewer values than what it divides: a norm
+  written out.
 - Where neither is a gate, as in x · flip(x), each factor gets *half* of what it gets where the other is its gate:
   for LRP that is the uniform rule for products (Achtibat et al. 2024); for `linear` and `deconv` it is our reading.
 - A response times a bounded function ({SELF_GATES_LISTED}) *of itself* is an activation: SiLU, GELU and hard-swish

@@ -708,6 +708,13 @@ def gates() -> dict[str, Factory]:
             lambda own, node: functions.gate(form.conv(node, own.module), functions.activation(node, "silu")),
             module=nn.Conv2d(shape[0], shape[0], 1),
         ),
+        "gate that is worked out from what it scales": lambda shape: Piece(
+            lambda own, x: (lambda rectified: rectified * own.module(rectified))(F.relu(x)),
+            lambda own, node: (lambda rectified: functions.gate(rectified, form.conv(rectified, own.module)))(
+                functions.relu(node)
+            ),
+            module=nn.Conv2d(shape[0], shape[0], 1),
+        ),
         "GEGLU, written into its gate": lambda shape: Piece(
             lambda own, x: F.gelu(x).mul_(own.module(x)),
             lambda own, node: functions.gate(form.conv(node, own.module), functions.activation(node, "gelu")),
