@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine train clean
+.PHONY: help venv demo demo-harmed test soak check bench bench-store bench-control bench-report bench-engine bench-rules train clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ bench-report: venv  ## Measure size and speed of reports of large runs (a minute
 bench-engine: venv  ## Measure the engine against its peers: make bench-engine IMAGENET=folder-with-labels.csv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/bench/bench_engine.py $(if $(IMAGENET),--imagenet $(IMAGENET)) $(OPTIONS)
+
+bench-rules: venv  ## Measure what each rule's maps show: make bench-rules IMAGENET=folder-with-labels.csv
+	$(if $(IMAGENET),$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]')
+	$(BIN)/python -m tests.bench.bench_rules $(if $(IMAGENET),--imagenet $(IMAGENET))
 
 train: venv  ## Train the demo's model again: make train MNIST=folder-of-the-training-files
 	$(BIN)/python -m flows.demo.train $(MNIST)

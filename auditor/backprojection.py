@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from auditor.errors import UnsupportedModel
 from auditor.head import find_head, named_head
@@ -87,6 +88,7 @@ class Backprojection:
                     calls = tuple(tape.calls)
         if not isinstance(output, Tensor):
             raise UnsupportedModel(f"the model returns {type(output).__name__}: one tensor of class scores is needed")
+        tape.check_output(output)
         if method.head is None or watched is None:
             head = find_head(tape, output)
         else:
@@ -121,10 +123,10 @@ class Backprojection:
         with torch.inference_mode(False):
             entering = entering.clone() if entering.is_inference() else entering
             if self.stem is not None and not self.stem.holds(root):
-                (below,) = torch.autograd.grad(root, [self.stem.edge], entering, retain_graph=True, allow_unused=True)
+                (below,) = gradients(root, [self.stem.edge], entering)
                 return self.nothing() if below is None else self.stem.send_back(below).float()
             leaves = [self.images] if self.summed is None else [self.images, self.summed]
-            arrived = torch.autograd.grad(root, leaves, entering, retain_graph=True, allow_unused=True)
+            arrived = gradients(root, leaves, entering)
         response, summed = (*arrived, None)[:2]
         if response is None:
             return self.nothing() if summed is None else summed[:, 0].float()
@@ -158,6 +160,19 @@ class Backprojection:
                     response = self.send_back(per_sample[:, column])
                 responses[:, column - start] = response
             yield chunk, responses
+
+
+def gradients(root: Tensor, targets: list[Tensor] | list[GradientEdge], entering: Tensor) -> tuple[Tensor | None, ...]:
+    """What arrives at each of the targets, None where nothing leads there. Raises UnsupportedModel."""
+    try:
+        return torch.autograd.grad(root, targets, entering, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise UnsupportedModel(
+            "the model writes in place into what its own gradient is worked out from, so that nothing can be sent back: take the "
+            "in-place operation out"
+        ) from error
 
 
 def samples_at_once(values: int) -> int:

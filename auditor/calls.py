@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from auditor.operations import STOCHASTIC, works_in_place
+from auditor.operations import AUGMENTED, STOCHASTIC, works_in_place
 
 
 @dataclass(eq=False)
@@ -36,7 +36,8 @@ class Call:
 
     @property
     def in_place(self) -> bool:
-        return works_in_place(self.function) or self.keywords.get("inplace", False) is True
+        """Whether it writes into its first operand."""
+        return works_in_place(self.function) or self.name in AUGMENTED or self.keywords.get("inplace", False) is True
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -60,6 +61,11 @@ def replace(value: Any, replaced: dict[int, Any]) -> Any:
     return value
 
 
+def is_among(tensor: Tensor, others: list[Tensor]) -> bool:
+    """By identity: `in` would compare values."""
+    return any(tensor is other for other in others)
+
+
 def pair(value: Any) -> tuple[int, int]:
     """A number for both axes, or one each: (vertical, horizontal)."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
@@ -73,6 +79,8 @@ def is_reshape(name: str, arguments: tuple[Any, ...]) -> bool:
 def mode_fault(call: Call) -> str | None:
     if call.name in STOCHASTIC and (call.keywords.get("training") or call.keywords.get("train") or True in call.arguments[2:3]):
         return f"operation '{call.name}' is in training mode: call model.eval() where the model is built"
+    if call.name == "scaled_dot_product_attention" and call.argument(4, "dropout_p"):
+        return f"operation '{call.name}' drops weights out: give it dropout_p=0 where the model is in evaluation mode"
     # torch.batch_norm takes `training` sixth, as do exported programs.
     if call.name == "batch_norm" and (call.keywords.get("training") or True in call.arguments[5:6]):
         return "operation 'batch_norm' uses batch statistics: only running statistics can be sent back"

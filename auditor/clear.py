@@ -4,12 +4,14 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method, few_at_a_time
+from auditor.calls import tensors
 from auditor.errors import UnsupportedModel
 from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
@@ -17,6 +19,25 @@ from auditor.operations import RULES
 from auditor.statistics.dominance import Dominance
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+DEFAULT_RULE = "gradient"
+
+TopK = int | Literal["all"] | None
+ALL: Literal["all"] = "all"
+MANY_CLASSES = 50
+"""Of more classes, each sent back by itself, an image takes minutes: by default its strongest compete (paper, section 5)."""
+STRONGEST = 10
+
+
+def competing_count(classes: int, rule: str, top_k: TopK = None) -> int:
+    """How many of a model's classes compete in a sample.
+
+    top_k: None for the default, all of at most `MANY_CLASSES`, else the `STRONGEST` strongest; but all under rule `linear`, whose
+    operator sends them back at once.
+    """
+    if top_k is None:
+        top_k = STRONGEST if classes > MANY_CLASSES and rule != "linear" else ALL
+    return classes if top_k == ALL else min(top_k, classes)
 
 
 @dataclass(frozen=True)
@@ -38,9 +59,10 @@ class Clear:
 
     model: takes (N, ch, H, W) and returns (N, C) scores; a module, or a program of torch.export. It is copied, in eval mode:
         later changes to it are not seen, and it comes out as it went in.
-    rule: where R(x|c) comes from, one of `RULES`.
-    classes: the classes that compete in eq. 4; all by default.
-    top_k: let only each sample's k classes with most positive response compete; all by default.
+    rule: where R(x|c) comes from, one of `RULES`. `linear` is eq. 3 as printed; why it is not the default: docs/method.md.
+    classes: the classes that compete in eq. 4; those that `top_k` says by default.
+    top_k: let only each sample's k classes with most positive response compete, or `all`; by default all of `classes` where these
+        are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
     precision: of the network's own arithmetic, float32, bfloat16 or float64; results are float32.
     reduction: of the input's channels, sum, l2 or max.
     head: the module (or node of an exported program) whose output has one channel a class, where it is not found by itself.
@@ -55,9 +77,9 @@ class Clear:
     def __init__(
         self,
         model: nn.Module | ExportedProgram,
-        rule: str = "linear",
+        rule: str = DEFAULT_RULE,
         classes: Sequence[int] | None = None,
-        top_k: int | None = None,
+        top_k: TopK = None,
         precision: str = "float32",
         reduction: str = "sum",
         head: str | None = None,
@@ -65,13 +87,12 @@ class Clear:
         check_choice("rule", rule, RULES)
         check_choice("precision", precision, PRECISIONS)
         check_choice("reduction", reduction, REDUCTIONS)
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}: at least one class must compete")
-        if isinstance(model, torch.jit.ScriptModule):
-            raise UnsupportedModel("the model is TorchScript, whose operations cannot be seen: export it by torch.export")
+        if top_k not in (None, ALL) and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k is {top_k!r}: give how many classes compete, at least 1, or '{ALL}'")
         if classes is not None and not len(classes):
             raise ValueError("classes is empty: at least one class must compete")
-        self.method, self.top_k, self.dtype = Method(rule, reduction, head), top_k, PRECISIONS[precision]
+        self.method, self.dtype = Method(rule, reduction, head), PRECISIONS[precision]
+        self.top_k = ALL if top_k is None and classes is not None else top_k
         self.classes = None if classes is None else sorted(set(classes))
         self.model = frozen_copy(model, self.dtype)
         self.watched = None if head is None else watch(self.model, head)
@@ -158,14 +179,16 @@ class Clear:
         if self.classes is not None and not 0 <= self.classes[0] <= self.classes[-1] < count:
             raise ValueError(f"classes {self.classes} are not all among the model's {count}")
         classes = torch.arange(count, device=device) if self.classes is None else torch.tensor(self.classes, device=device)
-        if self.top_k is None or not self.chooses(count):
+        if not self.chooses(count):
             return classes
         strength = backprojection.positive.sum((2, 3))[:, classes]
-        return classes[strength.topk(self.top_k, dim=1).indices].sort(dim=1).values
+        strongest = strength.topk(competing_count(len(classes), self.method.rule, self.top_k), dim=1)
+        return classes[strongest.indices].sort(dim=1).values
 
     def chooses(self, count: int) -> bool:
         """Whether each sample has competing classes of its own, of a model's `count`."""
-        return self.top_k is not None and self.top_k < (count if self.classes is None else len(self.classes))
+        allowed = count if self.classes is None else len(self.classes)
+        return competing_count(allowed, self.method.rule, self.top_k) < allowed
 
 
 def agreement(clear: Clear, images: Tensor) -> float:
@@ -180,7 +203,7 @@ def check_choice(what: str, given: str, known: Iterable[str]) -> None:
 
 
 def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Module:
-    """The model in eval mode, in `dtype`, in channels_last, without gradients for its weights."""
+    """The model in eval mode, in `dtype`, in channels_last, without gradients for its weights. Raises UnsupportedModel."""
     with torch.inference_mode(False):
         if isinstance(model, ExportedProgram):
             with warnings.catch_warnings():
@@ -189,6 +212,35 @@ def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Mo
                 # Its guards would refuse other dtypes; its modes are frozen in it.
                 copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
         else:
-            copied = copy.deepcopy(model).eval()
-        copied.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            copied = copy_of(model).eval()
+        copied.requires_grad_(False).to(dtype=dtype)
+        for tensor in (*copied.parameters(), *copied.buffers()):
+            # Of volumes' kernels, of five axes, there is no such format.
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return copied
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy without what torch.compile and nn.DataParallel put around a module. Raises UnsupportedModel."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"submodule '{name}'" if name else "the model"
+            raise UnsupportedModel(
+                f"{what} is TorchScript, whose operations cannot be seen: build it without torch.jit, or export it with "
+                "torch.export"
+            )
+    # What the copies of these are, by their ids, as `copy.deepcopy` keeps them.
+    copies: dict[int, object] = {}
+    for module in model.modules():
+        # Weights that are made of others, by pruning or weight norm, before each pass; what autograd made is not copied.
+        copies |= {id(value): value.detach().clone() for value in tensors(vars(module)) if not value.is_leaf}
+    for module in reversed(list(model.modules())):
+        inner = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", None)
+        if isinstance(inner, nn.Module):
+            copies[id(module)] = copy.deepcopy(inner, copies)
+    try:
+        copied: nn.Module = copy.deepcopy(model, copies)
+    except (TypeError, RuntimeError) as error:
+        raise UnsupportedModel(f"the model cannot be copied: {error}") from error
     return copied

@@ -1,5 +1,6 @@
 """Whether what a class sends back arrives at the image: of rules whose responses are to add up to the class response."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from auditor.backprojection import REDUCTIONS, Backprojection
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
 from auditor.operations import RULES
-from auditor.tape import Step
+from auditor.tape import Step, nodes_behind
 
 CLASSES = 3
 """As many classes a sample are sent back: those with most positive response."""
@@ -110,13 +111,13 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
 @contextmanager
 def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
     """Adds up what goes through each operation between the classes and the image, from the classes on."""
-    names = names_of_nodes(backprojection.tape.steps)
+    name = namer(backprojection.tape.steps)
     passages, handles = [], []
     for node in nodes_behind(backprojection.head.root):
-        nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
-        passage = Passage(names.get(node, f"'{node.name()}'"), nothing)
-        passages.append(passage)
-        handles.append(node.register_hook(adding_to(node, passage)))
+        if node.next_functions:
+            nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
+            passages.append(Passage(name(node), nothing))
+            handles.append(node.register_hook(adding_to(node, passages[-1])))
     try:
         yield passages
     finally:
@@ -124,19 +125,19 @@ def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
             handle.remove()
 
 
-def names_of_nodes(steps: list[Step]) -> dict[Node, str]:
-    """Each operation's name and place among all of that name, by autograd's node that its output is made by."""
-    made: dict[Node, Step] = {}
+def namer(steps: list[Step]) -> Callable[[Node], str]:
+    """Says of a node of autograd's which operation made it, and which it is among all of that name."""
+    counts, seen = Counter(step.name for step in steps), Counter[str]()
+    starts, names = [step.nodes.start for step in steps], []
     for step in steps:
-        if step.edge is not None:
-            # A no-op that returns what it was given has the node of what made that.
-            made.setdefault(step.edge.node, step)
-    counts, seen = Counter(step.name for step in made.values()), Counter[str]()
-    names = {}
-    for node, step in made.items():
         seen[step.name] += 1
-        names[node] = f"'{step.name}' ({seen[step.name]} of {counts[step.name]})"
-    return names
+        names.append(f"'{step.name}' ({seen[step.name]} of {counts[step.name]})")
+
+    def name(node: Node) -> str:
+        index = bisect_right(starts, node._sequence_nr()) - 1
+        return names[index] if node._sequence_nr() in steps[index].nodes else f"'{node.name()}'"
+
+    return name
 
 
 def adding_to(node: Node, passage: Passage) -> Callable[..., None]:
@@ -150,18 +151,6 @@ def adding_to(node: Node, passage: Passage) -> Callable[..., None]:
                     sums += torch.stack([values.sum(), values.abs().sum()])
 
     return add
-
-
-def nodes_behind(root: Tensor) -> list[Node]:
-    """Autograd's nodes from `root` to the image, in no order; without leaves, which are no operations."""
-    found: dict[Node, None] = {}
-    waiting = [root.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found and node.next_functions:
-            found[node] = None
-            waiting += [after for after, _ in node.next_functions]
-    return list(found)
 
 
 def greatest_loss(passages: list[Passage], sent: float) -> tuple[str | None, float]:

@@ -14,6 +14,12 @@ EVEN_CLASSES = 12
 HUES = 6 * 600
 """Points at which the hue circle is measured."""
 
+GREYED = (0.13, 0.43, 0.04)
+"""Red, green and blue in an image that lies under a map: its luma (ITU-R 709) at 0.6, so that colours stand out from white."""
+
+PERCENTILE = 99
+"""Of a sample's positive responses: what lies above it is drawn at full brightness. The peak alone would leave the rest black."""
+
 
 def palette(classes: int) -> Tensor:
     """Colours of classes, (classes, 3) float32 RGB in [0, 1]: F of eq. 6, fully saturated, full value, only hue varies.
@@ -63,12 +69,12 @@ def oklab(colors: Tensor) -> Tensor:
 
 
 def clear_map(dominant_class: Tensor, dominant_response: Tensor, colors: Tensor) -> Tensor:
-    """CLEAR maps (eq. 6): H = F(Ĉ), S = 1, V = D, scaled by each sample's own peak.
+    """CLEAR maps (eq. 6): H = F(Ĉ), S = 1, V = D, as a part of each sample's `full_brightness`.
 
     dominant_class: (N, H, W) integer, −1 = none. dominant_response: (N, H, W) float ≥ 0. colors: (C, 3) in [0, 1], see
     `palette`. Returns (N, H, W, 3) uint8 RGB; black where no class dominates.
     """
-    value = scale(dominant_response, peak(dominant_response))
+    value = scale(dominant_response, full_brightness(dominant_response))
     value = torch.where(dominant_class >= 0, value, 0)
     # With S = 1, HSV to RGB is linear in V.
     return to_bytes(colors.to(value)[dominant_class.clamp(min=0).long()] * value[..., None])
@@ -78,14 +84,14 @@ def binary_heatmap(label_response: Tensor, rest_response: Tensor) -> Tensor:
     """Evidence for a class against all others (section 4.2): whichever is greater at a pixel; a tie is the class's.
 
     The class's response runs from black over red and yellow to white, the others' from black to green, both on one
-    scale: the greater peak of the two in that sample. Only positive responses show.
+    scale, the `full_brightness` of the greater of the two in that sample. Only positive responses show.
 
     label_response, rest_response: (N, H, W) float, the class's response and the maximum over all others; see
     `against_rest`. Returns (N, H, W, 3) uint8 RGB.
     """
-    greatest = torch.maximum(peak(label_response), peak(rest_response))
-    hot = scale(label_response, greatest)[..., None] * 3 - torch.arange(3, device=label_response.device)
-    rest = scale(rest_response, greatest)
+    brightest = full_brightness(torch.maximum(label_response, rest_response))
+    hot = scale(label_response, brightest)[..., None] * 3 - torch.arange(3, device=label_response.device)
+    rest = scale(rest_response, brightest)
     green = torch.stack([torch.zeros_like(rest), rest, torch.zeros_like(rest)], -1)
     return to_bytes(torch.where((label_response >= rest_response)[..., None], hot, green))
 
@@ -125,14 +131,40 @@ def picture(images: Tensor) -> Tensor:
     return grey[..., None].repeat(1, 1, 1, 3)
 
 
-def peak(responses: Tensor) -> Tensor:
-    """(N, H, W) to (N, 1, 1): each sample's greatest response."""
-    return responses.amax((1, 2), keepdim=True)
+def translucent(maps: Tensor) -> Tensor:
+    """Maps as they are laid over an image: over black they are themselves, and where they are dark the image shows.
+
+    maps: (N, H, W, 3) uint8 RGB on black, of this file's functions. Returns (N, H, W, 4) uint8 RGBA: the colour at its
+    brightest, and the brightness, HSV's V, as opacity.
+    """
+    opacity = maps.amax(-1, keepdim=True)
+    colors = maps.float() * 255 / opacity.clamp(min=1)
+    return torch.cat([colors.round().to(torch.uint8), opacity], -1)
 
 
-def scale(responses: Tensor, greatest: Tensor) -> Tensor:
-    """The positive part of `responses` as a part of `greatest`, float32 in [0, 1]; 0 where nothing is positive."""
-    return torch.where(greatest > 0, responses.float().clamp(min=0) / greatest.float(), 0)
+def over_image(layers: Tensor, pictures: Tensor) -> Tensor:
+    """Maps on the images, as the paper's figures show them: the image grey and dark below, the map's colours above.
+
+    layers: (N, H, W, 4) uint8, see `translucent`. pictures: (N, H, W, 3) uint8 RGB, see `picture`. Returns (N, H, W, 3) uint8.
+    """
+    grey = (pictures.float() * torch.tensor(GREYED, device=pictures.device)).sum(-1, keepdim=True)
+    opacity = layers[..., 3:].float() / 255
+    return (layers[..., :3] * opacity + grey * (1 - opacity)).round().to(torch.uint8)
+
+
+def full_brightness(responses: Tensor) -> Tensor:
+    """The response that is drawn at full brightness, (N, 1, 1) float32: a percentile of each sample's positive ones.
+
+    responses: (N, H, W) float. At most 100 − `PERCENTILE` % of them lie above it; 0 where none is positive.
+    """
+    positive = responses.float().flatten(1)
+    positive = torch.where(positive > 0, positive, torch.nan)
+    return positive.nanquantile(PERCENTILE / 100, dim=1, interpolation="higher").nan_to_num(0)[:, None, None]
+
+
+def scale(responses: Tensor, brightest: Tensor) -> Tensor:
+    """The positive part of `responses` as a part of `brightest`, float32 in [0, 1]; 0 where nothing is positive."""
+    return torch.where(brightest > 0, (responses.float() / brightest).clamp(0, 1), 0)
 
 
 def to_bytes(colors: Tensor) -> Tensor:

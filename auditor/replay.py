@@ -1,23 +1,23 @@
 """A forward pass through which nothing is to be sent back: the class responses and no more."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from auditor.calls import Call, is_reshape
 from auditor.fusion import Fused, Seen, fuse
 from auditor.head import Layer, as_maps, classify
 from auditor.operations import name_of
+from auditor.watching import Watch
 
 if TYPE_CHECKING:
     from auditor.backprojection import Backprojection
 
 
-class Replay(TorchFunctionMode):
+class Replay(Watch):
     """Counts the calls of a forward pass and keeps the result of one; fused convolutions stand in for what they carry out."""
 
     def __init__(self, number: int, fused: Mapping[int, Fused | None], seen: list[Seen] | None = None) -> None:
@@ -27,14 +27,14 @@ class Replay(TorchFunctionMode):
         self.calls: list[str] = []
         self.result: Any = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = Call(func, name_of(func), args, kwargs or {}, [], False)
+    def see(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        call = Call(function, name_of(function), arguments, keywords, [], False)
         number = len(self.calls)
         if number in self.fused:
             convolution, output = self.fused[number], call.argument(0, "input")
             output = output if convolution is None else convolution.run(output)
         else:
-            output = args[0].reshape(*args[1:]) if is_reshape(call.name, args) else call.run()
+            output = arguments[0].reshape(*arguments[1:]) if is_reshape(call.name, arguments) else call.run()
         if number == self.number:
             self.result = output
         if self.seen is not None:

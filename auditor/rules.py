@@ -97,8 +97,20 @@ def instance_norm(
     return torch.nn.functional.batch_norm(values, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
+def local_response_norm(values: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """Krizhevsky et al. 2012: over the mean square of `size` neighbouring channels."""
+    squares = torch.nn.functional.pad(values.detach().square().flatten(2)[:, None], (0, 0, size // 2, (size - 1) // 2))
+    means = torch.nn.functional.avg_pool2d(squares, (size, 1), stride=1)[:, 0].reshape(values.shape)
+    return values / (k + alpha * means) ** beta
+
+
+def normalize(values: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(values.detach(), p, dim, keepdim=True)
+    return values / lengths.clamp_min(eps)
+
+
 NORMALISATIONS: dict[str, Callable[..., Tensor]] = {
-    function.__name__: function for function in (layer_norm, rms_norm, group_norm, instance_norm)
+    function.__name__: function for function in (layer_norm, rms_norm, group_norm, instance_norm, local_response_norm, normalize)
 }
 
 

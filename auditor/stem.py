@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from auditor.calls import is_among
 from auditor.entry import MOST_OFFSETS, Geometry, transpose
 from auditor.fusion import Fused, as_it_is, with_norm
 from auditor.operations import STOCHASTIC
-from auditor.tape import Step, Tape, is_among
+from auditor.tape import Step, Tape
 
 
 @dataclass(frozen=True)

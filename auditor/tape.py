@@ -1,5 +1,6 @@
 """A forward pass as it happens: every operation gets the rule's way back, and is remembered."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,25 +8,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.overrides import TorchFunctionMode
+from torch._C._autograd import _get_sequence_nr as next_number
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from auditor.attention import multi_head_attention
-from auditor.calls import Call, is_reshape, mode_fault, replace, tensors
+from auditor.calls import Call, is_among, is_reshape, mode_fault, replace, tensors
+from auditor.classification import classify
+from auditor.composites import is_composite, write_out
 from auditor.entry import Entry, Geometry, geometry_of
 from auditor.errors import UnsupportedModel
 from auditor.operations import (
     CONSTANTS,
-    DIVISIONS,
     FACTORS,
-    GATES,
-    KIND_OF,
+    LEAVING,
     LIKE_ANOTHER,
     MATRIX_PRODUCTS,
     RULES,
-    SELF_GATES,
-    SUMS,
-    SURE_GATES,
     UNMOVED,
     Treatment,
     name_of,
@@ -35,19 +32,24 @@ from auditor.pooling import Pooling, are_apart, goes_back_by_loops
 from auditor.rectifier import Convolution, Rectification, Rectifier, turnable
 from auditor.relevance import portion, share, share_average, share_merged
 from auditor.rules import NORMALISATIONS, Activation
+from auditor.watching import Watch
 
-VARYING = {"switch", "normalisation", "gate", "attention", "product", "other"}
+VARYING = {"switch", "normalisation", "gate", "attention", "product", "nonlinear", "other"}
 """Kinds whose way back under `linear` depends on the input."""
+
+ADDING = {"scaling", "arrangement", "layer", "average"}
+"""Kinds in which a constant that the input decides would be a term, whose way back is missing."""
+SWITCH_ON = "take away torch.no_grad, torch.inference_mode, detach, data or numpy on the way from the image to the classes"
 
 
 @dataclass(eq=False)
 class Step:
     """One operation of the forward pass.
 
-    number: which of the tape's calls it is. sources: the operands that its response goes back to. varies: whether the way back
-    depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so.
-    edge: of a convolution, and of all under a rule that shares, where what comes back to its output enters, whatever is written
-    into the output later.
+    number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
+    each of them, None where none did. varies: whether the way back depends on the input, under `linear`. fault: why the rule has
+    no answer for it, where that is so. edge: of a convolution, where what comes back to its output enters, whatever is written
+    into the output later. nodes: autograd's numbers of the nodes that it made.
     """
 
     number: int
@@ -55,19 +57,26 @@ class Step:
     kind: str
     output: Any
     sources: list[Tensor]
+    before: "list[Step | None]"
     varies: bool
     fault: str | None
     edge: GradientEdge | None
+    nodes: range
 
     @property
     def name(self) -> str:
         return self.call.name
 
 
-class Tape(TorchFunctionMode):
+Made = tuple[Tensor, Step | None]
+"""A tensor, and the step that made it what it was at a time: later ones may have written into it."""
+
+
+class Tape(Watch):
     """Runs a forward pass with the rule's ways back and remembers its steps.
 
-    A function mode sees modules, functionals and methods, in place or not, reused or nested, and exported programs alike.
+    A function mode sees modules, functionals and methods, in place or not, reused or nested, and exported programs alike. What
+    none sees (TorchScript, an extension in C++) leaves nodes in autograd's graph that no step made: see `check_path`.
     """
 
     def __init__(self, rule: str, image: Tensor | None = None, summed: Tensor | None = None) -> None:
@@ -81,157 +90,118 @@ class Tape(TorchFunctionMode):
         self.rectified: dict[int, Rectification] = {}
         # What was worked out from the input but takes no gradient: masks, detached norms. Held, so that ids stay theirs.
         self.derived: dict[int, Tensor] = {}
+        # Of those, numbers that were worked out from responses; and the last operation that did so.
+        self.unfollowed: dict[int, Tensor] = {}
+        self.cut_off: str | None = None
+        self.began = next_number()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = name_of(func)
+    def see(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        name = name_of(function)
         self.calls.append(name)
-        operands = tensors((args[:1] if name in LIKE_ANOTHER else args, kwargs))
+        operands = tensors((arguments[:1] if name in LIKE_ANOTHER else arguments, keywords))
         carriers = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
-        call = Call(func, name, args, kwargs, carriers, any(id(tensor) in self.derived for tensor in operands))
-        if call.name == "multi_head_attention_forward" and carriers:
-            with self:
-                return multi_head_attention(*args, **kwargs)
-        if call.name in CONSTANTS or not (carriers or call.derived):
+        call = Call(function, name, arguments, keywords, carriers, any(id(tensor) in self.derived for tensor in operands))
+        if name in CONSTANTS or not (carriers or call.derived):
             return call.run()
-        if not carriers:
-            output = call.run()
-            self.derived |= {id(tensor): tensor for tensor in tensors(args[0] if call.name == "setitem" else output)}
-            return output
+        if not (carriers and torch.is_grad_enabled()):
+            return self.derive(call, operands)
+        if is_composite(call):
+            with self:
+                return write_out(call)
         return self.answer(call, len(self.calls) - 1)
+
+    def derive(self, call: Call, operands: list[Tensor]) -> Any:
+        """Carries out an operation that carries no response: what it works out from the input is a constant of this image."""
+        versions = [tensor._version for tensor in call.carriers]
+        # A tensor of inference mode could not take part in anything that is sent back through.
+        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not call.carriers):
+            output = call.run()
+        if [tensor._version for tensor in call.carriers] != versions:
+            raise UnsupportedModel(
+                f"operation '{call.name}' writes into a response while gradients are switched off: {SWITCH_ON}"
+            )
+        made = tensors(call.arguments[0] if call.name == "setitem" else output)
+        self.derived |= {id(tensor): tensor for tensor in made}
+        self.note_cut(call, made)
+        if call.carriers or any(id(tensor) in self.unfollowed for tensor in operands):
+            self.unfollowed |= {id(tensor): tensor for tensor in made if tensor.is_floating_point()}
+        return output
+
+    def note_cut(self, call: Call, made: list[Tensor]) -> None:
+        """made: what an operation worked out, from responses perhaps, that carries none."""
+        if call.carriers and (call.name in LEAVING or any(tensor.is_floating_point() for tensor in made)):
+            self.cut_off = call.name
 
     def answer(self, call: Call, number: int) -> Any:
         """Carries out an operation with the rule's way back."""
-        kind, fixed = self.classify(call)
+        started = next_number()
+        kind, fixed = classify(call, self)
         treatment, fault = self.rule.answers[kind], self.fault(call, kind)
         # Read before the call: an in-place operation makes its input require a gradient as well.
         sources = [tensor for tensor in call.carriers if not (self.rule.fixes_gates and is_among(tensor, fixed))]
         if kind == "activation" and len(call.carriers) > 1 and treatment is not Treatment.DERIVATIVE:
             # Written out: it goes back to what all its factors are made of.
             (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
-            sources = [gated if call.in_place else self.origin(gated, moved=False)]
-        taken = self.rectified_among(sources)
+            sources = [gated if call.in_place else self.origin(gated, moved=False)[0]]
+        before, taken = [self.maker(tensor) for tensor in sources], self.rectified_among(sources)
+        versions = {id(tensor): tensor._version for tensor in call.carriers}
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
-        written = call.arguments[0] if call.name == "setitem" else output
-        if not any(tensor.requires_grad for tensor in tensors(written)):
-            self.derived |= {id(tensor): tensor for tensor in tensors(written)}
+        if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
+            # Nothing happened: dropout in evaluation mode and the like return what they were given.
             return output
+        written = call.arguments[0] if call.name == "setitem" else output
+        made = tensors(written)
+        if not any(tensor.requires_grad for tensor in made):
+            self.derived |= {id(tensor): tensor for tensor in made}
+            self.note_cut(call, made)
+            return output
+        for rectification in taken:
+            rectification.uses += 1
         varies = kind in VARYING or call.derived
-        edge = None
-        if call.name == "conv2d" or self.rule.shares:
-            edge = get_gradient_edge(next(tensor for tensor in tensors(written) if tensor.requires_grad))
-        step = Step(number, call, kind, written, sources, varies, fault, edge)
+        edge = get_gradient_edge(output) if call.name == "conv2d" else None
+        step = Step(number, call, kind, written, sources, before, varies, fault, edge, range(started, next_number()))
         self.steps.append(step)
-        if not is_among(output, sources) or call.in_place:
-            # Not dropout in eval mode and the like, which return what they were given.
-            for rectification in taken:
-                rectification.uses += 1
-        if not (is_among(output, sources) and (call.name in UNMOVED or not call.in_place)):
-            # What a no-op returns as it was given keeps its maker.
-            self.makers |= {id(tensor): step for tensor in tensors(written)}
-        if fault is not None and call.in_place and call.arguments[0]._is_view():
-            # What it writes through to is not among its outputs: it is not seen again from there.
-            raise UnsupportedModel(fault)
+        self.makers |= {id(tensor): step for tensor in made}
         return output
-
-    def classify(self, call: Call) -> tuple[str, list[Tensor]]:
-        """The kind of an operation, and which of its operands are held fixed where the rule holds gates fixed."""
-        name, carriers = call.name, call.carriers
-        if name == "scaled_dot_product_attention":
-            return "attention", [tensor for tensor in carriers if tensor is not call.argument(2, "value")]
-        if name in FACTORS | MATRIX_PRODUCTS | DIVISIONS:
-            return self.classify_product(call)
-        if name in SUMS and len(carriers) == 1 and (call.in_place or not self.is_repeated(call, carriers[0])):
-            return "scaling", []
-        kind = KIND_OF.get(name, "other")
-        if kind == "activation" and (len(carriers) > 1 or carriers[0] is not call.argument(0, "input")):
-            return "other", []
-        if kind == "layer" and len(carriers) > 1:
-            return "product", []
-        return kind, []
-
-    def classify_product(self, call: Call) -> tuple[str, list[Tensor]]:
-        carriers, is_matrix = call.carriers, call.name in MATRIX_PRODUCTS
-        if len(carriers) == 1:
-            return self.classify_scaling(call, carriers[0]), []
-        first, second = carriers
-        if call.name in DIVISIONS:
-            # A norm written out: what is divided by is the smaller.
-            return ("gate", [second]) if second.numel() < first.numel() else ("product", [])
-        gate = self.gate_among(first, second, by_size=not is_matrix)
-        if gate is None:
-            return "product", []
-        gated = second if gate is first else first
-        written = not call.in_place or gated is call.arguments[0]
-        if not is_matrix and written and self.is_gate_of(gate, gated):
-            return "activation", [gate]
-        return "attention" if is_matrix else "gate", [gate]
-
-    def gate_among(self, first: Tensor, second: Tensor, by_size: bool) -> Tensor | None:
-        """Which of two responses that are multiplied scales the other; None where that cannot be told."""
-        makers = [self.maker(self.origin(tensor)) for tensor in (first, second)]
-        names = ["" if maker is None else maker.name for maker in makers]
-        sure, likely = ([name in known for name in names] for known in (SURE_GATES, GATES))
-        if sure[0] != sure[1]:
-            return first if sure[0] else second
-        if by_size and first.numel() != second.numel():
-            return min(first, second, key=Tensor.numel)
-        if likely[0] != likely[1]:
-            return first if likely[0] else second
-        return None
-
-    def classify_scaling(self, call: Call, response: Tensor) -> str:
-        """A response times, or over, what carries none: constants, or a gate that the model itself detached."""
-        operands, is_matrix = tensors((call.arguments, call.keywords)), call.name in MATRIX_PRODUCTS
-        divides = call.name in DIVISIONS and response is not call.argument(0, "input")
-        if divides or self.is_repeated(call, response):
-            return "product"
-        factors = [tensor.numel() for tensor in operands if id(tensor) in self.derived]
-        if not factors:
-            return "layer" if is_matrix else "scaling"
-        if is_matrix:
-            return "attention"
-        # One factor a value may be any activation written out, as x * (x > 0): not for us to hold fixed.
-        return "gate" if max(factors) < response.numel() else "product"
-
-    def is_repeated(self, call: Call, response: Tensor) -> bool:
-        return sum(tensor is response for tensor in tensors((call.arguments, call.keywords))) > 1
-
-    def is_gate_of(self, gate: Tensor, gated: Tensor) -> bool:
-        """Whether a gate is a bounded function of what it scales, value by value: together they are an activation."""
-        maker = self.maker(self.origin(gate, moved=False))
-        if maker is None or maker.name not in SELF_GATES:
-            return False
-        values = self.origin(gated, moved=False)
-        return self.origin(maker.sources[0], moved=False) is values and values.shape == gate.shape == gated.shape
 
     def maker(self, tensor: Tensor) -> Step | None:
         return self.makers.get(id(tensor))
 
-    def origin(self, tensor: Tensor, moved: bool = True) -> Tensor:
+    def origin(self, tensor: Tensor, moved: bool = True) -> Made:
         """Looks back through constant factors, constant terms and arrangement; moved: also where that moves values."""
-        while (step := self.maker(tensor)) is not None and len(step.sources) == 1 and step.sources[0] is not tensor:
+        return self.look_back(tensor, self.maker(tensor), moved)
+
+    def look_back(self, tensor: Tensor, step: Step | None, moved: bool = True) -> Made:
+        """`origin` of a tensor as it was when `step` had made it."""
+        while step is not None and len(step.sources) == 1:
             arranged = step.kind == "arrangement" and (moved or step.name in UNMOVED)
             if not arranged and (step.kind != "scaling" or step.name == "batch_norm"):
                 break
-            tensor = step.sources[0]
-        return tensor
+            tensor, step = step.sources[0], step.before[0]
+        return tensor, step
 
     def fault(self, call: Call, kind: str) -> str | None:
         mode = mode_fault(call)
         if self.rule.answers[kind] is Treatment.ZPLUS and call.keywords.get("mode") == "bicubic":
             return f"operation '{call.name}' has weights below zero, for which rule '{self.name}' has no answer; use lrp_epsilon"
+        if kind in ADDING and any(id(tensor) in self.unfollowed for tensor in tensors((call.arguments, call.keywords))):
+            return f"operation '{call.name}' adds what the model worked out with gradients switched off: {SWITCH_ON}"
         if mode is not None or self.rule.answers[kind] is not Treatment.NONE:
             return mode
         what = {
-            "product": f"operation '{call.name}' combines responses outside of a gate, for which",
+            "nonlinear": f"operation '{call.name}' combines responses outside of a gate, for which",
+            "transform": f"operation '{call.name}' shares nothing out among its inputs:",
             "other": f"operation '{call.name}' is not known:",
         }[kind]
         return f"{what} rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer(kind))}"
 
     def carry_out(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Any:
+        if call.in_place and kind in {"gate", "product"} and not (len(sources) == 1 and sources[0] is call.arguments[0]):
+            return self.carry_out_of_place(call, kind, treatment, sources)
         held = {id(tensor): tensor.detach() for tensor in call.carriers if not is_among(tensor, sources)}
-        if kind == "activation":
+        if treatment is Treatment.HALVES:
+            return self.halve(call)
+        if kind in {"activation", "power"}:
             return self.activate(call, treatment, sources[0])
         is_zplus = self.rule.answers["layer"] is Treatment.ZPLUS
         if is_zplus and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
@@ -250,13 +220,29 @@ class Tape(TorchFunctionMode):
             geometry = geometry_of(call) if call.name == "conv2d" else None
             if geometry is not None:
                 return Entry.apply(self.summed, call, self.image, geometry)  # type: ignore[no-untyped-call]
-        if call.name == "conv2d" and (geometry := turnable(call)) is not None:
+        if call.name == "conv2d" and len(call.carriers) == 1 and (geometry := turnable(call)) is not None:
             return self.convolve(call, geometry)
         if call.name == "max_pool2d":
             return self.pool(call, self.rectified.get(id(sources[0])))
         if is_reshape(call.name, call.arguments):
             return call.arguments[0].reshape(*call.arguments[1:])
         return call.run(held) if held else call.run()
+
+    def carry_out_of_place(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Tensor:
+        """A product, or quotient, that is written into its gate or into a factor among two: worked out first, then written."""
+        target: Tensor = call.arguments[0]
+        before = target.clone()
+        sources, carriers = ([before if tensor is target else tensor for tensor in listed] for listed in (sources, call.carriers))
+        function = torch.mul if call.name in FACTORS else torch.div
+        product = Call(function, function.__name__, (before, *call.arguments[1:]), call.keywords, carriers, call.derived)
+        return target.copy_(self.carry_out(product, kind, treatment, sources))
+
+    def halve(self, call: Call) -> Tensor:
+        """A product of two responses: each factor gets half of what it gets where the other is its gate."""
+        kind = "attention" if call.name in MATRIX_PRODUCTS else "gate"
+        first, second = (self.carry_out(call, kind, self.rule.answers[kind], [factor]) for factor in call.carriers)
+        halves: Tensor = first / 2 + second / 2
+        return halves
 
     def rectified_among(self, sources: list[Tensor]) -> list[Rectification]:
         return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
@@ -302,7 +288,7 @@ class Tape(TorchFunctionMode):
             ones = torch.ones_like(factor)
             up, down = (torch.autograd.grad(factor, values, sign * ones, retain_graph=True)[0] for sign in (1, -1))
             # What the activation in a gate clamps of the one sign it lets through of the other.
-            return up if self.origin(factor, moved=False) is self.origin(values, moved=False) else up - down
+            return up if self.origin(factor, moved=False)[0] is self.origin(values, moved=False)[0] else up - down
 
         first, second = factors
         with torch.enable_grad():
@@ -313,12 +299,8 @@ class Tape(TorchFunctionMode):
         arrangements: list[tuple[Call, Tensor]] = []
         maker = self.maker(norm.carriers[0])
         while maker is not None and maker.kind == "arrangement" and len(maker.sources) == 1 and isinstance(maker.output, Tensor):
-            (source,) = maker.sources
-            if maker.output is source:
-                # Written in place: what it was is not known.
-                return None
-            arrangements.append((maker.call, source))
-            maker = self.maker(source)
+            arrangements.append((maker.call, maker.sources[0]))
+            maker = maker.before[0]
         if maker is None or maker.kind != "layer" or len(maker.sources) != 1:
             return None
 
@@ -330,10 +312,34 @@ class Tape(TorchFunctionMode):
         return maker.call, arrange
 
     def check_path(self, root: Tensor) -> None:
-        """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer."""
-        for step, _ in self.path(root):
-            if step.fault is not None:
-                raise UnsupportedModel(step.fault)
+        """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
+        # Autograd makes new nodes, from here on numbered, for views of what was written into.
+        stop = next_number()
+        starts, faults = [step.nodes.start for step in self.steps], {}
+        for node in nodes_behind(root):
+            number = node._sequence_nr()
+            step = self.steps[bisect_right(starts, number) - 1] if starts else None
+            if step is not None and number in step.nodes:
+                faults[number] = step.fault
+            elif self.began <= number < stop and self.rule.answers["other"] is Treatment.NONE:
+                faults[number] = (
+                    f"operation '{node.name()}' was not seen when it was carried out, as TorchScript and extensions in C++ are "
+                    f"not: rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer('other'))}"
+                )
+        for _, fault in sorted(faults.items(), reverse=True):
+            if fault is not None:
+                raise UnsupportedModel(fault)
+
+    def check_output(self, output: Tensor) -> None:
+        """Raises UnsupportedModel where autograd does not know that the model's output depends on its input."""
+        if output.requires_grad:
+            return
+        if self.cut_off is None:
+            raise UnsupportedModel("what the model returns does not depend on its input")
+        raise UnsupportedModel(
+            f"nothing can be sent back: what the model returns carries no gradient from operation '{self.cut_off}' on: "
+            f"{SWITCH_ON}"
+        )
 
     def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
         """Yields the steps from `root` back to the input, each with the tensors that are still to be gone back from after it."""
@@ -344,6 +350,19 @@ class Tape(TorchFunctionMode):
                 wanted = {key: tensor for key, tensor in wanted.items() if not is_among(tensor, outputs)}
                 wanted |= {id(tensor): tensor for tensor in step.sources}
                 yield step, list(wanted.values())
+
+
+def nodes_behind(root: Tensor) -> Iterator[Node]:
+    """The nodes of autograd's graph from `root` to the input, each once."""
+    found = {root.grad_fn} - {None}
+    waiting = list(found)
+    while waiting:
+        node = waiting.pop()
+        assert node is not None
+        yield node
+        new = {source for source, _ in node.next_functions} - {None} - found
+        found |= new
+        waiting += new
 
 
 def pass_on(call: Call, source: Tensor, held: dict[int, Tensor], treatment: Treatment) -> Tensor:
@@ -385,8 +404,3 @@ def activation(
         slopes = portion(function, values)
         treatment = Treatment.EVERYTHING if slopes is None else Treatment.DERIVATIVE
     return Activation.apply(values, function, treatment, in_place, slopes)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def is_among(tensor: Tensor, others: list[Tensor]) -> bool:
-    """By identity: `in` would compare values."""
-    return any(tensor is other for other in others)

@@ -14,19 +14,37 @@ rules that would work; nothing falls back in silence.
 SELF_GATES_LISTED = ", ".join(sorted(SELF_GATES))
 
 NOTES = f"""
+
 - *Adjoint*: the transpose of what the operation does, as autograd computes it: transposed kernels for convolutions,
   the forward pass's switches for max-pooling, the scale of batch norm without its shift. Where windows overlap, it
   sums.
 - An *activation* is a function of each value alone. Where its derivative is asked for, it is that of the function
   itself: 0 and 1 for ReLU, 0.01 and 1 for LeakyReLU, any number for GELU.
-- `guided` takes the positive part of what arrives, then multiplies by the derivative; for ReLU that is Springenberg's
-  rule.
-- Of two responses that are multiplied, the *gate* is the one that a bounded function made (`softmax` or one of the
-  functions below), constant factors and terms aside; else the one with fewer values. A quotient's divisor is a gate where
-  it has fewer values than what it divides: a norm written out.
-- A response times a bounded function ({SELF_GATES_LISTED}) *of itself* is an activation: SiLU, GELU and
-  hard-swish written out. The constant factor of x · ReLU6(x + 3) / 6 stays a constant factor: `linear` sends back a
-  sixth there, and everything through `F.hardswish`.
+- `guided` takes the positive part of what arrives, then multiplies by the derivative; for ReLU that is
+  Springenberg's rule.
+- Of two responses that are multiplied, the *gate* is, constant factors and terms and arrangement aside: the one
+  that a sigmoid or softmax made, also where it was interpolated since; else the one with fewer values, before they
+  were repeated to fit; else the one that another bounded function below, or an exponential, made; else the one
+  that any activation made, as in SwiGLU, GEGLU and ReGLU (Shazeer 2020: the activation is the gate) and in
+  attention by maps of queries and keys, φ(Q) (φ(K)ᵀ V) (Katharopoulos et al. 2020). Of a matrix product also the
+  one that a softmax made and layers mixed, as between talking heads (Shazeer et al. 2020). The gate receives
+  nothing, the signal everything (Arras et al. 2019: signal takes all). A quotient's divisor is a gate where it has
+  fewer values than what it divides: a norm written out.
+- Where neither is a gate, as in x · flip(x), each factor gets *half* of what it gets where the other is its gate:
+  for LRP that is the uniform rule for products (Achtibat et al. 2024); for `linear` and `deconv` it is our reading.
+- A response times a bounded function ({SELF_GATES_LISTED}) *of itself* is an activation: SiLU, GELU and hard-swish
+  written out. The constant factor of x · ReLU6(x + 3) / 6 stays a constant factor: `linear` sends back a sixth
+  there, and everything through `F.hardswish`.
+- A `torch.autograd.Function`, or an operator of a library other than torch's, is an activation where trial shows
+  that each value of its output depends on the input's value at the same place alone; its derivative is the one that
+  it declares. Any other is *other*.
+- A *power* is a function of each value alone as well. `guided` sends its derivative back as it is: squares are in
+  norms written out, and the rectifier of x ↦ ReLU(x)² (StarReLU, Yu et al. 2022) rectifies before it.
+- The *largest* of several equal values: max-pooling and `max` along an axis choose one; `amax` and `maximum` share
+  among them.
+- Written out in smaller operations, which are treated one by one: multi-head attention, `F.glu`, `addcmul`,
+  `addcdiv`, `lerp`, sums of a response and a product (`addmm`, `baddbmm`, `addbmm`), LSTM and GRU.
+- What does nothing (dropout in evaluation mode, `to` its own type, `contiguous`) is not there at all.
 - *Held fixed* means as max-pooling's switches are: gates, attention weights and the divisors of norms are constants
   of this image. The mean that a norm subtracts is linear and goes back.
 - LRP-ε: the bias counts in the denominator and takes its part (Bach et al. 2015, eq. 58), and whatever else adds a
@@ -45,6 +63,8 @@ NOTES = f"""
 - What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
 - `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
   the class response is positive, its derivative.
+- A term of the response that the model worked out with gradients switched off is an error under every rule: its way
+  back is missing. A gate that it worked out so, or detached, is held fixed.
 - Dropout that is active and batch norm by the batch's statistics are errors under every rule: the model is not in
   evaluation mode.
 """

@@ -20,6 +20,7 @@ from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
+from auditor.clear import competing_count
 from auditor.readings import READINGS
 from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
@@ -52,6 +53,7 @@ from storage.runs import (
     find_reference,
     publish,
     read_commits,
+    read_plan,
     sweep_orphans,
 )
 from storage.sql import connect
@@ -227,9 +229,21 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
     """Puts the gates to the run and writes what became of them into its table `gates`."""
     session.listener.stage("judging")
     reference = find_reference(run, session.config.reference)
+    if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
+        session.listener.say(
+            f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
+            f"'{session.config.method.rule}': what moved between them may be the rule"
+        )
     judgements = judge(session.config.gate_list, run, reference)
     place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
     return judgements
+
+
+def planned_rule(run: Run) -> str | None:
+    """The rule that a run's maps were planned by; None where its plan does not say."""
+    method = read_plan(run).config.get("method")
+    rule = method.get("rule") if isinstance(method, dict) else None
+    return rule if isinstance(rule, str) else None
 
 
 @task(name="publish", cache_policy=NO_CACHE)
@@ -277,7 +291,8 @@ def git_state(folder: str) -> dict[str, str]:
 
 def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     """How the maps were made: columns of the run's row, and attributes of its arrays."""
-    found = plan.examination
+    found, classes = plan.examination, len(plan.class_names)
+    competing = competing_count(classes, config.method.rule, config.method.top_k)
     return {
         "model_factory": config.model.factory,
         "model_program": config.model.program,
@@ -286,7 +301,7 @@ def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
         "reduction": config.method.reduction,
         "head": config.method.head,
         "precision": config.method.precision,
-        "competing_count": config.method.top_k,
+        "competing_count": competing if competing < classes else None,
         "precision_agreement_frac": None if found is None else found.precision_agreement_frac,
         "is_folded": None if found is None else found.fold is not None,
         "fold_reason": None if found is None else found.fold_reason,

@@ -8,9 +8,10 @@ from PIL import Image
 
 from flows.config import planned_config
 from flows.drawing import Studio, draw_clear, draw_input, open_studio
-from reports.cards import Picture, Swatch
+from reports.cards import Swatch
 from reports.comparison import Comparison, Flip
 from reports.comparison_page import Drawing
+from reports.layers import Drawn, lay_out
 from reports.pictures import as_uri
 from storage.datasets import open_dataset
 from storage.errors import InputError
@@ -45,23 +46,25 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
         pairs = (before, flip.before_index), (after, flip.after_index)
         maps, peaks = zip(*(draw_map(side, index) for side, index in pairs), strict=True)
         spoken = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
-        return Drawing([*show_input(after, flip), *maps], [Swatch(colors[name], name) for name in spoken], peaks)
+        return Drawing(
+            lay_out(flip.after_index, show_input(after, flip), maps), [Swatch(colors[name], name) for name in spoken], peaks
+        )
 
     return {flip.after_index: draw(flip) for flip in flips}
 
 
-def show_input(side: Side, flip: Flip) -> list[Picture]:
+def show_input(side: Side, flip: Flip) -> Drawn:
     drawn = draw_input(side.studio, flip.after_index)
-    return [] if drawn is None else [picture_of(drawn, "input", f"Sample {flip.after_index:,} as the model sees it.")]
+    return Drawn("input", "input", f"Sample {flip.after_index:,} as the model sees it.", "" if drawn is None else uri_of(drawn))
 
 
-def draw_map(side: Side, index: int) -> tuple[Picture, float]:
+def draw_map(side: Side, index: int) -> tuple[Drawn, float]:
     """A sample's CLEAR map, and the response that is full brightness in it."""
     drawn, peak = draw_clear(side.studio, index)
-    return picture_of(drawn, side.when, f"CLEAR map of sample {index:,} {side.when}."), peak
+    return Drawn(side.when, f"CLEAR map {side.when}", f"CLEAR map of sample {index:,} {side.when}.", uri_of(drawn)), peak
 
 
-def picture_of(drawn: Image.Image, name: str, alt: str) -> Picture:
+def uri_of(drawn: Image.Image) -> str:
     stream = io.BytesIO()
     drawn.save(stream, format="PNG", optimize=True)
-    return Picture(name, as_uri(stream.getvalue()), alt)
+    return as_uri(stream.getvalue())

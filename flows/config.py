@@ -21,6 +21,9 @@ from storage.runs import PREVIOUS, Plan, Run, read_plan, read_record
 
 PREFIX = "CLEAR_AUDIT_"
 
+STRONGEST_SINCE = 5
+"""The version of the tables since which a config without `method.top_k` means the strongest of many classes. Before: all."""
+
 SIGNED = r"x-amz-(signature|credential|security-token)|sig|signature|(\w*[_-])?(key|token|secret|password)"
 CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECASE)
 """What in an address is a secret: `s3://key:secret@bucket`, and the signature of an address that was signed."""
@@ -84,12 +87,19 @@ def is_json(value: Any) -> bool:
 
 
 class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"] = "linear"
+    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"] = "gradient"
     reduction: Literal["sum", "l2", "max"] = "sum"
     head: str | None = Field(default=None, min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
-    top_k: int | None = Field(default=None, gt=0)
+    top_k: int | Literal["all"] | None = None
     kept_classes: int = Field(default=20, ge=2)
+
+    @field_validator("top_k", mode="plain")
+    @classmethod
+    def check_top_k(cls, top_k: Any) -> Any:
+        if top_k in (None, "all") or (type(top_k) is int and top_k > 0):
+            return top_k
+        raise ValueError(f"key 'method.top_k' is {json.dumps(top_k, default=str)}: give how many classes compete, or \"all\"")
 
 
 class ComputeSection(Section):
@@ -274,9 +284,13 @@ def read_values(path: Path) -> dict[str, Any]:
         raise InputError(f"config '{path}' cannot be read ({error.strerror}): 'clear-audit init' writes one") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"config '{path}' is not TOML: {error}") from error
-    config = read_record(Plan, path).config
+    plan = read_record(Plan, path)
+    config = plan.config
     if not isinstance(config.get("folder"), str):
         raise InputError(f"config '{path}': the plan has no resolved config: name the TOML file that it was made from")
+    method = config.get("method")
+    if plan.schema_version < STRONGEST_SINCE and isinstance(method, dict) and method.get("top_k") is None:
+        method["top_k"] = "all"
     return config
 
 

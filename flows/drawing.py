@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from auditor.rendering import against_rest, binary_heatmap, clear_map, palette, picture
+from auditor.rendering import against_rest, binary_heatmap, clear_map, full_brightness, palette, picture, translucent
 from flows.config import AuditConfig
 from storage.datasets import Dataset
 from storage.datasets.preparation import InputSpec, prepare
@@ -43,9 +43,10 @@ def read_maps(studio: Studio, start: int, stop: int) -> tuple[Tensor, Tensor, np
 
 
 def draw_clear(studio: Studio, index: int) -> tuple[Image.Image, float]:
-    """A sample's CLEAR map, and the response that is full brightness in it."""
+    """A sample's CLEAR map, translucent, and the response that is full brightness in it."""
     classes, responses, peaks = read_maps(studio, index, index + 1)
-    return as_image(clear_map(classes, responses, studio.colors)[0]), float(peaks[0])
+    drawn = translucent(clear_map(classes, responses, studio.colors))
+    return as_image(drawn[0]), float(full_brightness(responses)[0]) * float(peaks[0])
 
 
 def draw_input(studio: Studio, index: int) -> Image.Image | None:
@@ -63,12 +64,15 @@ def draw_inputs(studio: Studio, start: int, stop: int) -> dict[int, Image.Image]
 
 
 def draw_maps(classes: Tensor, responses: Tensor, shown: Tensor, colors: Tensor) -> dict[str, list[Image.Image]]:
-    """Binary heatmaps and CLEAR maps of samples. classes, responses: see `read_maps`. shown: (n,), the heatmaps' classes."""
+    """Binary heatmaps and CLEAR maps of samples, translucent, to be laid over black or over the image.
+
+    classes, responses: see `read_maps`. shown: (n,), the heatmaps' classes.
+    """
     drawn = {
         "heatmap": binary_heatmap(*against_rest(classes, responses, shown)),
         "clear": clear_map(classes, responses, colors),
     }
-    return {kind: [as_image(image) for image in images] for kind, images in drawn.items()}
+    return {kind: [as_image(image) for image in translucent(images)] for kind, images in drawn.items()}
 
 
 def as_image(pixels: Tensor) -> Image.Image:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from auditor.rendering import PERCENTILE, full_brightness
 from flows.drawing import Studio, draw_inputs, draw_maps, read_maps
 from flows.listener import Listener
 from reports.cards import picture_path
@@ -25,7 +26,7 @@ def draw_gallery(run: Run, studio: Studio, choices: Sequence[Choice], shown: Map
             )
             for choice in choices
         ]
-        content = Gallery(colors=studio.hexadecimal, samples=samples)
+        content = Gallery(colors=studio.hexadecimal, samples=samples, percentile=PERCENTILE)
         (folder / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
         put_folder(folder, run.gallery)
 
@@ -48,12 +49,14 @@ def draw_range(folder: Path, studio: Studio, start: int, stop: int, shown: Mappi
     classes, responses, peaks = read_maps(studio, start, stop)
     positions = torch.tensor([index - start for index in wanted])
     targets = torch.tensor([shown[index] for index in wanted])
-    drawn = draw_maps(classes[positions], responses[positions], targets, studio.colors)
-    inputs = draw_inputs(studio, start, start + len(classes))
+    classes, responses = classes[positions], responses[positions]
+    drawn = draw_maps(classes, responses, targets, studio.colors)
+    brightest = full_brightness(responses).flatten().tolist()
+    inputs = draw_inputs(studio, start, start + len(peaks))
     for place, index in enumerate(wanted):
         images = {kind: maps[place] for kind, maps in drawn.items()}
         if index - start in inputs:
             images["input"] = inputs[index - start]
         for kind, image in images.items():
             image.save(picture_path(folder, index, kind), optimize=True)
-    return {index: float(peaks[index - start]) for index in wanted}
+    return {index: part * float(peaks[index - start]) for index, part in zip(wanted, brightest, strict=True)}

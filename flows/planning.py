@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from auditor import CannotFold, Conservation
+from auditor.clear import competing_count
 from flows.cluster import Cluster
 from flows.config import AuditConfig
 from flows.examination import Finding, examine, in_bytes, why_not
@@ -124,7 +125,7 @@ def examine_model(
     found: Finding = client.submit(examine, cluster.work.key, config.compute.operator_gb, pure=False).result()
     fold, deviation, reason = None, None, found.reason
     if found.fold is not None:
-        competing = min(config.method.top_k or len(draft.class_names), len(draft.class_names))
+        competing = competing_count(len(draft.class_names), config.method.rule, config.method.top_k)
         reason = why_not(found.fold, draft.sample_count, competing, found.memory)
     if found.fold is not None and reason is None:
         fold = make_fold(store, found.fold, cluster.work, draft.model_hash, facts["torch"])

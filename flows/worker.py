@@ -12,6 +12,7 @@ from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
 from auditor.backprojection import samples_at_once
+from auditor.clear import TopK
 from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
@@ -34,7 +35,7 @@ class Work:
     reduction: str
     head: str | None
     precision: str
-    top_k: int | None
+    top_k: TopK
     kept_classes: int
     batch_samples: int | None
     threads: int | None

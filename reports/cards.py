@@ -9,6 +9,7 @@ from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.cells import key
 from reports.formats import NO_CLASS, NO_LABEL, percent, significant
 from reports.gallery import GATE, GROUPS, Gallery, read_gallery, select_group
+from reports.layers import Drawn, Picture, lay_out, plain
 from reports.pictures import embed
 from reports.queries import Answer, Row
 from reports.scope import Scope
@@ -29,15 +30,6 @@ class Swatch:
     color: str
     name: str
     share: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One drawing of a sample. uri: empty where the file is missing."""
-
-    name: str
-    uri: str
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,10 @@ class CardGroup:
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """The report's gallery. answers: the queries behind the words beside the pictures. reduced: see `pictures.embed`."""
+    """The report's gallery.
+
+    answers: the queries behind the words beside the pictures. reduced: see `pictures.embed`. percentile: see `gallery.Gallery`.
+    """
 
     groups: list[CardGroup]
     filters: list[Filter]
@@ -95,6 +90,7 @@ class GalleryPage:
     legend_note: str
     reduced: int | None
     answers: list[Answer]
+    percentile: int | None
 
 
 class Names:
@@ -123,12 +119,14 @@ def make_gallery(scope: Scope, run: Run, plan: Plan) -> GalleryPage | None:
     def card(index: int) -> Card:
         pictures = {kind: uris.get(picture_path(run.gallery, index, kind), "") for kind in KINDS}
         against = [(str(gates.index(gate)), gate) for gate in samples[index].gates]
-        return make_card(names, rows[index], shares[index], pictures, samples[index].peak, against)
+        return make_card(
+            names, rows[index], shares[index], pictures, samples[index].peak, against, gallery.percentile is not None
+        )
 
     groups = make_groups(scope, plan, gallery, card)
     legend, note = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
     filters = make_filters(names, [made for group in groups for made in group.cards], gates)
-    return GalleryPage(groups, filters, legend, note, reduced, answers)
+    return GalleryPage(groups, filters, legend, note, reduced, answers, gallery.percentile)
 
 
 def drawn_samples(gallery: GalleryPage | None) -> set[int]:
@@ -187,11 +185,18 @@ def find_selection(scope: Scope, plan: Plan, reason: str, shown: Sequence[int]) 
 
 
 def make_card(
-    names: Names, row: Row, shares: Sequence[Row], pictures: Mapping[str, str], peak: float, against: Sequence[tuple[str, str]]
+    names: Names,
+    row: Row,
+    shares: Sequence[Row],
+    pictures: Mapping[str, str],
+    peak: float,
+    against: Sequence[tuple[str, str]],
+    are_translucent: bool = True,
 ) -> Card:
     """row, shares: of the sample, see `describe_samples`. pictures: an address by kind, empty where there is none.
 
-    against: the gates that it counts against, each by its number and its name.
+    against: the gates that it counts against, each by its number and its name. are_translucent: whether the maps can lie on the
+    image.
     """
     index = row["sample_index"]
     label = names.name(row["label"], NO_LABEL)
@@ -220,8 +225,9 @@ def make_card(
         for share in shares
     ]
     filters = {name: key(row[column]) for name, column in FILTERS.items()} | {"gate": " ".join(number for number, _ in against)}
-    drawn = [Picture(KINDS[kind], pictures[kind], alt) for kind, alt in alts.items()]
-    return Card(index, row["sample_id"], drawn, facts, swatches, significant(peak), filters)
+    image, *maps = (Drawn(kind, KINDS[kind], alt, pictures[kind]) for kind, alt in alts.items())
+    shown = lay_out(index, image, maps) if are_translucent else [plain(drawn) for drawn in (image, *maps)]
+    return Card(index, row["sample_id"], shown, facts, swatches, significant(peak), filters)
 
 
 def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> list[Filter]:

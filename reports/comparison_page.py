@@ -8,10 +8,11 @@ from typing import Any
 
 from reports import comparison as comparing
 from reports.blocks import TABLE_ROWS, Column, Table, tabulate
-from reports.cards import Card, Fact, Picture, Swatch
+from reports.cards import Card, Fact, Swatch
 from reports.comparison import KINDS, Comparison, Figure, Flip
 from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
 from reports.gates import Judgement, as_object, as_rows, overall_of, worst_first
+from reports.layers import Picture
 from reports.queries import Row
 from reports.report import PIXELATED_BELOW, environment
 from reports.sections import ALLOWED, GATE, OUTCOME, WHY, answer_column
@@ -30,8 +31,8 @@ SHOWN = 8
 class Drawing:
     """What is drawn of a sample that changed.
 
-    swatches: the colours of the classes that are spoken of. peaks: of the dominant response before and after, which is full
-    brightness in a CLEAR map.
+    swatches: the colours of the classes that are spoken of. peaks: the responses before and after that are full brightness in the
+    CLEAR maps.
     """
 
     pictures: list[Picture]

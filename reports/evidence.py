@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reports.blocks import CHART_CLASSES
-from reports.cards import Fact, Picture
+from reports.cards import Fact
 from reports.formats import count, percent
+from reports.layers import Layer, Picture
 from reports.pictures import as_uri, heat
 from reports.queries import Answer, Row
 from reports.scope import Scope
@@ -53,7 +54,7 @@ def make_map(scope: Scope, row: Row) -> MeanMap:
     pictures = []
     for title, (column, alt) in sides.items():
         shares = np.array(row[column]).reshape(-1, row["column_count"])
-        pictures.append(Picture(title, as_uri(heat(shares, greatest, column.startswith("label"))), alt))
+        pictures.append(Picture(title, alt, (Layer(as_uri(heat(shares, greatest, column.startswith("label")))),)))
     facts = [
         Fact("images", count(row["evidence_count"])),
         Fact("energy for the class", percent(row["label_energy_frac"])),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.gates import Judgement, Outcome
@@ -43,7 +43,7 @@ class Choice:
 
 
 class GallerySample(Record):
-    """A sample that was drawn. peak: the response that is full brightness in its CLEAR map."""
+    """A sample that was drawn. peak: the response that is full brightness in its maps."""
 
     sample_index: int
     reason: str
@@ -52,10 +52,15 @@ class GallerySample(Record):
 
 
 class Gallery(Record):
-    """`gallery.json`: the classes' colours and the samples that were drawn, in order."""
+    """`gallery.json`: the classes' colours and the samples that were drawn, in order.
+
+    percentile: of a sample's positive responses, what is full brightness in its maps, which are translucent; None where an older
+    version drew them, on black and with the peak at full brightness.
+    """
 
     colors: list[str]
     samples: list[GallerySample]
+    percentile: int | None = Field(default=None, ge=0, le=100)
 
     @field_validator("colors")
     @classmethod

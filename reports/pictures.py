@@ -19,6 +19,8 @@ SIDES = (224, 192, 160, 128, 96, 64)
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 85, "subsampling": 0}
 """Without chroma subsampling: neighbouring pixels of a CLEAR map are of different hues."""
+WEBP: dict[str, Any] = {"format": "WEBP", "quality": 85, "alpha_quality": 90}
+"""For what is translucent: the brightness of a map is its opacity, which is kept at full resolution."""
 
 
 def as_uri(data: bytes, kind: str = "png") -> str:
@@ -36,10 +38,10 @@ def embed(paths: Sequence[Path], room: int = ROOM) -> tuple[dict[Path, str], int
     uris = {path: as_uri(data) for path, data in files.items()}
     if size(uris) <= room:
         return uris, None
-    pictures = {path: PIL.Image.open(io.BytesIO(data)).convert("RGB") for path, data in files.items()}
+    pictures = {path: PIL.Image.open(io.BytesIO(data)) for path, data in files.items()}
     longest = max(max(picture.size) for picture in pictures.values())
     for side in (side for side in SIDES if side <= longest or side == SIDES[-1]):
-        uris = {path: as_uri(reduce(picture, side), "jpeg") for path, picture in pictures.items()}
+        uris = {path: reduce(picture, side) for path, picture in pictures.items()}
         if size(uris) <= room:
             break
     return uris, side
@@ -49,12 +51,14 @@ def size(uris: dict[Path, str]) -> int:
     return sum(map(len, uris.values()))
 
 
-def reduce(picture: "Image", side: int) -> bytes:
-    smaller = picture.copy()
+def reduce(picture: "Image", side: int) -> str:
+    """A data URI of the picture with a longest side of at most `side` pixels."""
+    options = WEBP if picture.mode == "RGBA" else JPEG
+    smaller = picture.copy() if picture.mode == "RGBA" else picture.convert("RGB")
     smaller.thumbnail((side, side))
     stream = io.BytesIO()
-    smaller.save(stream, **JPEG)
-    return stream.getvalue()
+    smaller.save(stream, **options)
+    return as_uri(stream.getvalue(), options["format"].lower())
 
 
 def heat(shares: np.ndarray, greatest: float, is_own: bool) -> bytes:

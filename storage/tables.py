@@ -5,7 +5,8 @@ metadata says what it is (`about`) and, for a score, which `direction` speaks fo
 `lower`, or `none` where neither does. `run_id` is the tables' Hive partition and is not stored in the files.
 
 Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table `evidence`
-and `gates.samples_sql`. Columns are added, never changed or dropped: what an older version did not have is NULL.
+and `gates.samples_sql`; since version 5 a config without `top_k` lets the strongest of many classes compete, not all. Columns are
+added, never changed or dropped: what an older version did not have is NULL.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from storage.places import readable
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def column(name: str, kind: pa.DataType, about: str, direction: str | None = None) -> pa.Field:
@@ -169,7 +170,11 @@ RUNS = [
     column("model_program", pa.string(), "file of the exported program; NULL = the model is built by a function"),
     column("reduction", pa.string(), "of the responses of the input's channels"),
     column("head", pa.string(), "module that was named as the one that decides the classes; NULL = it was found"),
-    column("competing_count", pa.int32(), "classes that compete in a sample, of method.top_k; NULL = all"),
+    column(
+        "competing_count",
+        pa.int32(),
+        "classes that compete in a sample, those with most positive response (method.top_k); NULL = all",
+    ),
     mean(
         "precision_agreement_frac",
         "share of the first images' pixels whose dominant class is that of float32; NULL = float32 was used",

@@ -81,6 +81,7 @@ ACTIVATIONS: dict[str, tuple[Function, Function]] = {
     "hardsigmoid": (lambda x: np.clip(x / 6 + 0.5, 0, 1), lambda x: (abs(x) < 3) / 6),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "clamp": (lambda x: np.clip(x, -0.5, 0.75), lambda x: ((x >= -0.5) & (x <= 0.75)) * 1.0),
+    "softsign": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2),
     "threshold": (lambda x: np.where(x > 0.1, x, 0.05), lambda x: (x > 0.1) * 1.0),
 }
 
@@ -105,6 +106,19 @@ def derivative(function: Function, values: Vector, step: float = 1e-5) -> Matrix
         moved[index] = step
         columns.append((function(values + moved) - function(values - moved)) / (2 * step))
     return np.stack(columns, 1)
+
+
+def power(node: Node, exponent: float) -> Node:
+    identity = np.eye(len(node.values))
+    slopes = exponent * node.values ** (exponent - 1)
+    return Node(node.shape, node.values**exponent, "power", [(node, identity)], slopes=slopes)
+
+
+def larger(first: Node, second: Node) -> Node:
+    """Of two responses of one shape, the larger at each place."""
+    wins = np.diag((first.values > second.values) * 1.0)
+    sources = [(first, wins), (second, np.eye(len(wins)) - wins)]
+    return Node(first.shape, np.maximum(first.values, second.values), "switch", sources)
 
 
 def normalise(node: Node, groups: list[Vector], weight: Vector, bias: Vector, epsilon: float, centred: bool = True) -> Node:
@@ -146,6 +160,26 @@ def layer_norm(node: Node, weight: Vector, bias: Vector, epsilon: float = 1e-5, 
     return normalise(node, members, np.tile(weight.flatten(), rows), np.tile(bias.flatten(), rows), epsilon, centred)
 
 
+def over(node: Node, divisors: Function) -> Node:
+    """Over what is worked out of the values, one number a value, held fixed."""
+
+    def function(values: Vector) -> Vector:
+        return values / divisors(values)
+
+    matrix = np.diag(1 / divisors(node.values))
+    derivatives = [(node, derivative(function, node.values))]
+    return Node(node.shape, function(node.values), "normalisation", [(node, matrix)], derivatives=derivatives)
+
+
+def weighted(weights: Node, values: Node) -> Node:
+    """The matrix product of weights (T, S), which are held fixed, and values (S, d)."""
+    matrix = np.kron(weights.array, np.eye(values.shape[1]))
+    by_weights = np.kron(np.eye(weights.shape[0]), values.array.T)
+    derivatives = [(values, matrix), (weights, by_weights)]
+    shape = (weights.shape[0], values.shape[1])
+    return Node(shape, (weights.array @ values.array).flatten(), "attention", [(values, matrix)], derivatives=derivatives)
+
+
 def gate(node: Node, factor: Node) -> Node:
     """A response times a gate, which is held fixed; their shapes broadcast."""
     shape = np.broadcast_shapes(node.shape, factor.shape)
@@ -172,14 +206,14 @@ def multiplied(first: Node, second: Node) -> Node:
     return Node(by_first.shape, by_first.values, "product", [], derivatives=by_first.derivatives)
 
 
-def attention(query: Node, key: Node, value: Node, scale: float | None = None) -> Node:
-    """softmax(scale · QKᵀ) V, each (heads, T, d); scale: 1/√d by default. Held fixed: the softmax."""
+def attention(query: Node, key: Node, value: Node, scale: float | None = None, mask: Matrix | float = 0.0) -> Node:
+    """softmax(scale · QKᵀ + mask) V, each (heads, T, d); scale: 1/√d by default. Held fixed: the softmax."""
     heads, length, depth = query.shape
     factor = 1 / sqrt(depth) if scale is None else scale
     shape: Shape = (heads, length, value.shape[2])
 
     def weights(queries: Vector, keys: Vector) -> Matrix:
-        scores = factor * queries.reshape(query.shape) @ keys.reshape(key.shape).swapaxes(1, 2)
+        scores = factor * queries.reshape(query.shape) @ keys.reshape(key.shape).swapaxes(1, 2) + mask
         raised = np.exp(scores - scores.max(2, keepdims=True))
         return raised / raised.sum(2, keepdims=True)
 

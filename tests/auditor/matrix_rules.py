@@ -13,11 +13,13 @@ def send_back(node: Node, signal: Vector, rule: str) -> list[tuple[Node, Vector]
     """What each of the node's sources receives of what arrives at it."""
     if rule in {"lrp_epsilon", "lrp_zplus"}:
         return share(node, signal, rule)
-    if node.kind == "activation":
+    if node.kind in {"activation", "power"}:
         ((source, _),) = node.sources
-        if rule in {"deconv", "guided"}:
+        if rule == "deconv" or (rule == "guided" and node.kind == "activation"):
             signal = np.maximum(signal, 0)
         return [(source, signal if rule in {"linear", "deconv"} else signal * node.slopes)]
+    if node.kind == "product" and rule in {"linear", "deconv"}:
+        return [(source, matrix.T @ signal / 2) for source, matrix in node.derivatives or []]
     fixed = rule in {"linear", "deconv"} or node.derivatives is None
     pairs = node.sources if fixed else node.derivatives
     assert pairs, f"{node.kind} has no way back under {rule}"
@@ -42,8 +44,11 @@ def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]
         # Batch norm and the layer before it are one layer.
         source, matrix = layer
         return shares(node.values, [(source, matrix)], relevance, rule)
+    if node.kind == "product":
+        # Each of two factors of one shape gets half.
+        return [(source, relevance / 2) for source, _ in node.derivatives or []]
     # Activations, norms, gates, constant factors and terms: unchanged. What was broadcast gathers from its copies.
-    assert node.kind in {"activation", "normalisation", "gate", "scaling"}, f"{node.kind} has no way back under {rule}"
+    assert node.kind in {"activation", "power", "normalisation", "gate", "scaling"}, f"{node.kind} has no way back under {rule}"
     ((source, matrix),) = node.sources
     copies = np.eye(len(relevance)) if len(relevance) == len(source.values) else (matrix != 0) * 1.0
     return [(source, copies.T @ relevance)]

@@ -263,6 +263,14 @@ def arrangements() -> dict[str, Factory]:
     def unshuffled(places: Any) -> Any:
         return np.stack([even(channel)[y::2, x::2] for channel in places for y in (0, 1) for x in (0, 1)])
 
+    def written_into(x: Tensor) -> Tensor:
+        empty = torch.zeros_like(x)
+        empty[:, :1] = x[:, :1]
+        return empty
+
+    def masked(places: Any) -> Any:
+        return np.where(np.arange(places.shape[2]) > 1, -1, places)
+
     zeros = ((0, 0), (2, 0), (0, 1))
     return {
         "channel shuffle, written out": plain(dealt, lambda node: form.shuffle(node, 2)),
@@ -293,6 +301,14 @@ def arrangements() -> dict[str, Factory]:
         "unfold": of(lambda x: F.unfold(x, 2).unsqueeze(2), patches),
         "repeat": of(lambda x: x.repeat(1, 2, 1, 1), lambda places: np.tile(places, (2, 1, 1))),
         "expand": of(lambda x: x[:, :1].expand(-1, 3, -1, -1), lambda places: np.repeat(places[:1], 3, 0)),
+        "repeat_interleave": of(lambda x: x.repeat_interleave(2, 1), lambda places: np.repeat(places, 2, 0)),
+        "gather": of(
+            lambda x: x.gather(3, torch.tensor([1, 0, 1]).expand(*x.shape[:3], 3)), lambda places: places[:, :, [1, 0, 1]]
+        ),
+        "written into a slice": of(written_into, lambda places: np.concatenate([places[:1], np.full_like(places[1:], -1)])),
+        "masked": of(lambda x: x.masked_fill(torch.arange(x.shape[3]) > 1, 0.0), masked),
+        "where": of(lambda x: torch.where(torch.arange(x.shape[3]) > 1, 0.0, x), masked),
+        "triangle": of(torch.tril, lambda places: np.where(np.tri(*places.shape[1:], dtype=bool), places, -1)),
         "dropout in evaluation mode": of(lambda x: F.dropout(x, 0.5, False), lambda places: places),
         "flatten, view, squeeze": of(
             lambda x: x.contiguous().flatten(2).view(len(x), -1, 1).squeeze(2).view_as(x), lambda places: places
@@ -396,6 +412,31 @@ def switch() -> dict[str, Factory]:
         "adaptive_max_pool1d": plain(
             lambda x: F.adaptive_max_pool1d(x.flatten(2), 3)[:, :, None], lambda node: form.adaptive_max_pool(line(node), 1, 3)
         ),
+        "amax": plain(lambda x: x.amax((2, 3), keepdim=True), lambda node: form.adaptive_max_pool(node, 1, 1)),
+        "max along": plain(
+            lambda x: x.max(3, keepdim=True).values, lambda node: form.max_pool(node, (1, node.shape[2]), (1, node.shape[2]))
+        ),
+        "maximum of two": plain(
+            lambda x: torch.maximum(x, 2 * x.flip(3)), lambda node: functions.larger(node, form.scale(flipped(node), 2))
+        ),
+    }
+
+
+def powers() -> dict[str, Factory]:
+    return {
+        "square": plain(lambda x: x.square(), lambda node: functions.power(node, 2)),
+        "x * x": plain(lambda x: x * x, lambda node: functions.power(node, 2)),
+        "cube": plain(lambda x: x**3, lambda node: functions.power(node, 3)),
+        # Yu et al. 2022, without its two constants.
+        "StarReLU": plain(lambda x: F.relu(x).square(), lambda node: functions.power(functions.relu(node), 2)),
+    }
+
+
+def pairs() -> dict[str, Factory]:
+    """Products of two responses of which neither is a gate."""
+    return {
+        "product of two": plain(lambda x: x * x.flip(3), lambda node: functions.multiplied(node, flipped(node))),
+        "product in place": plain(lambda x: x.flip(3).mul_(x), lambda node: functions.multiplied(flipped(node), node)),
     }
 
 
@@ -424,6 +465,22 @@ IN_PLACE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 """They write into their input; only after what has made new values."""
 
+
+class Swish(torch.autograd.Function):
+    """SiLU as packages have it that were written before torch had."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return values * torch.sigmoid(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        share = torch.sigmoid(values)
+        return gradients[0] * share * (1 + values * (1 - share))
+
+
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "nn.ReLU": (nn.ReLU(), "relu"),
     "F.relu": (F.relu, "relu"),
@@ -450,6 +507,9 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "Tensor.tanh": (lambda x: x.tanh(), "tanh"),
     "clamp": (lambda x: x.clamp(-0.5, 0.75), "clamp"),
     "F.threshold": (lambda x: F.threshold(x, 0.1, 0.05), "threshold"),
+    "F.softsign": (F.softsign, "softsign"),
+    "maximum with 0": (lambda x: torch.maximum(torch.zeros((), dtype=x.dtype), x), "relu"),
+    "autograd Function": (Swish.apply, "silu"),
 }
 
 SQRT2 = 2**0.5
@@ -543,6 +603,16 @@ def normalisations() -> dict[str, Factory]:
             partial(grouped, groups=1),
             module=random(nn.GroupNorm(1, shape[0])),
         ),
+        "F.normalize": plain(
+            lambda x: F.normalize(x, dim=1),
+            lambda node: functions.over(
+                node, lambda x: np.tile(np.sqrt((x.reshape(node.shape) ** 2).sum(0)).flatten(), node.shape[0])
+            ),
+        ),
+        "F.local_response_norm": plain(
+            lambda x: F.local_response_norm(x, 3, alpha=0.5, beta=0.6, k=2.0),
+            lambda node: functions.over(node, lambda x: local_response(x.reshape(node.shape))),
+        ),
         "nn.InstanceNorm2d": lambda shape: Piece(
             called, partial(grouped, groups=shape[0]), module=random(nn.InstanceNorm2d(shape[0], affine=True))
         ),
@@ -550,6 +620,13 @@ def normalisations() -> dict[str, Factory]:
             called, tracked, module=history(nn.InstanceNorm2d(shape[0], affine=True, track_running_stats=True))
         ),
     }
+
+
+def local_response(maps: Any) -> Any:
+    """(k + α · mean of the squares of three channels)^β at every value, with zeros beyond the first and last."""
+    squares = np.pad(maps**2, ((1, 1), (0, 0), (0, 0)))
+    means = np.stack([squares[channel : channel + 3].sum(0) / 3 for channel in range(len(maps))])
+    return ((2.0 + 0.5 * means) ** 0.6).flatten()
 
 
 def gates() -> dict[str, Factory]:
@@ -597,6 +674,12 @@ def gates() -> dict[str, Factory]:
     def pooled(node: Node) -> Node:
         return form.mean(node, (1, 2))
 
+    def even(x: Tensor) -> Tensor:
+        return x[:, : x.shape[1] // 2 * 2]
+
+    def even_places(places: Any) -> Any:
+        return places[: len(places) // 2 * 2]
+
     return {
         "squeeze-excite": excite(lambda own, x: x * torch.sigmoid(squeezed(own, x)), "sigmoid"),
         "squeeze-excite, gate first, hard": excite(lambda own, x: F.hardsigmoid(squeezed(own, x)) * x, "hardsigmoid"),
@@ -619,6 +702,31 @@ def gates() -> dict[str, Factory]:
         "gate of what is clipped": plain(
             lambda x: F.relu6(x) * F.relu6(x).mean((2, 3), keepdim=True),
             lambda node: functions.gate(functions.activation(node, "relu6"), pooled(functions.activation(node, "relu6"))),
+        ),
+        "SwiGLU": lambda shape: Piece(
+            lambda own, x: F.silu(x) * own.module(x),
+            lambda own, node: functions.gate(form.conv(node, own.module), functions.activation(node, "silu")),
+            module=nn.Conv2d(shape[0], shape[0], 1),
+        ),
+        "GEGLU, written into its gate": lambda shape: Piece(
+            lambda own, x: F.gelu(x).mul_(own.module(x)),
+            lambda own, node: functions.gate(form.conv(node, own.module), functions.activation(node, "gelu")),
+            module=nn.Conv2d(shape[0], shape[0], 1),
+        ),
+        "F.glu": plain(lambda x: F.glu(even(x), 1), lambda node: glu_trace(form.arrange(node, even_places))),
+        "gate that is expanded": plain(
+            lambda x: F.relu(x) * x.mean((2, 3), keepdim=True).expand_as(x),
+            lambda node: functions.gate(functions.relu(node), pooled(node)),
+        ),
+        "gate that is interpolated": plain(
+            lambda x: x * F.interpolate(x.mean((2, 3), keepdim=True).sigmoid(), size=x.shape[2:]),
+            lambda node: functions.gate(
+                node, form.enlarge(functions.activation(pooled(node), "sigmoid"), node.shape[1], node.shape[2])
+            ),
+        ),
+        "global response norm by addcmul": plain(
+            lambda x: torch.addcmul(torch.full((1, 1, 1, 1), 0.5, dtype=x.dtype), x, 1 + x.mean((2, 3), keepdim=True), value=2.0),
+            lambda node: form.scale(functions.gate(node, form.scale(pooled(node), term=1)), 2, 0.5),
         ),
         "gate that is detached": lambda shape: Piece(
             lambda own, x: x * x.mean((2, 3), keepdim=True).sigmoid().detach(), detached
@@ -644,11 +752,11 @@ def attentions() -> dict[str, Factory]:
     def joined(node: Node) -> Node:
         return form.arrange(node, lambda places: places.swapaxes(0, 1).reshape(places.shape[1], -1))
 
-    def trace(own: Any, node: Node, heads: int, scale: float | None = None) -> Node:
+    def trace(own: Any, node: Node, heads: int, scale: float | None = None, mask: Callable[[int], Any] | None = None) -> Node:
         sources = form.tokens(node)
         parts = zip(np.split(numbers(own.weight), 3), np.split(numbers(own.bias), 3), strict=True)
         query, key, value = (split(form.dense(sources, weight, bias), heads) for weight, bias in parts)
-        attended = joined(functions.attention(query, key, value, scale))
+        attended = joined(functions.attention(query, key, value, scale, mask(len(sources.array)) if mask else 0.0))
         return maps_again(form.dense(attended, numbers(own.out.weight), numbers(own.out.bias)), *node.shape[1:])
 
     def heads_of(x: Tensor, heads: int) -> Tensor:
@@ -660,6 +768,66 @@ def attentions() -> dict[str, Factory]:
 
     def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1) @ value
+
+    def around(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """With what does nothing in evaluation mode between the softmax and the product."""
+        weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+        weights = F.dropout(F.dropout(weights, 0.5, False), 0.5, False, inplace=True)
+        return nn.Identity()(weights.to(value.dtype).contiguous().clone()) @ value
+
+    def exponentials(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        raised = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).exp()
+        return raised / raised.sum(-1, keepdim=True) @ value
+
+    def summed_to_one_again(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = 3 * (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+        return (weights / weights.sum(-1, keepdim=True)) @ value
+
+    def lower(length: int) -> Any:
+        return np.where(np.tri(length, dtype=bool), 0, -np.inf)
+
+    def masked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        upper = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).triu(1)
+        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        return scores.masked_fill(upper, -torch.inf).softmax(-1) @ value
+
+    def masked_module(shape: Shape) -> Piece:
+        def run(own: Any, x: Tensor) -> Tensor:
+            tokens = as_tokens(x)
+            upper = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
+            return as_maps(own.module(tokens, tokens, tokens, attn_mask=upper)[0], x)
+
+        piece = module(shape)
+        piece.run = run
+        piece.written_out = lambda own, node: trace(
+            Parts(own.module.in_proj_weight, own.module.in_proj_bias, own.module.out_proj), node, 2, mask=lower
+        )
+        return piece
+
+    def kernels(own: Any, x: Tensor) -> Tensor:
+        """A layer whose kernels the input decides; of both signs."""
+        weight = F.silu(own.module(x.mean((2, 3)))).view(len(x), 3, -1)
+        return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+
+    def kernels_trace(own: Any, node: Node) -> Node:
+        decided = functions.activation(form.linear(form.mean(node, (1, 2)), own.module), "silu")
+        weight = form.arrange(decided, lambda places: places.reshape(3, -1))
+        flat = form.arrange(node, lambda places: places.reshape(len(places), -1))
+        return form.arrange(functions.weighted(weight, flat), lambda places: places.reshape(3, *node.shape[1:]))
+
+    def by_conv(own: Any, x: Tensor) -> Tensor:
+        weight = F.silu(own.module(x.mean((2, 3)))).view(len(x) * 3, -1, 1, 1)
+        return F.conv2d(x.flatten(0, 1)[None], weight, groups=len(x)).view(len(x), 3, *x.shape[2:])
+
+    def by_kernel_maps(x: Tensor) -> Tensor:
+        tokens = as_tokens(x)
+        return as_maps(F.relu(tokens) @ (F.elu(tokens).transpose(1, 2) @ tokens), x)
+
+    def kernel_maps_trace(node: Node) -> Node:
+        tokens = form.tokens(node)
+        keys = form.arrange(functions.activation(tokens, "elu"), lambda places: places.T)
+        attended = functions.weighted(functions.relu(tokens), functions.weighted(keys, tokens))
+        return maps_again(attended, *node.shape[1:])
 
     def by_einsum(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = torch.einsum("nhtd,nhsd->nhts", query, key) / query.shape[-1] ** 0.5
@@ -675,10 +843,12 @@ def attentions() -> dict[str, Factory]:
             module=own,
         )
 
-    def of(run: Callable[[Any, Tensor], Tensor], heads: int, scale: float | None = None) -> Factory:
+    def of(
+        run: Callable[[Any, Tensor], Tensor], heads: int, scale: float | None = None, mask: Callable[[int], Any] | None = None
+    ) -> Factory:
         def make(shape: Shape) -> Piece:
             inner = nn.Linear(shape[0], 3 * shape[0])
-            piece = Piece(run, partial(trace, heads=heads, scale=scale), out=nn.Linear(shape[0], shape[0]))
+            piece = Piece(run, partial(trace, heads=heads, scale=scale, mask=mask), out=nn.Linear(shape[0], shape[0]))
             piece.weight, piece.bias = inner.weight, inner.bias
             return piece
 
@@ -690,6 +860,14 @@ def attentions() -> dict[str, Factory]:
         "of two heads, scaled": of(partial(attend, heads=2, function=lambda q, k, v: sdpa(q, key=k, value=v, scale=2.0)), 2, 2.0),
         "written out": of(partial(attend, heads=2, function=written_out), 2),
         "by einsum": of(partial(attend, heads=1, function=by_einsum), 1),
+        "with no-ops behind the softmax": of(partial(attend, heads=2, function=around), 2),
+        "softmax written out": of(partial(attend, heads=2, function=exponentials), 2),
+        "summed to one again": of(partial(attend, heads=2, function=summed_to_one_again), 2),
+        "masked": of(partial(attend, heads=2, function=masked), 2, mask=lower),
+        "nn.MultiheadAttention, masked": masked_module,
+        "by maps of queries and keys": plain(by_kernel_maps, kernel_maps_trace),
+        "kernels of the input's": lambda shape: Piece(kernels, kernels_trace, module=nn.Linear(shape[0], 3 * shape[0])),
+        "conv by kernels of the input's": lambda shape: Piece(by_conv, kernels_trace, module=nn.Linear(shape[0], 3 * shape[0])),
         "nn.MultiheadAttention": module,
     }
 
@@ -712,9 +890,11 @@ CATALOGUE: dict[str, dict[str, Factory]] = {
         "scaling": scalings(),
         "switch": switch(),
         "activation": activations(),
+        "power": powers(),
         "normalisation": normalisations(),
         "gate": gates(),
         "attention": attentions(),
+        "product": pairs(),
     }.items()
 }
 """By the kinds of `auditor.operations`."""

@@ -50,7 +50,7 @@ def test_float32_is_close_to_matrix_form() -> None:
     model, images = random_network(Residual)
     traced = [model.trace(matrix_form.image_node(image)) for image in images]
     expected = np.stack([matrix_rules.responses(node, "linear").sum(1) for node in traced])
-    actual = all_responses(Clear(model), images).numpy()
+    actual = all_responses(Clear(model, rule="linear"), images).numpy()
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -109,10 +109,10 @@ def test_class_with_negative_response_only_sends_nothing_back(monkeypatch: pytes
         return send_back(self, classes)
 
     monkeypatch.setattr(Backprojection, "send_back", counting)
-    response = all_responses(Clear(model), image)[0, :, 0]
+    response = all_responses(Clear(model, rule="linear"), image)[0, :, 0]
     assert response.tolist() == [[0, -8, 24, 0], [0, 0, 0, 0]]
     assert sent == [[0]], "class 1 need not be sent back to know that it is zero"
-    backprojection = Clear(model).forward(image)
+    backprojection = Clear(model, rule="linear").forward(image)
     assert send_back(backprojection, torch.tensor([1])).count_nonzero() == 0, "and sending it gives the same"
 
 
@@ -120,7 +120,7 @@ def test_class_positive_for_one_sample_only_is_sent_for_that_one() -> None:
     """Skipping looks at the batch; the answer of a sample does not depend on its neighbours."""
     model, image = overlapping_by_hand()
     batch = torch.cat([image, torch.zeros_like(image)])
-    together = all_responses(Clear(model), batch)
+    together = all_responses(Clear(model, rule="linear"), batch)
     assert together[0, :, 0].tolist() == [[0, -8, 24, 0], [0, 2, -6, 0]]
     # Of an image of zeros only class 1's bias is left: 5 + 5, sent back to the first position of each window: −5, −5.
     # Kernel transposed: position 0 gets −5·(1 − 2) = 5, position 1 −5·(2 + 1) + 5 = −10, position 2 −15.
@@ -216,7 +216,7 @@ def test_agrees_with_zennit(rule: str) -> None:
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_chunks_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     model, images = random_network(OverlappingPool, samples=3)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     whole = all_responses(clear, images)
     monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
     streamed = list(clear.responses(images))
@@ -237,7 +237,7 @@ def test_chunks_of_each_samples_own_classes_do_not_change_a_bit(monkeypatch: pyt
 
 def test_batch_of_none() -> None:
     model, images = random_network(Residual)
-    maps = Clear(model)(images[:0])
+    maps = Clear(model, rule="linear")(images[:0])
     assert maps.dominant_class.shape == (0, 8, 8)
     assert maps.logits.shape == (0, CLASSES)
 
@@ -249,7 +249,7 @@ def test_chunks_cover_every_class_once() -> None:
 
 def test_order_of_the_batch_does_not_matter() -> None:
     model, images = random_network(PointwiseHead, samples=5)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     order = torch.tensor([3, 0, 4, 2, 1])
     torch.testing.assert_close(all_responses(clear, images[order]), all_responses(clear, images)[order])
     torch.testing.assert_close(all_responses(clear, images[2:3]), all_responses(clear, images)[2:3])
@@ -257,7 +257,7 @@ def test_order_of_the_batch_does_not_matter() -> None:
 
 def test_classes_may_differ_between_samples() -> None:
     model, images = random_network(Residual, samples=3)
-    backprojection = Clear(model).forward(images)
+    backprojection = Clear(model, rule="linear").forward(images)
     every = torch.cat([responses for _, responses in backprojection.stream(torch.arange(CLASSES))], 1)
     own = torch.tensor([[0, 4], [1, 3], [2, 3]])
     ((classes, responses),) = backprojection.stream(own)

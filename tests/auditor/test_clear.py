@@ -1,14 +1,19 @@
 """CLEAR maps by hand, against a pixel by pixel loop, and what `Clear` leaves untouched."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from auditor import Clear, UnsupportedModel, agreement, measure
+from auditor.operations import RULES
 from auditor.statistics.description import SCORES
 from tests.auditor.networks import (
     CLASSES,
@@ -131,6 +136,30 @@ def test_top_k_of_all_classes_is_no_restriction() -> None:
     assert classes.tolist() == list(range(CLASSES))
 
 
+def many_classes(count: int) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, count, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return model, torch.randn(3, 2, 6, 6)
+
+
+@pytest.mark.parametrize(("classes", "competing"), [(50, 50), (51, 10), (1000, 10)])
+def test_of_many_classes_the_strongest_compete_by_default(classes: int, competing: int) -> None:
+    model, images = many_classes(classes)
+    assert Clear(model).method.rule == "gradient"
+    own = torch.cat([names for names, _ in Clear(model).responses(images)], -1)
+    assert own.shape[-1] == competing
+    if competing < classes:
+        positive = model[0](images).detach().clamp(min=0).mean((2, 3))
+        assert own.tolist() == positive.topk(competing).indices.sort().values.tolist()
+
+
+@pytest.mark.parametrize("options", [{"top_k": "all"}, {"rule": "linear"}, {"classes": range(51)}])
+def test_all_of_many_classes_compete_where_that_is_said_or_costs_little(options: dict[str, Any]) -> None:
+    model, images = many_classes(51)
+    own = torch.cat([names for names, _ in Clear(model, **options).responses(images)])
+    assert own.tolist() == list(range(51))
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_precision_is_of_the_networks_arithmetic_only(precision: str, tolerance: float) -> None:
     model, images = random_network(PointwiseHead)
@@ -188,7 +217,7 @@ def test_model_comes_out_as_it_went_in(operation: Callable[[Tensor], Tensor]) ->
     torch.manual_seed(0)
     model, images = Mixed(operation), torch.randn(2, 2, 6, 6)
     before, numbers = state(model), {name: value.clone() for name, value in model.state_dict().items()}
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     if operation is torch.abs:
         with pytest.raises(UnsupportedModel, match="abs"):
             clear(images)
@@ -249,6 +278,7 @@ def test_callers_gradient_mode_does_not_matter(context: type) -> None:
         ({"rule": "lrp"}, "rule 'lrp' is not known: use one of linear, deconv, gradient, guided"),
         ({"precision": "float16"}, "precision 'float16' is not known: use one of float32, bfloat16, float64"),
         ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": "many"}, "top_k is 'many'"),
         ({"classes": []}, "class"),
     ],
 )
@@ -263,6 +293,84 @@ def test_torchscript_is_refused_by_name() -> None:
     model, images = random_network(PointwiseHead)
     with pytest.raises(UnsupportedModel, match="TorchScript"):
         Clear(torch.jit.trace(model, images))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_inside_is_refused_by_name() -> None:
+    model, images = random_network(PointwiseHead)
+    inside = nn.Sequential(OrderedDict(whole=nn.Sequential(nn.Identity(), torch.jit.trace(model, images))))
+    with pytest.raises(UnsupportedModel, match=r"submodule 'whole\.1' is TorchScript"):
+        Clear(inside)
+
+
+def made_of_others(make: Callable[[nn.Module], object]) -> Callable[[nn.Sequential], nn.Module]:
+    def change(model: nn.Sequential) -> nn.Module:
+        make(model[0])
+        model.eval()(torch.rand(1, 3, 9, 9))
+        return model
+
+    return change
+
+
+def remembering(model: nn.Sequential) -> nn.Module:
+    """As a model does that keeps its attention maps for a look at them."""
+    model.seen = {"last": [model(torch.rand(1, 3, 9, 9))]}  # type: ignore[assignment]
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(made_of_others(nn.utils.weight_norm), id="weight norm"),
+        pytest.param(made_of_others(nn.utils.parametrizations.weight_norm), id="weight norm, parametrized"),
+        pytest.param(made_of_others(nn.utils.spectral_norm), id="spectral norm"),
+        pytest.param(made_of_others(lambda layer: prune.l1_unstructured(layer, "weight", 0.3)), id="pruned"),
+        pytest.param(remembering, id="remembers an output"),
+        pytest.param(torch.compile, id="compiled"),
+        pytest.param(lambda model: nn.Sequential(torch.compile(model[0]), *model[1:]), id="compiled inside"),
+        pytest.param(nn.DataParallel, id="nn.DataParallel"),
+    ],
+)
+def test_model_that_is_more_than_its_modules(change: Callable[[nn.Sequential], nn.Module]) -> None:
+    """Its maps are those of a plain model with the weights that it has by the time it is called."""
+
+    def plain() -> nn.Sequential:
+        torch.manual_seed(0)
+        head = nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head).eval()
+
+    images = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    changed, expected = change(plain()), plain()
+    weight = getattr(changed, "0").weight if isinstance(changed, nn.Sequential) else expected[0].weight
+    expected[0].weight.data = weight.detach().clone()
+    found = Clear(changed, "linear")(images)
+    torch.testing.assert_close(found.dominant_response, Clear(expected, "linear")(images).dominant_response)
+    assert found.dominant_response.any()
+
+
+def test_model_that_cannot_be_copied_says_why() -> None:
+    model, _ = random_network(PointwiseHead)
+    model.lock = threading.Lock()
+    with pytest.raises(UnsupportedModel, match=r"the model cannot be copied: .*lock"):
+        Clear(model)
+
+
+def test_parameters_of_five_axes_are_no_obstacle() -> None:
+    class Slices(nn.Module):
+        """As LambdaNet does, a convolution over what is not depth."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.volume, self.head = nn.Conv3d(1, 4, (1, 3, 3)), nn.Linear(4, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.volume(images[:, None]).mean(2).mean((2, 3)))
+
+    images = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    for rule in RULES:
+        assert Clear(Slices(), rule)(images).dominant_response.any()
 
 
 @pytest.mark.parametrize("classes", [[0, CLASSES], [-1, 2]])

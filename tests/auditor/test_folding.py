@@ -45,7 +45,7 @@ class Narrow(nn.Module):
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_folded_is_plain(kind: type[nn.Module], where: str, reduction: str, top_k: int | None) -> None:
     model, images = random_network(kind, samples=4)
-    plain, folded = (Clear(model, reduction=reduction, top_k=top_k) for _ in range(2))
+    plain, folded = (Clear(model, reduction=reduction, top_k=top_k, rule="linear") for _ in range(2))
     assert folded.fold(images, ROOM) < 1e-5
     assert folded.operator is not None
     assert folded.operator.plan.where == where
@@ -60,7 +60,7 @@ def test_folded_is_plain(kind: type[nn.Module], where: str, reduction: str, top_
 
 def test_basis_behind_a_widening_is_the_narrow_one() -> None:
     model, images = Narrow().eval(), torch.randn(3, 2, 5, 6)
-    plain, folded = Clear(model), Clear(model)
+    plain, folded = Clear(model, rule="linear"), Clear(model, rule="linear")
     plan = plan_fold(folded, images)
     assert plan.rows == 3 * 5 * 6, "three channels, not seven classes"
     folded.fold(images, ROOM)
@@ -134,7 +134,7 @@ class Patches(nn.Module):
 @pytest.mark.parametrize("top_k", [None, 5])
 def test_operator_of_few_patterns_is_plain(precision: str, top_k: int | None) -> None:
     images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
-    plain, folded = (Clear(Patches().eval(), precision=precision, top_k=top_k) for _ in range(2))
+    plain, folded = (Clear(Patches().eval(), precision=precision, top_k=top_k, rule="linear") for _ in range(2))
     tolerance = 5e-2 if precision == "bfloat16" else 1e-5
     assert folded.fold(images, ROOM) <= tolerance
     operator = folded.operator
@@ -152,7 +152,7 @@ def test_operator_of_few_patterns_is_plain(precision: str, top_k: int | None) ->
 def test_where_patterns_lose_too_much_the_operator_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr("auditor.folding.LOST", 1e4)
-    clear = Clear(Patches().eval())
+    clear = Clear(Patches().eval(), rule="linear")
     assert clear.fold(images, ROOM) < 1e-5
     assert clear.operator is not None
     assert clear.operator.patterns is None
@@ -160,7 +160,7 @@ def test_where_patterns_lose_too_much_the_operator_stays_as_it_is(monkeypatch: p
 
 def test_operator_is_restored_from_its_tensors() -> None:
     images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
-    clear, again = Clear(Patches().eval()), Clear(Patches().eval())
+    clear, again = Clear(Patches().eval(), rule="linear"), Clear(Patches().eval(), rule="linear")
     clear.fold(images, ROOM)
     assert clear.operator is not None
     restored = restore_operator(clear.operator.plan, clear.operator.tensors())
@@ -173,7 +173,7 @@ def test_operator_is_restored_from_its_tensors() -> None:
 @pytest.mark.parametrize("size", [1, 2, 70])
 def test_chunks_do_not_change_a_bit_of_an_operator_of_patterns(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     images = torch.randn(3, 1, 56, 48, generator=torch.Generator().manual_seed(2))
-    clear = Clear(Patches().eval())
+    clear = Clear(Patches().eval(), rule="linear")
     clear.fold(images, ROOM)
     whole = all_responses(clear, images)
     monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
@@ -185,7 +185,7 @@ def test_chunks_do_not_change_a_bit_of_an_operator_of_patterns(monkeypatch: pyte
 def test_networks_of_today_are_folded(kind: type[nn.Module], where: str, precision: str) -> None:
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     model = kind().eval()
-    plain, folded = Clear(model, precision=precision), Clear(model, precision=precision)
+    plain, folded = Clear(model, precision=precision, rule="linear"), Clear(model, precision=precision, rule="linear")
     assert folded.fold(images, ROOM) < 1e-5
     assert folded.operator is not None
     assert folded.operator.plan.where == where
@@ -202,14 +202,14 @@ def test_attention_at_the_end_leaves_nothing_to_fold() -> None:
             return self.last(nn.functional.layer_norm(mixed, (6,)).mean(1))  # type: ignore[no-any-return]
 
     with pytest.raises(CannotFold, match="operation 'layer_norm' depends on the input, and nothing lies between"):
-        Clear(Transformer()).fold(torch.randn(2, 1, 8, 8), ROOM)
+        Clear(Transformer(), rule="linear").fold(torch.randn(2, 1, 8, 8), ROOM)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("kind", [OverlappingPool, AveragePool])
 def test_chunks_do_not_change_a_bit_once_folded(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], size: int) -> None:
     model, images = random_network(kind, samples=3)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     clear.fold(images, ROOM)
     whole = all_responses(clear, images)
     monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", size * images[:, 0].numel() + 1)
@@ -218,7 +218,7 @@ def test_chunks_do_not_change_a_bit_once_folded(monkeypatch: pytest.MonkeyPatch,
 
 def test_images_that_go_through_the_network_in_parts_have_the_maps_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = random_network(AveragePool, samples=7)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     clear.fold(images, ROOM)
     whole = clear(images)
     monkeypatch.setattr("auditor.backprojection.FORWARD_VALUES", 3 * images[0].numel())
@@ -242,7 +242,7 @@ def test_every_image_verifies_an_operator(monkeypatch: pytest.MonkeyPatch) -> No
     """One goes through the network at a time; those without response, and only those, have no say."""
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr("auditor.backprojection.FORWARD_VALUES", 1)
-    clear = Clear(Unbiased().eval())
+    clear = Clear(Unbiased().eval(), rule="linear")
     plan = plan_fold(clear, images)
     operator = assemble(clear, images, plan, [fold_rows(clear, images, plan, 0, plan.rows)])
     blank = torch.zeros_like(images[:1])
@@ -260,7 +260,7 @@ def test_every_image_verifies_an_operator(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_bfloat16_operator_is_verified_to_its_own_tolerance() -> None:
     model, images = random_network(Residual, samples=4)
-    clear = Clear(model, precision="bfloat16")
+    clear = Clear(model, precision="bfloat16", rule="linear")
     assert 1e-5 < clear.fold(images, ROOM) <= 5e-2
     assert clear.operator is not None
     assert clear.operator.tensor.dtype == torch.bfloat16
@@ -268,7 +268,7 @@ def test_bfloat16_operator_is_verified_to_its_own_tolerance() -> None:
 
 def test_rows_in_ranges_are_the_rows_at_once() -> None:
     model, images = random_network(AveragePool)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     plan = plan_fold(clear, images)
     at_once = fold_rows(clear, images, plan, 0, plan.rows)
     in_parts = [fold_rows(clear, images, plan, start, min(start + 7, plan.rows)) for start in range(0, plan.rows, 7)]
@@ -278,7 +278,7 @@ def test_rows_in_ranges_are_the_rows_at_once() -> None:
 
 def test_plan_survives_json() -> None:
     model, images = random_network(Residual)
-    plan = plan_fold(Clear(model), images)
+    plan = plan_fold(Clear(model, rule="linear"), images)
     read = json.loads(json.dumps(dataclasses.asdict(plan)))
     assert FoldPlan(**read | {"shape": tuple(read["shape"])}) == plan
 
@@ -286,7 +286,7 @@ def test_plan_survives_json() -> None:
 def test_operator_of_another_model_is_refused() -> None:
     model, images = random_network(AveragePool)
     other, _ = random_network(AveragePool, seed=99)
-    clear, foreign = Clear(model), Clear(other)
+    clear, foreign = Clear(model, rule="linear"), Clear(other, rule="linear")
     foreign.fold(images, ROOM)
     assert foreign.operator is not None
     with pytest.raises(CannotFold, match="deviate"):
@@ -296,17 +296,17 @@ def test_operator_of_another_model_is_refused() -> None:
 
 def test_operator_of_another_size_is_not_used() -> None:
     model, images = random_network(AveragePool)
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     clear.fold(images, ROOM)
     larger = torch.randn(2, 1, 12, 12)
     assert clear.forward(larger).operator is None
-    torch.testing.assert_close(clear(larger).dominant_response, Clear(model)(larger).dominant_response)
+    torch.testing.assert_close(clear(larger).dominant_response, Clear(model, rule="linear")(larger).dominant_response)
 
 
 @pytest.mark.parametrize(
     ("make", "memory", "message"),
     [
-        (lambda model: Clear(model), 10, "memory"),
+        (lambda model: Clear(model, rule="linear"), 10, "memory"),
         (lambda model: Clear(model, "guided"), ROOM, "guided"),
         (lambda model: Clear(model, "deconv"), ROOM, "deconv"),
     ],
@@ -322,7 +322,7 @@ def test_what_cannot_be_folded_goes_the_plain_way(make: Callable[[nn.Module], Cl
 
 def test_an_operator_may_take_what_is_allowed_whatever_its_classes_would() -> None:
     images = torch.randn(4, 1, 56, 48, generator=torch.Generator().manual_seed(2))
-    clear = Clear(Patches().eval())
+    clear = Clear(Patches().eval(), rule="linear")
     rows = plan_fold(clear, images).memory
     assert rows == 6 * 42 * 56 * 48 * 4, "six channels decide 300 classes at each of 6 × 7 positions"
     with pytest.raises(CannotFold, match=r"building the operator takes 0\.0 GB of memory"):
@@ -330,8 +330,8 @@ def test_an_operator_may_take_what_is_allowed_whatever_its_classes_would() -> No
     assert clear.fold(images, 2 * rows) < 1e-5
     model, few = Narrow().eval(), torch.randn(3, 2, 5, 6)
     with pytest.raises(CannotFold, match=r"the operator takes 0\.0 GB of memory"):
-        Clear(model).fold(few, 3 * 30 * 30 * 4)
-    Clear(model).fold(few, 7 * 30 * 30 * 4)
+        Clear(model, rule="linear").fold(few, 3 * 30 * 30 * 4)
+    Clear(model, rule="linear").fold(few, 7 * 30 * 30 * 4)
 
 
 def test_branch_that_python_takes_is_found_out() -> None:
@@ -348,7 +348,7 @@ def test_branch_that_python_takes_is_found_out() -> None:
             return self.last(torch.relu(self.first(images) * scale).mean((2, 3)))  # type: ignore[no-any-return]
 
     images = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)).abs()
-    clear = Clear(Branching())
+    clear = Clear(Branching(), rule="linear")
     plan = plan_fold(clear, images)
     operator = assemble(clear, images, plan, [fold_rows(clear, images, plan, 0, plan.rows)])
     with pytest.raises(CannotFold, match="deviate"):
@@ -361,7 +361,7 @@ def test_branch_that_python_takes_is_found_out() -> None:
 def test_folded_on_cuda_is_plain_on_the_cpu(kind: type[nn.Module]) -> None:
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     model = kind().eval()
-    expected = all_responses(Clear(model, precision="float64"), images)
-    folded = Clear(model.cuda(), precision="float64")
+    expected = all_responses(Clear(model, precision="float64", rule="linear"), images)
+    folded = Clear(model.cuda(), precision="float64", rule="linear")
     assert folded.fold(images.cuda(), ROOM) < 1e-6
     torch.testing.assert_close(all_responses(folded, images.cuda()).cpu(), expected, rtol=1e-5, atol=1e-6)

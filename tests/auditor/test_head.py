@@ -100,7 +100,7 @@ def test_a_pointwise_convolution_that_moves_places_goes_back_to_where_they_came_
     model = Headed(lambda model, maps: F.conv2d(maps, model.pointwise.weight, None, stride=2, padding=3).mean((2, 3)))
     images = IMAGES.clone().requires_grad_()
     responses = F.conv2d(model.body(images), model.pointwise.weight, None, stride=2, padding=3)
-    backprojection = Clear(model).forward(IMAGES)
+    backprojection = Clear(model, "linear").forward(IMAGES)
     assert responses.shape == backprojection.class_responses.shape
     for label in range(CLASSES):
         (expected,) = torch.autograd.grad(responses[:, label], images, backprojection.seeds[:, label], retain_graph=True)
@@ -183,8 +183,6 @@ def test_scores_are_those_of_the_model_or_the_head_is_not_known(head: Callable[[
     [
         (lambda model, maps: maps.mean((2, 3)).flip(1), "flip"),
         (lambda model, maps: model.linear(maps.sum((2, 3))).tanh(), "tanh"),
-        (lambda model, maps: torch.zeros(len(maps), 3), "nothing that depends on the input"),
-        (lambda model, maps: model.linear(maps.mean((2, 3))).detach(), "(detach|nothing that depends on the input)"),
     ],
 )
 def test_no_head_says_what_was_looked_for_and_found(head: Callable[[Headed, Tensor], Tensor], found: str) -> None:

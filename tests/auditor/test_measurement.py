@@ -76,7 +76,7 @@ def test_by_an_operator_all_is_said_as_without_one(
     model: nn.Module, images: Tensor, labels: Tensor, classes: list[int] | None
 ) -> None:
     images[4] = 0
-    plain, folded = Clear(model, classes=classes), Clear(model, classes=classes)
+    plain, folded = (Clear(model, "linear", classes=classes) for _ in range(2))
     folded.fold(images, memory=10**9)
     expected, measured = measure(plain, images, labels, keep=3), measure(folded, images, labels, keep=3)
     assert torch.equal(measured.kept, expected.kept)

@@ -5,11 +5,22 @@ import math
 from collections.abc import Callable
 from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from auditor.rendering import against_rest, binary_heatmap, binary_map, clear_map, palette, picture
+from auditor.rendering import (
+    against_rest,
+    binary_heatmap,
+    binary_map,
+    clear_map,
+    full_brightness,
+    palette,
+    picture,
+    translucent,
+)
 
 Color = tuple[float, float, float]
 
@@ -105,6 +116,39 @@ def test_clear_map_is_eq_6() -> None:
             wanted = colorsys.rgb_to_hsv(*colors[classes[sample, y, x]].tolist())[0]
             assert saturation == 1
             assert (hue - wanted + 0.5) % 1 - 0.5 == pytest.approx(0, abs=1 / (6 * 255 * value))
+
+
+def test_one_bright_pixel_does_not_darken_the_others() -> None:
+    """Of 1 to 300, three lie above 297, which is 1 %; what is not positive does not count."""
+    responses = torch.cat([torch.arange(300.0) + 1, torch.zeros(50), -torch.ones(50)])
+    responses = responses[torch.randperm(400, generator=torch.Generator().manual_seed(0))].view(1, 20, 20)
+    assert full_brightness(responses).tolist() == [[[298.0]]]
+    assert full_brightness(responses).item() == np.quantile(np.arange(1, 301), 0.99, method="higher")
+    loud = responses.clone()
+    loud[responses == 300] = 1e6
+    zeros = torch.zeros(1, 20, 20, dtype=torch.int16)
+    assert torch.equal(clear_map(zeros, loud, PRIMARIES), clear_map(zeros, responses, PRIMARIES))
+    assert torch.equal(binary_heatmap(loud, -loud), binary_heatmap(responses, -responses))
+    assert (full_brightness(loud) > 0).all()
+    assert full_brightness(-torch.ones(2, 3, 4)).tolist() == [[[0]], [[0]]]
+
+
+def test_a_translucent_map_over_black_is_the_map() -> None:
+    """And over white it is Porter and Duff's over: Pillow's; fully black is fully transparent."""
+    generator = torch.Generator().manual_seed(3)
+    maps = torch.randint(0, 256, (2, 9, 8, 3), generator=generator, dtype=torch.uint8) * torch.randint(
+        0, 2, (2, 9, 8, 1), generator=generator, dtype=torch.uint8
+    )
+    layers = translucent(maps)
+    assert (layers.shape, layers.dtype) == ((2, 9, 8, 4), torch.uint8)
+    assert torch.equal(layers[..., 3], maps.amax(-1))
+    for layer, wanted in zip(layers, maps, strict=True):
+        black = Image.new("RGBA", (8, 9), (0, 0, 0, 255))
+        laid = np.asarray(Image.alpha_composite(black, Image.fromarray(layer.numpy())).convert("RGB")).astype(int)
+        assert np.abs(laid - wanted.numpy()).max() <= 1
+    assert translucent(torch.tensor([[[[0, 0, 0], [51, 0, 0], [100, 200, 50]]]], dtype=torch.uint8)).tolist() == [
+        [[[0, 0, 0, 0], [255, 0, 0, 51], [128, 255, 64, 200]]]
+    ]
 
 
 def test_clear_map_of_nothing_is_black() -> None:

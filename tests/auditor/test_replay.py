@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from auditor import Clear
 from auditor.backprojection import Backprojection
 from tests.auditor.networks import AveragePool, FlattenHead, PointwiseHead, Residual, random_network
+from tests.auditor.pieces import Swish
 
 ROOM = 1 << 30
 IMAGES = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -52,6 +53,11 @@ def written_to(body: Body, images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(body.last(F.relu(body.first(images))), 1).flatten(1)
 
 
+def under_autocast(body: Body, images: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return body.last(F.relu(body.first(images))).mean((2, 3))
+
+
 WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
     "maps": lambda body, images: body.last(F.relu(body.first(images))).mean((2, 3)),
     "rectified in place": rectified_in_place,
@@ -60,11 +66,13 @@ WAYS: dict[str, Callable[[Body, Tensor], Tensor]] = {
     "viewed, then linear": viewed,
     "bits of a constant": bits_of_a_constant,
     "image written to": written_to,
+    "autograd Function": lambda body, images: body.last(Swish.apply(body.first(images))).mean((2, 3)),
+    "autocast": under_autocast,
 }
 
 
 def folded(model: nn.Module, images: Tensor = IMAGES, **options: str) -> Clear:
-    clear = Clear(model, **options)  # type: ignore[arg-type]
+    clear = Clear(model, rule="linear", **options)  # type: ignore[arg-type]
     clear.fold(images, ROOM)
     return clear
 
@@ -151,14 +159,14 @@ def test_another_way_through_the_model_is_taken_with_a_tape() -> None:
     found = clear.forward(bright)
     assert hasattr(found, "tape")
     assert found.operator is None, "nor does the operator fit"
-    torch.testing.assert_close(clear(bright).dominant_response, Clear(model)(bright).dominant_response)
+    torch.testing.assert_close(clear(bright).dominant_response, Clear(model, rule="linear")(bright).dominant_response)
 
 
 def test_other_sizes_are_taken_with_a_tape() -> None:
     model = Body(WAYS["maps"])
     clear, larger = folded(model), torch.randn(2, 2, 8, 6, generator=torch.Generator().manual_seed(3))
     assert hasattr(clear.forward(larger), "tape")
-    torch.testing.assert_close(clear(larger).dominant_response, Clear(model)(larger).dominant_response)
+    torch.testing.assert_close(clear(larger).dominant_response, Clear(model, rule="linear")(larger).dominant_response)
 
 
 def test_an_image_that_is_no_numbers_is_taken_with_a_tape() -> None:

@@ -153,10 +153,10 @@ class Body(nn.Module):
 IMAGES = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
-def written_into_another(maps: Tensor) -> Tensor:
-    copy = torch.zeros(maps.shape)
-    copy[:] = F.gelu(maps)
-    return copy
+def rectified_by_writing(maps: Tensor) -> Tensor:
+    maps = 1 * maps
+    maps[maps < 0] = 0
+    return maps
 
 
 def through_a_view(maps: Tensor) -> Tensor:
@@ -169,7 +169,8 @@ def through_a_view(maps: Tensor) -> Tensor:
     [
         (torch.abs, "abs"),
         (lambda maps: torch.where(maps > 0, maps, 0.0), "where"),
-        (lambda maps: F.local_response_norm(maps, 3), "local_response_norm"),
+        (lambda maps: maps.masked_fill(maps < 0, 0.0), "masked_fill"),
+        (lambda maps: torch.maximum(maps, 0.1 * maps), "maximum"),
     ],
 )
 @pytest.mark.parametrize("rule", ["linear", "guided"])
@@ -184,18 +185,86 @@ def test_operation_without_a_rule_is_named(operation: Callable[[Tensor], Tensor]
         pytest.param(lambda maps: torch.ones(6, 6) / (F.relu(maps) + 1), id="constant over response"),
         pytest.param(lambda maps: torch.div(torch.tensor(1.0), F.relu(maps) + 1), id="torch.div of a constant"),
         pytest.param(lambda maps: maps * (maps > 0), id="rectified by a mask"),
-        pytest.param(lambda maps: maps * maps, id="squared"),
+        pytest.param(lambda maps: (1 + F.relu(maps)) ** -1, id="power below zero"),
         pytest.param(lambda maps: maps.softmax(1), id="softmax"),
         pytest.param(lambda maps: maps / (1 + maps.square()), id="over one of its own size"),
-        pytest.param(lambda maps: maps.transpose(2, 3) @ maps, id="matrix product of two"),
-        pytest.param(written_into_another, id="written into another tensor"),
+        pytest.param(lambda maps: torch.einsum("ncij,ncij,ncij->ncij", maps, 2 * maps, maps + 1), id="product of three"),
+        pytest.param(rectified_by_writing, id="rectified by writing zeros"),
         pytest.param(through_a_view, id="in place through a view"),
     ],
 )
 def test_operation_that_depends_on_the_input_does_not_slip_through(operation: Callable[[Tensor], Tensor]) -> None:
     """Each of them would go back by its ordinary gradient, whatever the rule."""
     with pytest.raises(UnsupportedModel):
-        Clear(Body(operation))(IMAGES)
+        Clear(Body(operation), rule="linear")(IMAGES)
+
+
+def with_gradients_off(maps: Tensor) -> Tensor:
+    with torch.no_grad():
+        rectified = F.relu(maps)
+    return maps + rectified
+
+
+def in_inference_mode(maps: Tensor) -> Tensor:
+    with torch.inference_mode():
+        rectified = F.relu(maps)
+    return torch.cat([maps[:, :2], rectified[:, 2:]], 1)
+
+
+def written_with_gradients_off(maps: Tensor) -> Tensor:
+    with torch.no_grad():
+        maps.mul_(2)
+    return maps
+
+
+def all_with_gradients_off(maps: Tensor) -> Tensor:
+    with torch.no_grad():
+        return F.relu(maps)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (with_gradients_off, r"operation 'add' adds .* gradients switched off.*torch\.no_grad"),
+        (in_inference_mode, r"operation 'cat' adds .* gradients switched off.*torch\.inference_mode"),
+        (written_with_gradients_off, "operation 'mul' writes into a response while gradients are switched off"),
+        (all_with_gradients_off, r"no gradient from operation 'relu' on.*torch\.no_grad"),
+        (lambda maps: torch.from_numpy(maps.detach().numpy()), "no gradient from operation 'detach' on.*numpy"),
+        (lambda maps: maps.data, "no gradient from operation 'data' on"),
+        (lambda maps: torch.zeros(len(maps), 4, 6, 6), "does not depend on its input"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["linear", "gradient"])
+def test_way_back_that_the_model_cuts_off_is_named(operation: Callable[[Tensor], Tensor], message: str, rule: str) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        Clear(Body(operation), rule)(IMAGES)
+
+
+def test_gate_that_the_model_cuts_off_is_held_fixed() -> None:
+    def gated(maps: Tensor) -> Tensor:
+        with torch.inference_mode():
+            gate = maps.mean((2, 3), keepdim=True).sigmoid()
+        return maps * gate
+
+    cut_off, plain = (
+        Clear(Body(gated), rule="linear")(IMAGES),
+        Clear(Body(lambda maps: maps * maps.mean((2, 3), keepdim=True).sigmoid()), rule="linear")(IMAGES),
+    )
+    torch.testing.assert_close(cut_off.dominant_response, plain.dominant_response)
+
+
+def test_model_that_writes_into_what_its_gradient_needs() -> None:
+    def written(maps: Tensor) -> Tensor:
+        weights = maps.softmax(3)
+        return weights.mul_(2) @ maps
+
+    with pytest.raises(UnsupportedModel, match="writes in place into what its own gradient is worked out from"):
+        Clear(Body(written), "gradient")(IMAGES)
+
+
+def test_attention_that_drops_weights_out_is_an_error() -> None:
+    with pytest.raises(UnsupportedModel, match=r"'scaled_dot_product_attention' drops weights out.*dropout_p=0"):
+        Clear(Body(lambda maps: F.scaled_dot_product_attention(maps, maps, maps, dropout_p=0.1)), "gradient")(IMAGES)
 
 
 def test_operation_beside_the_way_back_is_no_concern() -> None:
@@ -203,7 +272,7 @@ def test_operation_beside_the_way_back_is_no_concern() -> None:
         F.gelu(maps).softmax(1)
         return F.relu(maps)
 
-    maps, plain = Clear(Body(watched))(IMAGES), Clear(Body(F.relu))(IMAGES)
+    maps, plain = Clear(Body(watched), rule="linear")(IMAGES), Clear(Body(F.relu), rule="linear")(IMAGES)
     assert torch.equal(maps.dominant_response, plain.dominant_response)
     assert plain.dominant_response.any()
 
@@ -220,18 +289,18 @@ def test_operation_beside_the_way_back_is_no_concern() -> None:
 )
 def test_forced_dropout_is_an_error(dropout: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedModel, match=r"dropout.*training"):
-        Clear(Body(dropout))(IMAGES)
+        Clear(Body(dropout), rule="linear")(IMAGES)
 
 
 def test_dropout_that_does_nothing_passes() -> None:
-    plain = Clear(Body(F.relu))(IMAGES)
-    dropped = Clear(Body(nn.Sequential(nn.ReLU(), nn.Dropout2d(), nn.Dropout())))(IMAGES)
+    plain = Clear(Body(F.relu), rule="linear")(IMAGES)
+    dropped = Clear(Body(nn.Sequential(nn.ReLU(), nn.Dropout2d(), nn.Dropout())), rule="linear")(IMAGES)
     assert torch.equal(dropped.dominant_response, plain.dominant_response)
 
 
 def test_batch_statistics_are_an_error() -> None:
     with pytest.raises(UnsupportedModel, match="batch_norm"):
-        Clear(Body(nn.BatchNorm2d(4, track_running_stats=False)))(IMAGES)
+        Clear(Body(nn.BatchNorm2d(4, track_running_stats=False)), rule="linear")(IMAGES)
 
 
 def test_view_is_no_matter_of_memory_format() -> None:
@@ -246,8 +315,8 @@ def test_view_is_no_matter_of_memory_format() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.last(self.reshape(F.relu(self.first(images))))
 
-    viewing = Clear(Viewing(lambda maps: maps.view(len(maps), -1)))(IMAGES)
-    flattening = Clear(Viewing(lambda maps: maps.flatten(1)))(IMAGES)
+    viewing = Clear(Viewing(lambda maps: maps.view(len(maps), -1)), rule="linear")(IMAGES)
+    flattening = Clear(Viewing(lambda maps: maps.flatten(1)), rule="linear")(IMAGES)
     assert torch.equal(viewing.dominant_response, flattening.dominant_response)
 
 

@@ -116,7 +116,7 @@ def test_two_convolutions_of_any_geometry_go_back_as_autograd_sends_them(
     leaf = images.clone().requires_grad_()
     expected = torch.autograd.grad(second(first(leaf)), leaf, seeds)[0].sum(1)
     model = nn.Sequential(first, nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    backprojection = Clear(model, precision="float64").plain(images)
+    backprojection = Clear(model, precision="float64", rule="linear").plain(images)
     reach = [
         dilations[0][axis] * (kernels[0][axis] - 1) + strides[0][axis] * dilations[1][axis] * (kernels[1][axis] - 1) + 1
         for axis in (0, 1)
@@ -128,7 +128,7 @@ def test_two_convolutions_of_any_geometry_go_back_as_autograd_sends_them(
 @pytest.mark.parametrize("name", JOINED)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_what_is_joined_changes_nothing(name: str, precision: str) -> None:
-    clear = Clear(Body(JOINED[name]).eval(), precision=precision)
+    clear = Clear(Body(JOINED[name]).eval(), precision=precision, rule="linear")
     joined, apart = both(clear, IMAGES)
     torch.testing.assert_close(joined, apart, rtol=1e-4, atol=1e-5 * float(apart.abs().max()))
     assert apart.abs().max() > 0
@@ -136,15 +136,17 @@ def test_what_is_joined_changes_nothing(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize("name", APART)
 def test_what_is_not_joined(name: str) -> None:
-    assert Clear(Body(APART[name]).eval()).plain(IMAGES).stem is None
+    assert Clear(Body(APART[name]).eval(), rule="linear").plain(IMAGES).stem is None
 
 
 @pytest.mark.parametrize("options", [{"groups": 2}, {"padding": "same"}, {"padding_mode": "circular"}])
 def test_other_convolutions_are_not_joined(options: dict[str, Any]) -> None:
-    assert Clear(Body(block, **options).eval()).plain(IMAGES).stem is None
+    assert Clear(Body(block, **options).eval(), rule="linear").plain(IMAGES).stem is None
 
 
-@pytest.mark.parametrize("options", [{"rule": rule} for rule in RULES if rule != "linear"] + [{"reduction": "l2"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"rule": rule} for rule in RULES if rule != "linear"] + [{"rule": "linear", "reduction": "l2"}], ids=str
+)
 def test_only_linear_with_summed_channels_joins(options: dict[str, str]) -> None:
     clear = Clear(Body(lambda body, images: body.second(body.first(images))).eval(), **options)  # type: ignore[arg-type]
     assert clear.plain(IMAGES).stem is None
@@ -153,14 +155,14 @@ def test_only_linear_with_summed_channels_joins(options: dict[str, str]) -> None
 def test_more_taps_than_it_saves_are_not_joined() -> None:
     """One channel between two 3 × 3 convolutions: 25 products in place of 9 and 9."""
     model = nn.Sequential(nn.Conv2d(2, 1, 3), nn.ReLU(), nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert Clear(model).plain(IMAGES).stem is None
+    assert Clear(model, rule="linear").plain(IMAGES).stem is None
 
 
 def test_a_basis_within_a_stem_is_folded() -> None:
     """The fewest channels that every way back passes are those between the two convolutions."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    clear = Clear(model)
+    clear = Clear(model, rule="linear")
     backprojection = clear.plain(IMAGES)
     assert backprojection.stem is not None
     plan = plan_fold(clear, IMAGES)
@@ -170,7 +172,7 @@ def test_a_basis_within_a_stem_is_folded() -> None:
 
 
 def test_every_class_alone_has_the_bits_it_has_among_others() -> None:
-    clear = Clear(Body(block).eval())
+    clear = Clear(Body(block).eval(), rule="linear")
     expected, alone = streamed(clear.plain(IMAGES)), clear.plain(IMAGES)
     found = [streamed(alone, torch.tensor([number])) for number in (2, 0, 1)]
     assert torch.equal(torch.cat([found[1], found[2], found[0]], 1), expected)

@@ -134,7 +134,7 @@ def allcnn(options: argparse.Namespace) -> list[Row]:
         rule, precision = way.split()
         clears[way] = Clear(model, rule, precision=precision)
     for precision in ("float32", "bfloat16"):
-        folded = clears[f"linear {precision}, folded tail"] = Clear(model, precision=precision)
+        folded = clears[f"linear {precision}, folded tail"] = Clear(model, precision=precision, rule="linear")
         folded.fold(images[:8], memory=options.memory)
     ours = {way: at_best_batch(clear, images, sizes) for way, clear in clears.items()}
     guided = at_best_batch(partial(captum_loop, GuidedBackprop(model), 10), images, sizes)
@@ -184,7 +184,7 @@ def resnet(
     least: wanted of captum's time over ours. most: wanted of our time over the forward pass's.
     """
     model, images = model.to(options.device), images.to(options.device)
-    folded, plain = Clear(model), Clear(model)
+    folded, plain = Clear(model, rule="linear"), Clear(model, rule="linear")
     folded.fold(images[:8], memory=options.memory)
     ways = {"folded": Way(folded, images), "plain": Way(plain, images[:64]), FORWARD: forward(model, images)}
     secs = contest(ways | peers(model, images, sizes) | products(options.device), options)
@@ -208,7 +208,7 @@ def efficientnet(options: argparse.Namespace) -> list[Row]:
             right = torch.cat([model(part).argmax(1) for part in images.split(50)]).cpu() == labels
         accuracy = right.double().mean().item()
         rows.append(Row(f"EfficientNet-Lite0, top-1 of {len(right)} images", f"{accuracy:.1%}", "", "", accuracy, 0.65))
-    clear = Clear(model, precision=options.efficientnet_precision)
+    clear = Clear(model, precision=options.efficientnet_precision, rule="linear")
     started = clock()
     deviation = clear.fold(batch, memory=options.memory)
     print("efficientnet: operator built …", file=sys.stderr, flush=True)
@@ -282,7 +282,7 @@ def memory(options: argparse.Namespace) -> list[Row]:
 def peak_memory(classes: int, device: str) -> int:
     """Bytes that this process had at its peak, having explained one batch."""
     images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
-    Clear(resnet20(classes).to(device))(images)
+    Clear(resnet20(classes).to(device), rule="linear")(images)
     if device != "cpu":
         return torch.cuda.max_memory_allocated()
     # Not getrusage: its peak begins with the parent's, before exec.

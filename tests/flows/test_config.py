@@ -1,5 +1,6 @@
 """The config: what it may say, what stands above it, and that every fault is named."""
 
+import inspect
 import json
 import re
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auditor import Clear
 from auditor.backprojection import REDUCTIONS
 from auditor.operations import RULES
 from flows.config import AuditConfig, known_keys, load_config, planned_config
@@ -73,6 +75,15 @@ def keys_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 # What it says.
 
 
+def test_the_default_rule_is_that_of_the_engine(tmp_path: Path) -> None:
+    assert load(tmp_path).method.rule == inspect.signature(Clear).parameters["rule"].default
+
+
+@pytest.mark.parametrize(("text", "value"), [('"all"', "all"), ("7", 7)])
+def test_how_many_classes_compete(tmp_path: Path, text: str, value: object) -> None:
+    assert load(tmp_path, MINIMAL + f"[method]\ntop_k = {text}").method.top_k == value
+
+
 def test_defaults(tmp_path: Path) -> None:
     assert load(tmp_path).model_dump() == {
         "name": "audit",
@@ -80,7 +91,7 @@ def test_defaults(tmp_path: Path) -> None:
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
         "model": {"factory": "nets:build", "weights": None, "arguments": {}, "program": None},
         "method": {
-            "rule": "linear",
+            "rule": "gradient",
             "reduction": "sum",
             "head": None,
             "precision": "float32",
@@ -337,7 +348,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_a_flag_stands_above_the_environment_above_the_file_above_the_default(tmp_path: Path) -> None:
     file = MINIMAL + '[method]\nrule = "deconv"'
     environment = {"CLEAR_AUDIT_METHOD_RULE": "gradient"}
-    assert load(tmp_path).method.rule == "linear"
+    assert load(tmp_path).method.rule == "gradient"
     assert load(tmp_path, file).method.rule == "deconv"
     assert load(tmp_path, file, environment=environment).method.rule == "gradient"
     assert load(tmp_path, file, "method.rule=guided", environment=environment).method.rule == "guided"
@@ -438,7 +449,7 @@ def test_variables_of_others_and_the_stores_are_left_alone(tmp_path: Path) -> No
         ("folder=/", "unknown key 'folder'"),
         ("dataset=3", "unknown key 'dataset'"),
         ("=3", "unknown key ''"),
-        ("method.top_k=many", "key 'method.top_k' is \"many\": input should be a valid integer"),
+        ("method.top_k=many", 'key \'method.top_k\' is "many": give how many classes compete, or "all"'),
     ],
 )
 def test_a_faulty_setting_is_named(tmp_path: Path, setting: str, message: str) -> None:
@@ -619,13 +630,28 @@ def test_gates_do_not_make_another_run(tmp_path: Path) -> None:
     assert judged.config_hash == plain.config_hash
 
 
+@pytest.mark.parametrize(("planned", "expected"), [(None, "all"), (3, 3)])
+def test_what_competed_in_an_older_run_competes_again(tmp_path: Path, planned: int | None, expected: object) -> None:
+    """Before version 5 of the tables, nothing said meant all classes."""
+    config = load(tmp_path, MINIMAL).model_dump(mode="json")
+    config["method"]["top_k"] = planned
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    shape = {"sample_count": 1, "height": 1, "width": 1, "shard_samples": 16, "class_names": ["a"]}
+    known = {"run_id": "r", "tool_version": "0", "name": "a", "config_hash": "c", "model_hash": "m", "dataset_hash": "d"}
+    path = tmp_path / "plan.json"
+    for version, wanted in ((4, expected), (5, planned)):
+        plan = Plan(created_at=now, schema_version=version, config=config, **known, **shape)
+        path.write_text(plan.model_dump_json(), encoding="utf-8")
+        assert load_config(path, (), {}).method.top_k == wanted
+
+
 def test_a_runs_plan_is_a_config(tmp_path: Path) -> None:
     """Resolved as it was, wherever it now lies; flags stand above it."""
     config = load(tmp_path, MINIMAL, "method.rule=deconv")
     now = datetime(2026, 11, 21, tzinfo=UTC)
     shape = {"sample_count": 1, "height": 1, "width": 1, "shard_samples": 16, "class_names": ["a"]}
     known = {"run_id": "r", "tool_version": "0", "name": "a", "config_hash": "c", "model_hash": "m", "dataset_hash": "d"}
-    plan = Plan(created_at=now, schema_version=1, config=config.model_dump(mode="json"), **known, **shape)
+    plan = Plan(created_at=now, schema_version=5, config=config.model_dump(mode="json"), **known, **shape)
     path = tmp_path / "elsewhere" / "plan.json"
     path.parent.mkdir()
     path.write_text(plan.model_dump_json(), encoding="utf-8")

@@ -224,13 +224,14 @@ def make_plan(content: Content) -> Plan:
 
 
 def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = ()) -> None:
-    """Plain squares for pictures; no folder at all where nothing is drawn."""
+    """Plain squares for pictures, maps half transparent; no folder at all where nothing is drawn."""
     if not content.drawn:
         return
     with scratch(run.folder) as folder:
         for index, _ in content.drawn:
             for kind in KINDS:
-                Image.new("RGB", (28, 28), (index * 20, 80, 120)).save(folder / f"{index:06d}-{kind}.png")
+                mode, color = ("RGB", (index * 20, 80, 120)) if kind == "input" else ("RGBA", (0, 250, index * 20, 128))
+                Image.new(mode, (28, 28), color).save(folder / f"{index:06d}-{kind}.png")
         put_folder(folder, run.gallery)
     colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
     samples = [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn]
@@ -243,4 +244,4 @@ def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = (
 
 def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:
     """As the flow writes it."""
-    replace_file(run.gallery / "gallery.json", json.dumps({"colors": list(colors), "samples": list(samples)}))
+    replace_file(run.gallery / "gallery.json", json.dumps({"colors": list(colors), "samples": list(samples), "percentile": 99}))

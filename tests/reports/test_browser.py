@@ -1,5 +1,6 @@
 """The pages in a real browser: themes, print, keyboard, filters, accessibility. Skipped where there is no Chromium."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from axe_core_python.selenium import Axe
 from PIL import Image
 from selenium import webdriver
@@ -15,6 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from auditor.rendering import over_image
 from reports.comparison import compare
 from reports.comparison_page import write_comparison
 from reports.folder import write_folder
@@ -214,16 +217,29 @@ def test_the_first_stop_of_the_keyboard_leads_past_the_head(pages: dict[str, Pat
 
 def test_a_folders_pages_show_their_pictures(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
     browser.get(pages["gallery"].as_uri())
-    # They are fetched when they come into sight: here, at once.
     script = """
-        const images = [...document.images];
         const done = arguments[0];
-        images.forEach((image) => { image.loading = "eager"; });
-        Promise.all(images.map((image) => image.decode())).then(() => done(images.map((image) => image.naturalWidth)));
+        const drawn = [...document.querySelectorAll("svg image")];
+        Promise.all(drawn.map((image) => image.decode())).then(() => done(drawn.map((image) => image.href.baseVal)));
     """
-    widths = browser.execute_async_script(script)
-    assert len(widths) == 9
-    assert set(widths) == {4}
+    addresses = browser.execute_async_script(script)
+    assert len(addresses) == len(set(addresses)) == 9
+    folder = pages["gallery"].parent
+    assert {Image.open(folder / address).size for address in addresses} == {(4, 4)}
+
+
+def test_maps_lie_on_the_greyed_image(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    """What the browser makes of the layers, against the engine's own formula."""
+    browser.get(pages["report"].as_uri())
+    card = browser.find_element(By.ID, "sample-6")
+    shown = [Image.open(io.BytesIO(svg.screenshot_as_png)) for svg in card.find_elements(By.CSS_SELECTOR, "svg")]
+    centres = [picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2)) for picture in shown]
+    layers = torch.tensor([0, 250, 120, 128], dtype=torch.uint8).view(1, 1, 1, 4)
+    image = torch.tensor([120, 80, 120], dtype=torch.uint8).view(1, 1, 1, 3)
+    on_image, alone = (over_image(layers, below).flatten().tolist() for below in (image, torch.zeros_like(image)))
+    assert on_image != alone
+    for centre, expected in zip(centres, [[120, 80, 120], on_image, on_image, alone, alone], strict=True):
+        assert centre == pytest.approx(expected, abs=2)
 
 
 def test_script_of_others_does_not_run(pages: dict[str, Path], browser: webdriver.Chrome, tmp_path: Path) -> None:

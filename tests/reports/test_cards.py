@@ -1,6 +1,7 @@
 """The gallery as the report shows it."""
 
 import base64
+import json
 import shutil
 from pathlib import Path
 
@@ -21,11 +22,49 @@ def card(page: Page, beginning: str) -> str:
     return text
 
 
-def test_each_sample_has_its_three_pictures_in_order(small_page: Page, small_run: Run) -> None:
-    shown = [image.attributes["src"] for image in small_page.all("img")][MEAN_MAPS:]
+def pictures_of(page: Page) -> list[list[tuple[str, bool]]]:
+    """What lies in each picture of the gallery, the lowest first: an address, and whether it is greyed."""
+    addresses, found = {}, []
+    for element in page.elements:
+        if element.name == "svg":
+            found.append([])
+        elif element.name in ("image", "use"):
+            address = element.attributes["href"]
+            if element.name == "image":
+                addresses[f"#{element.attributes['id']}"] = address
+            found[-1].append((addresses[address] if element.name == "use" else address, "filter" in element.attributes))
+    return [layers for layers in found if layers]
+
+
+def test_each_sample_has_its_image_its_maps_on_it_and_its_maps_alone(small_page: Page, small_run: Run) -> None:
     drawn = dict.fromkeys(index for index, _ in SMALL.drawn)
-    files = [small_run.gallery / f"{index:06d}-{kind}.png" for index in drawn for kind in KINDS]
-    assert shown == ["data:image/png;base64," + base64.b64encode(file.read_bytes()).decode() for file in files]
+    expected = []
+    for index in drawn:
+        files = [small_run.gallery / f"{index:06d}-{kind}.png" for kind in KINDS]
+        image, *maps = ("data:image/png;base64," + base64.b64encode(file.read_bytes()).decode() for file in files)
+        expected += [
+            [(image, False)],
+            *([(image, True), (drawn, False)] for drawn in maps),
+            *([(drawn, False)] for drawn in maps),
+        ]
+    assert pictures_of(small_page) == expected
+    uris = [element.attributes["href"] for element in small_page.all("image")]
+    assert len(uris) == 3 * len(drawn), "each drawing is in the page once"
+
+
+def test_pictures_of_an_older_version_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Its maps are on black: over the image they would hide it."""
+    run = make_store(tmp_path, SMALL)
+    record = run.gallery / "gallery.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    del content["percentile"]
+    record.write_text(json.dumps(content), encoding="utf-8")
+    page = parse(render(run))
+    assert len(page.all("img")) == MEAN_MAPS + 3 * 9
+    assert not page.all("image")
+    (gallery,) = page.all("section", id="gallery")
+    assert "Full brightness is the greatest response of the image" in plain(gallery.text)
+    assert "on the image" not in gallery.text
 
 
 def test_words_beside_the_pictures(small_page: Page) -> None:
@@ -33,7 +72,7 @@ def test_words_beside_the_pictures(small_page: Page) -> None:
     assert "label cat prediction cat (75.0 %)" in text
     assert f"dominant class {SCRIPT} energy for the prediction 25.0 % energy for the label 25.0 %" in text
     assert "full brightness response 1.25" in text
-    assert text.endswith(f"{SCRIPT} 75.0 % cat 25.0 %")
+    assert f"CLEAR map, alone {SCRIPT} 75.0 % cat 25.0 % label cat" in text
 
 
 def test_what_differs_is_marked(small_page: Page) -> None:
@@ -45,7 +84,7 @@ def test_what_differs_is_marked(small_page: Page) -> None:
 def test_a_sample_without_label_and_map(small_page: Page) -> None:
     text = card(small_page, "Sample 9")
     assert f"label (no label) prediction {SCRIPT} (31.2 %) dominant class (none)" in text
-    alts = [image.attributes["alt"] for image in small_page.all("img")]
+    alts = [picture.attributes.get("aria-label") for picture in small_page.all("svg", role="img")]
     assert f"Binary heatmap: evidence for the prediction {SCRIPT} from red to white, for any other class in green." in alts
 
 
@@ -75,7 +114,7 @@ def test_a_missing_picture_leaves_a_place(tmp_path: Path) -> None:
     run = make_store(tmp_path, SMALL)
     (run.gallery / "000006-heatmap.png").unlink()
     page = parse(render(run))
-    assert len(page.all("img")) == MEAN_MAPS + 3 * 9 - 1
+    assert len(page.all("svg", role="img")) == 5 * 9 - 2
     assert len(page.all("p", class_="missing")) == 1
 
 

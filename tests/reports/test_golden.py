@@ -175,9 +175,8 @@ def test_cards(page: Page, answers: dict[str, list[Row]]) -> None:
             assert said
             check(said[1], row[name])
         held = [share for share in answers["gallery_shares"] if share["sample_index"] == row["sample_index"]]
-        assert text.endswith(
-            " ".join(f"{'abc'[share['class_index']]} {share['dominant_energy_frac']:.1%}".replace("%", " %") for share in held)
-        )
+        shares = [f"{'abc'[share['class_index']]} {share['dominant_energy_frac']:.1%}".replace("%", " %") for share in held]
+        assert f"{' '.join(['CLEAR map, alone', *shares])} label" in text
 
 
 def test_mean_evidence(page: Page, answers: dict[str, list[Row]]) -> None:

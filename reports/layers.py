@@ -1,0 +1,61 @@
+"""Pictures of a sample: the image, its maps on the image, and the maps alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A drawing that lies in a picture.
+
+    id: what it is found by in the page, where another picture shows it as well; else empty. uri: where it is; empty where an
+    earlier picture of the page has it. is_greyed: shown grey and dark, for what lies on it to stand out.
+    """
+
+    uri: str
+    id: str = ""
+    is_greyed: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its name and its description in words. layers: the lowest first; none where the file is missing."""
+
+    name: str
+    alt: str
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing in a file or a data URI; uri is empty where there is none. kind: a word that is its own within a sample."""
+
+    kind: str
+    name: str
+    alt: str
+    uri: str
+
+
+def plain(drawn: Drawn) -> Picture:
+    return Picture(drawn.name, drawn.alt, (Layer(drawn.uri),) if drawn.uri else ())
+
+
+def lay_out(sample: int, image: Drawn, maps: Sequence[Drawn]) -> list[Picture]:
+    """The image, the translucent maps on the greyed image, and the maps alone, each drawing once in the page.
+
+    sample: a number that is the sample's own within the page. Without the image there are the maps alone.
+    """
+    if not image.uri:
+        return [plain(image), *(plain(drawn) for drawn in maps)]
+    name = f"drawn-{sample}-"
+    below = Layer("", name + image.kind, is_greyed=True)
+    on_image = [
+        Picture(f"{drawn.name}, on the image", drawn.alt, (below, Layer(drawn.uri, name + drawn.kind)) if drawn.uri else ())
+        for drawn in maps
+    ]
+    alone = [
+        Picture(f"{drawn.name}, alone", f"The {drawn.name} alone.", (Layer("", name + drawn.kind),))
+        for drawn in maps
+        if drawn.uri
+    ]
+    return [Picture(image.name, image.alt, (Layer(image.uri, below.id),)), *on_image, *alone]
