@@ -1,5 +1,6 @@
 """Whether what a class sends back arrives at the image: of rules whose responses are to add up to the class response."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,14 +111,13 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
 @contextmanager
 def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
     """Adds up what goes through each operation between the classes and the image, from the classes on."""
-    names = names_of_nodes(backprojection.tape.steps)
+    name = namer(backprojection.tape.steps)
     passages, handles = [], []
-    # Without leaves, which are no operations.
-    for node in (found for found in nodes_behind(backprojection.head.root) if found.next_functions):
-        nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
-        passage = Passage(names.get(node, f"'{node.name()}'"), nothing)
-        passages.append(passage)
-        handles.append(node.register_hook(adding_to(node, passage)))
+    for node in nodes_behind(backprojection.head.root):
+        if node.next_functions:
+            nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
+            passages.append(Passage(name(node), nothing))
+            handles.append(node.register_hook(adding_to(node, passages[-1])))
     try:
         yield passages
     finally:
@@ -125,19 +125,19 @@ def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
             handle.remove()
 
 
-def names_of_nodes(steps: list[Step]) -> dict[Node, str]:
-    """Each operation's name and place among all of that name, by autograd's node that its output is made by."""
-    made: dict[Node, Step] = {}
+def namer(steps: list[Step]) -> Callable[[Node], str]:
+    """Says of a node of autograd's which operation made it, and which it is among all of that name."""
+    counts, seen = Counter(step.name for step in steps), Counter[str]()
+    starts, names = [step.nodes.start for step in steps], []
     for step in steps:
-        if step.edge is not None:
-            # A no-op that returns what it was given has the node of what made that.
-            made.setdefault(step.edge.node, step)
-    counts, seen = Counter(step.name for step in made.values()), Counter[str]()
-    names = {}
-    for node, step in made.items():
         seen[step.name] += 1
-        names[node] = f"'{step.name}' ({seen[step.name]} of {counts[step.name]})"
-    return names
+        names.append(f"'{step.name}' ({seen[step.name]} of {counts[step.name]})")
+
+    def name(node: Node) -> str:
+        index = bisect_right(starts, node._sequence_nr()) - 1
+        return names[index] if node._sequence_nr() in steps[index].nodes else f"'{node.name()}'"
+
+    return name
 
 
 def adding_to(node: Node, passage: Passage) -> Callable[..., None]:

@@ -17,7 +17,8 @@ Montavon et al. 2019 make it .25, a filter, which loses a part of the relevance 
 zero and does no more, so that relevance is conserved.
 """
 
-Part = tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]
+Taken = Callable[[Tensor], Tensor]
+Part = tuple[Taken, Callable[..., Tensor]]
 """What is taken of each input, and the map, without bias, that the taken goes through."""
 
 
@@ -90,11 +91,9 @@ def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: di
         return share_sum(call, positive, sources)
     with torch.no_grad():
         output = call.run()
-    if kind == "layer":
-        return share_layer(call, output, positive)
     (source,) = sources
-    if call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
-        return share_product(call, output, source, positive)
+    if kind == "layer" or call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
+        return share_layer(call, output, source, positive)
     return share_average(output, lambda values: call.run(held | {id(source): values}), [source], positive)
 
 
@@ -108,22 +107,6 @@ def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[
             (negative_part, lambda *values: torch.where(is_positive, 0, function(*values))),
         ]
     return Share.apply(output, parts, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def share_product(call: Call, output: Tensor, source: Tensor, positive: bool) -> Tensor:
-    """A product of a response with what the input decides, attention's weights or a layer's kernels, of either sign."""
-    bias = bias_of(call)
-    others = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
-    no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
-
-    def product(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        held = no_bias | {id(other): part(other.detach()) for other in others}
-        return lambda values: call.run(held | {id(source): values})
-
-    parts: list[Part] = [(as_is, product(as_is))]
-    if positive:
-        parts = [(positive_part, product(positive_part)), (negative_part, product(negative_part))]
-    return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
@@ -165,35 +148,37 @@ def bias_of(call: Call) -> Tensor | None:
 def share_layer(
     call: Call,
     output: Tensor,
+    source: Tensor,
     positive: bool,
     arrange: Callable[[Tensor], Tensor] = as_is,
     flips: Tensor | None = None,
 ) -> Tensor:
-    """A layer, and what only arranges its outputs. flips: of the shape of `output` or broadcast to it, −1, 0 or 1.
+    """A product with weights, or with what the input decides, and what only arranges its outputs.
 
-    Under z⁺, contributions to an output are those of its sign times `flips`.
+    flips: of the shape of `output` or broadcast to it, −1, 0 or 1. Under z⁺, contributions to an output are those of its sign
+    times `flips`.
     """
-    (values,) = call.carriers
     bias = bias_of(call)
-    weight = next(tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not values and tensor is not bias)
     no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
+    weights = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
 
-    def layer(inputs: Tensor, kernels: Tensor) -> Tensor:
-        return arrange(call.run(no_bias | {id(values): inputs, id(weight): kernels}))
+    def layer(inputs: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+        held = {id(weight): part(weight.detach()) for weight in weights}
+        return arrange(call.run(no_bias | held | {id(source): inputs}))
 
-    parts: list[Part] = [(as_is, lambda inputs: layer(inputs, weight))]
+    parts: list[Part] = [(as_is, lambda inputs: layer(inputs, as_is))]
     if positive:
         signs = torch.where(output < 0, -1, 1) * (1 if flips is None else flips)
-        above, below = weight.clamp(min=0), weight.clamp(max=0)
 
-        def contributions(inputs: Tensor, kernels: Tensor, others: Tensor) -> Tensor:
-            return torch.where(signs > 0, layer(inputs, kernels), 0) + torch.where(signs < 0, layer(inputs, others), 0)
+        def contributions(inputs: Tensor, same: Taken, opposite: Taken) -> Tensor:
+            """To outputs above zero by weights of the sign of the inputs, to those below by weights of the other."""
+            return torch.where(signs > 0, layer(inputs, same), 0) + torch.where(signs < 0, layer(inputs, opposite), 0)
 
-        parts = [(positive_part, lambda inputs: contributions(inputs, above, below))]
-        if bool((values < 0).any()):
+        parts = [(positive_part, lambda inputs: contributions(inputs, positive_part, negative_part))]
+        if bool((source < 0).any()):
             # Not behind a rectifier, where it would be for nothing.
-            parts.append((negative_part, lambda inputs: contributions(inputs, below, above)))
-    return Share.apply(output, parts, positive, False, values)  # type: ignore[no-untyped-call, no-any-return]
+            parts.append((negative_part, lambda inputs: contributions(inputs, negative_part, positive_part)))
+    return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) -> Tensor:
@@ -206,7 +191,7 @@ def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) 
         channels = values.new_zeros((1, values.shape[1], *[1] * (values.dim() - 2)))
         scale = norm.of(values)(channels + 1) - norm.of(values)(channels)
         output = norm.run()
-    return share_layer(before, output, True, arrange, scale.sign())
+    return share_layer(before, output, before.carriers[0], True, arrange, scale.sign())
 
 
 def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:

@@ -48,8 +48,8 @@ class Step:
 
     number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
     each of them, None where none did. varies: whether the way back depends on the input, under `linear`. fault: why the rule has
-    no answer for it, where that is so. edge: of a convolution, and of all under a rule that shares, where what comes back to its
-    output enters, whatever is written into the output later. nodes: autograd's numbers of the nodes that it made.
+    no answer for it, where that is so. edge: of a convolution, where what comes back to its output enters, whatever is written
+    into the output later. nodes: autograd's numbers of the nodes that it made.
     """
 
     number: int
@@ -160,9 +160,7 @@ class Tape(Watch):
         for rectification in taken:
             rectification.uses += 1
         varies = kind in VARYING or call.derived
-        edge = None
-        if call.name == "conv2d" or self.rule.shares:
-            edge = get_gradient_edge(next(tensor for tensor in made if tensor.requires_grad))
+        edge = get_gradient_edge(output) if call.name == "conv2d" else None
         step = Step(number, call, kind, written, sources, before, behind, varies, fault, edge, range(started, next_number()))
         self.steps.append(step)
         self.makers |= {id(tensor): step for tensor in made}
@@ -303,11 +301,7 @@ class Tape(Watch):
         arrangements: list[tuple[Call, Tensor]] = []
         step = self.maker(norm.carriers[0])
         while step is not None and step.kind == "arrangement" and len(step.sources) == 1 and isinstance(step.output, Tensor):
-            (source,) = step.sources
-            if step.output is source:
-                # Written in place: what it was is not known.
-                return None
-            arrangements.append((step.call, source))
+            arrangements.append((step.call, step.sources[0]))
             step = step.before[0]
         if step is None or step.kind != "layer" or len(step.sources) != 1:
             return None

@@ -30,9 +30,6 @@ def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]
     """Layer-wise relevance propagation: R_i = Σ_j (what i contributed to j / what j received) R_j."""
     if node.kind in {"arrangement", "switch"}:
         return [(source, matrix.T @ relevance) for source, matrix in node.sources]
-    if node.kind == "product":
-        # Each of two factors of one shape gets half.
-        return [(source, relevance / 2) for source, _ in node.derivatives or []]
     if node.kind in {"layer", "average", "attention"}:
         return shares(node.values, node.sources, relevance, rule)
     if rule == "lrp_epsilon" and (node.kind == "normalisation" or (node.kind == "scaling" and adds(node))):
@@ -47,6 +44,9 @@ def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]
         # Batch norm and the layer before it are one layer.
         source, matrix = layer
         return shares(node.values, [(source, matrix)], relevance, rule)
+    if node.kind == "product":
+        # Each of two factors of one shape gets half.
+        return [(source, relevance / 2) for source, _ in node.derivatives or []]
     # Activations, norms, gates, constant factors and terms: unchanged. What was broadcast gathers from its copies.
     assert node.kind in {"activation", "power", "normalisation", "gate", "scaling"}, f"{node.kind} has no way back under {rule}"
     ((source, matrix),) = node.sources
