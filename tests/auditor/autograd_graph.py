@@ -58,9 +58,11 @@ def responses(scores: Tensor, images: Tensor, classes: list[int], rule: str) -> 
     scores: z_L, (N, C, h, w) or (N, C), with the graph back to `images` (N, ch, H, W), a leaf. rule: of `RULES`.
     Raises NoReference.
     """
-    handles = [] if rule in GRADIENTS else list(hook_all(scores, rule))
-    found = []
+    handles, found = [], []
     try:
+        # One by one: those that were hooked before a node that is not known are freed as well.
+        for handle in [] if rule in GRADIENTS else hook_all(scores, rule):
+            handles.append(handle)
         for number in classes:
             response = scores[:, number]
             seed = (response > 0).to(response.dtype) if rule == "gradient_times_input" else response.detach().clamp(min=0)
@@ -251,6 +253,8 @@ def class_maps(model: nn.Module, images: Tensor, expected: Tensor) -> Tensor:
 def layouts(tensor: Tensor, expected: Tensor) -> Iterator[Tensor]:
     """The tensor as maps (N, K, h, w) of the wanted places, in each layout that it may have."""
     size = tuple(expected.shape[2:])
+    if len(tensor) != len(expected):
+        return
     if tensor.dim() == 4 and tuple(tensor.shape[2:]) == size:
         yield tensor
     if tensor.dim() == 4 and tuple(tensor.shape[1:3]) == size:

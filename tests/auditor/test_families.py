@@ -79,3 +79,14 @@ def test_without_biases_relevance_is_neither_made_nor_lost(name: str) -> None:
     found, scores = send_back(without_biases(model), images, "lrp_epsilon")
     entered = scores.clamp(min=0).sum((2, 3))
     torch.testing.assert_close(found.sum((2, 3)), entered, atol=0.0, rtol=0.05)
+
+
+def test_reference_leaves_a_graph_that_it_does_not_know_as_it_was() -> None:
+    """The sigmoid is hooked before the square root behind it is met: by that hook it would send back everything ever after."""
+    images = torch.rand(1, 2, 4, 4, dtype=torch.float64).requires_grad_()
+    scores = images.mean((2, 3)).sqrt().sigmoid()
+    with pytest.raises(autograd_graph.NoReference, match="Sqrt"):
+        autograd_graph.responses(scores, images, [0], "linear")
+    found = autograd_graph.responses(scores, images, [0], "gradient")
+    mean, score = images[0, 0].mean().detach(), scores[0, 0].detach()
+    torch.testing.assert_close(found[0, 0], (score * score * (1 - score) / (2 * mean.sqrt()) / 16).expand(4, 4))
