@@ -92,7 +92,7 @@ class Examination:
         self.network, self.precision, self.program, self.quick = network, precision, program, quick
         dtype = torch.float64 if precision == "float64" else torch.float32
         self.images = network.images.to(dtype=dtype, memory_format=torch.channels_last)
-        self.plain = copy.deepcopy(network.model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plain = copy.deepcopy(network.model).to(dtype)
         with torch.no_grad():
             self.scores = self.plain(self.images)
         self.number = int(self.scores.amin(0).argmax())

@@ -99,7 +99,8 @@ def receive(one: Work, limit: float) -> None:
 def line(one: Work, rules: list[str]) -> dict[str, Any]:
     """problem: why the network could not be examined; "" where it could. Rules that were not reached end as the process did."""
     facts = one.results.pop("", None)
-    unreached = {rule: {"outcome": one.ended, "message": ""} for rule in rules if rule not in one.results}
+    outcome = {"outcome": one.ended if one.ended == "time-out" else "died", "message": one.ended}
+    unreached = {rule: outcome for rule in rules if rule not in one.results}
     return {
         "source": one.architecture.source,
         "family": one.architecture.family,

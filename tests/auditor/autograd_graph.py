@@ -27,7 +27,7 @@ LINEAR = words(
     "AdaptiveAvgPool2D AdaptiveAvgPool1D MaxPool2DWithIndices AdaptiveMaxPool2D NativeBatchNorm Cat Stack View UnsafeView "
     "ReshapeAlias AsStrided Permute Transpose T Slice Select Squeeze Unsqueeze Expand Clone ConstantPadNd ReflectionPad2D "
     "Index IndexSelect Split SplitWithSizes Unbind Roll Flip Repeat Unfold Im2Col Col2Im PixelShuffle PixelUnshuffle "
-    "UpsampleNearest2D UpsampleBilinear2D UpsampleBicubic2D ToCopy Alias Narrow Diagonal"
+    "UpsampleNearest2D UpsampleBilinear2D UpsampleBicubic2D ToCopy CopyBackwards Alias Narrow Diagonal"
 )
 """Nodes whose ordinary gradient is the adjoint."""
 ACTIVATIONS = words(
