@@ -235,7 +235,7 @@ def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str
 def find_not_finite(session: Session, run: Run) -> list[str]:
     """What is to be said of images whose scores or maps are not finite, and says it."""
     with connect(run.store, [run.run_id]) as connection:
-        found = say_not_finite(ask(connection, "not_finite", run_id=run.run_id).rows)
+        found = say_not_finite(ask(connection, "verdict", run_id=run.run_id).rows[0])
     for sentence in found:
         session.listener.say(sentence)
     return found

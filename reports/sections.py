@@ -277,12 +277,18 @@ def sensitivity_block(scope: Scope) -> Block:
     )
 
 
-def say_not_finite(rows: Sequence[Row]) -> list[str]:
-    """What no accuracy tells: that scores or maps are no numbers. rows: of query `not_finite`."""
-    return [f"{row['reason']} for {count(row['failed_count'])} of {plural(row['image_count'], 'image')}" for row in rows]
+def say_not_finite(found: Row) -> list[str]:
+    """What no accuracy tells: that scores or maps are no numbers. found: the row of query `verdict`."""
+    images = plural(found["processed_count"] + found["failed_count"], "image")
+    counts = {
+        "the model's scores are not finite": found["scores_not_finite_count"],
+        "the maps are not finite": found["maps_not_finite_count"],
+    }
+    return [f"{said} for {count(number)} of {images}" for said, number in counts.items() if number]
 
 
-def failures_block(scope: Scope, failed: int) -> Block:
+def failures_block(scope: Scope, found: Row) -> Block:
+    """found: the row of query `verdict`."""
     answer = scope.ask("failures", count=TABLE_ROWS)
     if not answer.rows:
         return Block(answer, note="No image failed.")
@@ -294,6 +300,8 @@ def failures_block(scope: Scope, failed: int) -> Block:
     ]
     return Block(
         answer,
-        table=tabulate("Images without maps and statistics, in the dataset's order.", columns, answer.rows, total=failed),
-        note="".join(f"{said[0].upper()}{said[1:]}. " for said in say_not_finite(scope.ask("not_finite").rows)).strip(),
+        table=tabulate(
+            "Images without maps and statistics, in the dataset's order.", columns, answer.rows, total=found["failed_count"]
+        ),
+        note="".join(f"{said[0].upper()}{said[1:]}. " for said in say_not_finite(found)).strip(),
     )

@@ -5,6 +5,10 @@ SELECT
     count(*) FILTER (dominant_class IS NOT DISTINCT FROM prediction) AS agreement_count,
     count(*) FILTER (is_correct AND dominant_class <> prediction) AS other_evidence_count,
     count(*) FILTER (dominant_class IS NULL) AS no_dominant_count,
-    (SELECT count(*) FROM failures WHERE run_id = $run_id) AS failed_count
+    (SELECT count(*) FROM failures WHERE run_id = $run_id) AS failed_count,
+    (
+        SELECT count(*) FROM failures WHERE run_id = $run_id AND reason = 'the model''s scores are not finite'
+    ) AS scores_not_finite_count,
+    (SELECT count(*) FROM failures WHERE run_id = $run_id AND reason = 'the maps are not finite') AS maps_not_finite_count
 FROM samples
 WHERE run_id = $run_id
