@@ -153,7 +153,10 @@ def spread_over(arriving: Tensor, numbers: Tensor) -> tuple[int, float] | None:
 
 
 def pull_back(step: Step, arriving: Tensor) -> Tensor | None:
-    """What a linear step sends back, float64, whatever the rule does with it; None where it does not take so many samples."""
+    """What a linear step sends back, float64, whatever the rule does with it.
+
+    None where it does not take so many samples, or adds a constant, as a class token is: that is of no position before it.
+    """
     source, output = step.sources[0], step.output
     if arriving.numel() * len(output) != output.numel() * len(arriving):
         return None
@@ -162,6 +165,8 @@ def pull_back(step: Step, arriving: Tensor) -> Tensor | None:
         values = torch.zeros(shape, dtype=torch.float64, device=source.device, requires_grad=True)
         try:
             result = carry_out(step, {id(source): values})
+            if result.detach().any():
+                return None
             (pulled,) = torch.autograd.grad(result, values, arriving.reshape(result.shape).to(result.dtype))
         except (RuntimeError, IndexError, ValueError):
             return None

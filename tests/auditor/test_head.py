@@ -117,6 +117,23 @@ def test_maps_are_the_same_however_the_network_is_written(spelling: str, rule: s
     assert (maps.dominant_class == expected.dominant_class).float().mean() > 0.98
 
 
+BESIDE: dict[str, Callable[[Headed, Tensor], Tensor]] = {
+    "a token before": lambda model, maps: torch.cat([torch.full((len(maps), 5, 1), 3.0), maps.flatten(2)], 2),
+    "a border": lambda model, maps: F.pad(maps, (1, 1, 0, 2), value=0.7).flatten(2),
+    "added everywhere": lambda model, maps: (maps + torch.linspace(0, 1, 36).view(6, 6)).flatten(2),
+}
+"""Constants among, or at, the positions of which the average is taken."""
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("rule", ["gradient", "linear", "lrp_epsilon"])
+def test_a_constant_in_the_average_is_in_the_class_responses(beside: str, rule: str) -> None:
+    model = Headed(lambda model, maps: model.linear(BESIDE[beside](model, maps).mean(2)))
+    backprojection = Clear(model, rule).forward(IMAGES)
+    torch.testing.assert_close(backprojection.logits, model(IMAGES).detach())
+    assert backprojection.head.positions == BESIDE[beside](model, IMAGES.new_zeros(1, 5, 6, 6)).shape[2]
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize("decomposed", [False, True])
 @pytest.mark.parametrize(

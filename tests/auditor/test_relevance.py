@@ -394,11 +394,11 @@ def test_difference_the_other_way_round() -> None:
 
     class Difference(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            return torch.rsub(images[:, :1], images[:, 1:]).mean((2, 3)) @ torch.ones(1, 1)
+            return torch.rsub(images[:, :1], images[:, 1:]).mean((2, 3)) @ torch.tensor([[1.0, -1.0]])
 
     for rule, expected in (("lrp_epsilon", [-3.0, 5.0]), ("lrp_zplus", [0.0, 2.0])):
         backprojection = Clear(Difference(), rule).forward(torch.cat([first, second], 1))
-        assert backprojection.logits.tolist() == [[2.0]]
+        assert backprojection.logits.tolist() == [[2.0, -2.0]]
         entering = backprojection.head.enter(backprojection.seeds[:, 0], torch.tensor([0]))
         (received,) = torch.autograd.grad(backprojection.head.root, backprojection.images, entering)
         assert received.flatten().tolist() == pytest.approx(expected, rel=1e-5)
