@@ -10,11 +10,34 @@ from typing import TYPE_CHECKING, Any
 from clear_audit.names import own_package
 
 if TYPE_CHECKING:
-    from auditor import READINGS, CannotFold, Clear, Maps, Measurement, UnsupportedModel, agreement, measure
+    from auditor import (
+        READINGS,
+        CannotFold,
+        Clear,
+        Conservation,
+        Maps,
+        Measurement,
+        UnsupportedModel,
+        agreement,
+        measure,
+        measure_conservation,
+    )
 
     __version__: str
 
-__all__ = ["READINGS", "CannotFold", "Clear", "Maps", "Measurement", "UnsupportedModel", "__version__", "agreement", "measure"]
+__all__ = [
+    "READINGS",
+    "CannotFold",
+    "Clear",
+    "Conservation",
+    "Maps",
+    "Measurement",
+    "UnsupportedModel",
+    "__version__",
+    "agreement",
+    "measure",
+    "measure_conservation",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from flows.drawing import Studio, draw_clear, draw_input, open_studio
 from reports.cards import Swatch
 from reports.comparison import Comparison, Flip
 from reports.comparison_page import Drawing
-from reports.layers import Drawn, lay_out
+from reports.layers import Drawn, lay_out, plain
 from reports.pictures import as_uri
 from storage.datasets import open_dataset
 from storage.errors import InputError
@@ -46,16 +46,18 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
         pairs = (before, flip.before_index), (after, flip.after_index)
         maps, peaks = zip(*(draw_map(side, index) for side, index in pairs), strict=True)
         spoken = dict.fromkeys(name for name in (*flip.dominants, *flip.predictions) if name is not None)
-        return Drawing(
-            lay_out(flip.after_index, show_input(after, flip), maps), [Swatch(colors[name], name) for name in spoken], peaks
-        )
+        image = show_input(after, flip)
+        pictures = [plain(drawn) for drawn in maps] if image is None else lay_out(flip.after_index, image, maps)
+        return Drawing(pictures, [Swatch(colors[name], name) for name in spoken], peaks)
 
     return {flip.after_index: draw(flip) for flip in flips}
 
 
-def show_input(side: Side, flip: Flip) -> Drawn:
+def show_input(side: Side, flip: Flip) -> Drawn | None:
     drawn = draw_input(side.studio, flip.after_index)
-    return Drawn("input", "input", f"Sample {flip.after_index:,} as the model sees it.", "" if drawn is None else uri_of(drawn))
+    if drawn is None:
+        return None
+    return Drawn("input", "input", f"Sample {flip.after_index:,} as the model sees it.", uri_of(drawn))
 
 
 def draw_map(side: Side, index: int) -> tuple[Drawn, float]:

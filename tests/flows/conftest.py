@@ -87,6 +87,8 @@ labels = "labels.idx"
 """
     + MODEL
     + """
+[method]
+rule = "linear"
 [compute]
 shard_samples = 64
 workers = 2

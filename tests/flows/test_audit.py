@@ -44,7 +44,7 @@ def expected(digits: Digits) -> dict[str, np.ndarray]:
     """Maps and predictions computed here, in one batch, without pipeline, storage or statistics."""
     model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
     images = torch.from_numpy(digits.pixels / np.float32(255))[:, None]
-    maps = Clear(model)(images)
+    maps = Clear(model, "linear")(images)
     with torch.no_grad():
         predictions = model(images).argmax(1)
     return {
@@ -140,7 +140,7 @@ def test_gallery_shows_input_heatmap_and_clear_map(finished: Path, digits: Digit
         shown = np.asarray(Image.open(run.gallery / f"{index:06d}-input.png"))
         np.testing.assert_array_equal(shown, np.repeat(digits.pixels[index][:, :, None], 3, axis=2))
         for kind in ("heatmap", "clear"):
-            assert np.asarray(Image.open(run.gallery / f"{index:06d}-{kind}.png")).shape == (28, 28, 3)
+            assert np.asarray(Image.open(run.gallery / f"{index:06d}-{kind}.png")).shape == (28, 28, 4)
 
 
 def test_what_was_found_of_the_model_is_said_wherever_one_looks(finished: Path) -> None:

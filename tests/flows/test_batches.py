@@ -176,7 +176,7 @@ def rows_of(worker: AuditWorker, chosen: np.ndarray) -> tuple[pa.Table, pa.Table
     """Both tables of some digits, and where their dominant classes are."""
     samples = worker.dataset.read(0, 40)
     pixels = np.stack([image for image in samples.images if image is not None])[:, None]
-    found = list(measure_batches(worker, samples, pixels, chosen))
+    found = list(measure_batches(worker, samples, pixels, chosen, {}))
     assert np.concatenate([batch for batch, _ in found]).tolist() == chosen.tolist()
     tables = [
         (sample_rows(samples, 0, batch, measured, pa.schema([])), response_rows(0, batch, measured)) for batch, measured in found

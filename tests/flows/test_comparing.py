@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from auditor.rendering import PERCENTILE
 from flows.cli import app
 from flows.comparing import draw_flips
 from reports.comparison import Comparison, Flip, compare
-from storage.maps import open_maps
 from storage.runs import Run, published_runs
 
 
@@ -30,7 +30,7 @@ def flip(index: int) -> Flip:
 def pixels(uri: str) -> np.ndarray:
     kind, _, data = uri.partition(",")
     assert kind == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
 
 
 def test_maps_are_those_of_the_runs_gallery(comparison: Comparison) -> None:
@@ -40,16 +40,16 @@ def test_maps_are_those_of_the_runs_gallery(comparison: Comparison) -> None:
     indices = [sample["sample_index"] for sample in drawn]
     drawings = draw_flips(comparison, [flip(index) for index in indices])
     assert sorted(drawings) == sorted(set(indices))
-    maps = open_maps(run.maps)
+    peaks = {sample["sample_index"]: sample["peak"] for sample in drawn}
     for index, drawing in drawings.items():
-        assert [picture.name for picture in drawing.pictures] == ["input", "before", "after"]
-        expected = np.asarray(Image.open(run.gallery / f"{index:06d}-clear.png").convert("RGB")).astype(int)
-        for picture in drawing.pictures[1:]:
-            assert np.abs(pixels(picture.uri) - expected).max() <= 1
-        shown = np.asarray(Image.open(run.gallery / f"{index:06d}-input.png").convert("RGB")).astype(int)
-        assert np.array_equal(pixels(drawing.pictures[0].uri), shown)
-        peak = float(np.asarray(maps["response_peak"])[index])
-        assert drawing.peaks == (peak, peak)
+        names = [f"CLEAR map {when}{how}" for how in (", on the image", ", alone") for when in ("before", "after")]
+        assert [picture.name for picture in drawing.pictures] == ["input", *names]
+        expected = np.asarray(Image.open(run.gallery / f"{index:06d}-clear.png")).astype(int)
+        for picture in drawing.pictures[1:3]:
+            assert np.abs(pixels(picture.layers[-1].uri) - expected).max() <= 1
+        shown = np.asarray(Image.open(run.gallery / f"{index:06d}-input.png")).astype(int)
+        assert np.array_equal(pixels(drawing.pictures[0].layers[0].uri), shown)
+        assert drawing.peaks == (peaks[index], peaks[index])
         assert [swatch.name for swatch in drawing.swatches] == ["3"]
 
 
@@ -61,7 +61,7 @@ def test_without_the_dataset_the_maps_are_left(comparison: Comparison, monkeypat
 
     monkeypatch.setattr("flows.comparing.open_dataset", gone)
     drawings = draw_flips(comparison, [flip(7)])
-    assert [picture.name for picture in drawings[7].pictures] == ["before", "after"]
+    assert [picture.name for picture in drawings[7].pictures] == ["CLEAR map before", "CLEAR map after"]
 
 
 def test_compare_writes_a_page_and_its_figures(finished: Path) -> None:
@@ -70,7 +70,9 @@ def test_compare_writes_a_page_and_its_figures(finished: Path) -> None:
     assert result.exit_code == 0
     page, figures = (Path(line) for line in result.stdout.splitlines())
     assert "0 went from right to wrong" in result.stderr
-    assert "0 went from right to wrong" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "0 went from right to wrong" in text
+    assert f"at most {100 - PERCENTILE} % of its positive responses exceed" in " ".join(text.split())
     assert json.loads(figures.read_text(encoding="utf-8"))["before"] == run.run_id
 
 

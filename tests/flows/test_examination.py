@@ -69,7 +69,7 @@ def images_of(digits: Digits, samples: int) -> torch.Tensor:
 
 
 def test_the_operator_of_the_model_is_found(client: Client, digits: Digits, digits_work: Work) -> None:
-    plan = plan_fold(Clear(load_model(digits_work.model)), images_of(digits, 1))
+    plan = plan_fold(Clear(load_model(digits_work.model), "linear"), images_of(digits, 1))
     assert found_by_a_worker(client, digits_work) == Finding(64, None, plan, None, 1e9)
     assert found_by_a_worker(client, digits_work, None).memory == MEMORY_LIMIT / 4
 
@@ -77,7 +77,7 @@ def test_the_operator_of_the_model_is_found(client: Client, digits: Digits, digi
 def test_agreement_is_that_of_two_precisions_on_the_first_batch(client: Client, digits: Digits, digits_work: Work) -> None:
     found = found_by_a_worker(client, digits_work, precision="bfloat16", batch_samples=8)
     model = load_model(digits_work.model)
-    maps = [Clear(model, precision=name)(images_of(digits, 8)).dominant_class for name in ("bfloat16", "float32")]
+    maps = [Clear(model, "linear", precision=name)(images_of(digits, 8)).dominant_class for name in ("bfloat16", "float32")]
     expected = (maps[0] == maps[1]).double().mean()
     assert 0.9 < expected < 1
     assert found.agreement == pytest.approx(float(expected), abs=1e-6)

@@ -46,7 +46,7 @@ class Found:
 @pytest.fixture(scope="module")
 def found(digits: Digits, digits_work: Work) -> Found:
     """Each row is one class sent back from one position: no cut but the demo's second pooling lies between."""
-    clear = Clear(load_model(digits_work.model))
+    clear = Clear(load_model(digits_work.model), digits_work.rule)
     images = torch.from_numpy(digits.pixels[:64] / torch.tensor(255.0).numpy())[:, None]
     plan = plan_fold(clear, images)
     rows = fold_rows(clear, images, plan, 0, plan.rows)

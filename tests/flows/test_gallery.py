@@ -37,11 +37,17 @@ def read_peaks(run: Run) -> dict[int, float]:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+    """On black."""
+    picture = Image.open(path).convert("RGBA")
+    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    return np.asarray(Image.alpha_composite(black, picture).convert("RGB")).astype(int)
 
 
 def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
-    """Within a level of 255 for float16, but for pixels of the heatmap at which the label and another are as good as equal."""
+    """Within two levels of 255 for float16 and translucency.
+
+    But for pixels of the heatmap at which the label and another are as good as equal.
+    """
     config = planned_config(run)
     dataset, model = open_dataset(config.dataset_spec), load_model(config.model_spec)
     drawn = {
@@ -51,7 +57,7 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
     for index, peak in drawn.items():
         samples = dataset.read(index, index + 1)
         pixels, _ = prepare(samples.images, config.input_spec)
-        clear = Clear(model)
+        clear = Clear(model, config.method.rule)
         responses = torch.cat([part for _, part in clear.responses(torch.from_numpy(normalize(pixels, config.input_spec)))], 1)
         best, winner = responses.max(1)
         label = int(samples.labels[0])
@@ -61,10 +67,11 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
             "clear": clear_map(torch.where(best > 0, winner, -1), best.clamp(min=0), palette(10))[0].numpy(),
             "heatmap": binary_heatmap(responses[:, label], rest)[0].numpy(),
         }
-        assert peak == pytest.approx(float(best.max()), rel=1e-4)
+        positive = best[best > 0].double().numpy()
+        assert peak == pytest.approx(np.quantile(positive, 0.99, method="higher"), rel=1e-3)
         for kind, wanted in expected.items():
             difference = np.abs(read_picture(picture_path(run.gallery, index, kind)) - wanted.astype(int)).max(2)
-            assert (difference > 1).mean() < (0.005 if kind == "heatmap" else 1e-9), kind
+            assert (difference > 2).mean() < (0.005 if kind == "heatmap" else 1e-9), kind
 
 
 def test_all_samples_are_drawn_as_those_of_the_gallery(run: Run, tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def test_a_run_that_is_worth_it_is_planned_with_an_operator(
     assert planned.fold.path.is_file()
     assert heard.stages == ["examining", "folding"]
     (said,) = heard.said
-    assert said.startswith("maps: a fixed operator, from the classes back to the output of 'dropout', makes them (6.15 MB, 490 ")
+    assert said.startswith(
+        "maps: a fixed operator, from the classes back to the output of 'max_pool2d', makes them (6.15 MB, 490 "
+    )
     assert f"deviates from the network by at most {found.fold_deviation:.1e} of the peak" in said
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.cards import Picture, Swatch
+from reports.cards import Swatch
 from reports.comparison import Comparison, compare
 from reports.comparison_page import Drawing, as_json, chosen_flips, render, say, say_chance, write_comparison
 from reports.gates import Gate, judge
+from reports.layers import Layer, Picture
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, Content, make_store
 from tests.reports.test_comparison import AFTER, BEFORE, CLASSES, EARLIER
@@ -26,7 +27,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 @pytest.fixture(scope="module")
 def page(comparison: Comparison) -> Page:
     judgements = judge([Gate("accuracy", max_drop=0.01), Gate(SCRIPT, "SELECT 1", max=0)], comparison.after, comparison.before)
-    drawings = {1: Drawing([Picture("after", URI, "CLEAR map")], [Swatch("#ff0000", SCRIPT)], (1.25, 2.5))}
+    drawings = {1: Drawing([Picture("after", "CLEAR map", (Layer(URI),))], [Swatch("#ff0000", SCRIPT)], (1.25, 2.5))}
     return parse(render(comparison, judgements, drawings))
 
 
