@@ -25,6 +25,8 @@ def as_batch(images: Images, device: torch.device | None) -> Tensor:
     shape = tuple(batch.shape)
     if batch.dim() == 3:
         raise ValueError(f"images have shape {shape}: a batch (N, ch, H, W) is needed; of one image, images[None] is one")
+    if batch.dim() == 5:
+        raise ValueError(f"images have shape {shape}: volumes and videos are not audited, a batch (N, ch, H, W) is needed")
     if batch.dim() != 4:
         raise ValueError(f"images have shape {shape}: a batch (N, ch, H, W) is needed")
     if not batch[:1].numel() and len(batch):

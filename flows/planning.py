@@ -166,7 +166,9 @@ def examine_model(
             listener.say(folded_line(fold, deviation, time.perf_counter() - began))
     if reason is not None:
         fold = None
-        listener.say(f"maps: each class is sent back for each image, without a fixed operator: {reason}")
+        if config.method.rule == "linear":
+            # Of other rules nobody expects one.
+            listener.say(f"maps: each class is sent back for each image, without a fixed operator: {reason}")
     if found.agreement is not None:
         listener.say(
             f"precision: {config.method.precision} has the dominant class of float32 at {100 * found.agreement:.2f} % of the "

@@ -51,10 +51,10 @@ def test_an_array_that_may_not_be_written_to_is_taken() -> None:
     ("given", "message"),
     [
         (IMAGES[0], r"images have shape \(3, 8, 8\): a batch \(N, ch, H, W\) is needed; of one image, images\[None\] is one"),
+        (IMAGES[None], r"images have shape \(1, .*\): volumes and videos are not audited, a batch"),
         (IMAGES[0].numpy(), r"images\[None\]"),
         (IMAGES[0, 0], r"images have shape \(8, 8\): a batch"),
-        (IMAGES[None], r"images have shape \(1, 3, 3, 8, 8\): a batch"),
-        ([IMAGES], r"images have shape \(1, 3, 3, 8, 8\): a batch"),
+        ([IMAGES], r"images have shape \(1, 3, 3, 8, 8\): volumes"),
         (IMAGES[..., :0], r"images have shape \(3, 3, 8, 0\): there is nothing to explain"),
         ([], "empty list"),
         ([IMAGES[0], IMAGES[1, :, :4]], r"different shapes \(\(3, 4, 8\), \(3, 8, 8\)\): resize"),

@@ -2,8 +2,8 @@
 
     python -m tests.bench.bench_rules [--imagenet FOLDER]
 
-The demo's network on its first 500 digits: how often the dominant class is the prediction, and the part of the dominant
-response's energy that is on the digit. Control: the part of the pixels that the digit covers.
+The demo's network on its first 500 digits: how often the dominant class is the prediction, the part of the dominant response's
+energy that is on the digit (control: the part of the pixels that the digit covers), and how alike the maps of two classes are.
 
 With --imagenet, EfficientNet-Lite0 on the photographs that it is sure of: does a map move with its image? Each is cut out twice,
 32 pixels apart; the maps of the three strongest classes are blurred, and correlated where both cuts show the same, and where they
@@ -41,13 +41,13 @@ def demo() -> None:
     model = load_model(config.model_spec)
     ink = torch.from_numpy(pixels[:, 0] >= 64)
     print(f"demo, {DIGITS} digits; a digit covers {ink.float().mean():.0%} of the pixels\n")
-    print("| rule | dominant class = prediction | energy on the digit |\n|---|---|---|")
+    print("| rule | dominant class = prediction | energy on the digit | class cosine |\n|---|---|---|---|")
     for rule in RULES:
         found = measure(Clear(model, rule), images, labels)
         agreement = (found.class_energy_frac.nan_to_num(-1).argmax(1) == found.maps.logits.argmax(1)).float().mean()
         response = found.maps.dominant_response
         on_digit = ((response * ink).sum((1, 2)) / response.sum((1, 2))).nanmean()
-        print(f"| {rule} | {agreement:.2f} | {on_digit:.2f} |", flush=True)
+        print(f"| {rule} | {agreement:.2f} | {on_digit:.2f} | {found.class_cosine.nanmean():.2f} |", flush=True)
 
 
 def photographs(folder: Path) -> Tensor:
