@@ -94,7 +94,19 @@ def find_average(tape: Tape, step: Step, samples: int) -> Average | None:
     if not averages(step) or step.output.shape[0] != samples:
         return None
     # Two samples tell, where their number is not written into a shape.
-    return next(filter(None, (average_of(tape, step, some) for some in sorted({min(2, samples), samples}))), None)
+    found = next(filter(None, (average_of(tape, step, some) for some in sorted({min(2, samples), samples}))), None)
+    return found if found is not None and has_positions(tape, found.source, step) else None
+
+
+def has_positions(tape: Tape, tensor: Tensor, later: Step) -> bool:
+    """Whether a tensor has positions of features, and not those of vectors that were stacked, or viewed: an ensemble's members.
+
+    later: a step that comes after the one that made it.
+    """
+    step = maker_before(tape, tensor, later)
+    if step is not None and step.kind in {"arrangement", "scaling"}:
+        return any(has_positions(tape, source, step) for source in step.sources)
+    return tensor.shape[1:].numel() > max(tensor.shape[1:], default=1)
 
 
 def average_of(tape: Tape, step: Step, samples: int) -> Average | None:

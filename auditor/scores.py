@@ -14,6 +14,13 @@ from auditor.tape import Step, Tape
 PROBABILITIES = frozenset({"softmax", "log_softmax", "sigmoid", "expit", "special_expit", "logsigmoid", "log_sigmoid"})
 MONOTONE = PROBABILITIES | {"tanh", "exp", "log"}
 """Functions that keep the order of the classes."""
+ONE_SIDED = frozenset({"exp", "log", "hardsigmoid"})
+"""Functions behind which 0 is no longer where it was."""
+ONE_SCORE = (
+    *((), ("tanh",), ("sigmoid",), ("expit",), ("logsigmoid",), ("log_sigmoid",)),
+    *(("log", "sigmoid"), ("exp", "logsigmoid"), ("exp", "log_sigmoid")),
+)
+"""What may be behind one score, the last one first: class 1 is where the score before it is above 0."""
 KNOWN_NAMES = ("logits", "out")
 """What the scores are called by those who return more than one thing."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -44,6 +51,7 @@ def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
     returned, notes = take_scores(output, samples)
     tape.check_output(returned)
     tensor, only = before_monotone(tape, returned)
+    check_chain(tape, returned, tensor)
     if returned.shape[1:].numel() == 1:
         only = 1
         notes += ("one score is read as two classes: class 1 above 0, a probability above ½; class 0 has no response",)
@@ -131,6 +139,36 @@ def before_monotone(tape: Tape, returned: Tensor) -> tuple[Tensor, int | None]:
             )
         else:
             return scores, None
+
+
+def check_chain(tape: Tape, returned: Tensor, scores: Tensor) -> None:
+    """Raises UnsupportedModel where the scores are probabilities that something else was done to.
+
+    Of one score also where it is not known above what it means class 1. scores: what is before the functions that keep the order.
+    """
+    if returned.shape[1:].numel() > 1:
+        names, spoiling = value_by_value(tape, scores), PROBABILITIES
+    else:
+        names, spoiling = value_by_value(tape, returned), PROBABILITIES | ONE_SIDED
+        known = max((chain for chain in ONE_SCORE if tuple(names[: len(chain)]) == chain), key=len)
+        names = names[len(known) :]
+    found = next((name for name in names if name in spoiling), None)
+    if found is not None:
+        behind = f", and '{names[0]}' is behind that" if names[0] != found else ""
+        raise UnsupportedModel(
+            f"the model's scores are worked out from what '{found}' gives{behind}: return the scores before '{found}'"
+        )
+
+
+def value_by_value(tape: Tape, scores: Tensor) -> list[str]:
+    """The operations between the last layer, or whatever else mixes values, and the scores, the last one first."""
+    names, step = [], tape.maker(scores)
+    while step is not None and step.kind != "layer" and len(step.sources) == 1 and is_flat(step.sources[0]):
+        mixes_samples = "softmax" in step.name and not is_monotone(step)
+        if step.kind != "arrangement" and not mixes_samples:
+            names.append(step.name)
+        step = step.before[0]
+    return names
 
 
 def is_monotone(step: Step) -> bool:

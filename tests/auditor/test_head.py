@@ -117,6 +117,29 @@ def test_maps_are_the_same_however_the_network_is_written(spelling: str, rule: s
     assert (maps.dominant_class == expected.dominant_class).float().mean() > 0.98
 
 
+def heads_of(model: Headed, maps: Tensor) -> list[Tensor]:
+    """(N, C) each, of two layers."""
+    return [model.linear(maps.mean((2, 3))), F.linear(maps.mean((2, 3)), model.linear.weight.flip(1))]
+
+
+MEMBERS: dict[str, Callable[[Headed, Tensor], Tensor]] = {
+    "stacked before": lambda model, maps: torch.stack(heads_of(model, maps), 0).mean(0),
+    "stacked between": lambda model, maps: torch.stack(heads_of(model, maps), 1).mean(1),
+    "stacked behind": lambda model, maps: torch.stack(heads_of(model, maps), -1).mean(-1),
+    "of one layer, viewed": lambda model, maps: torch.cat(heads_of(model, maps), 1).view(len(maps), 2, -1).mean(1),
+    "scaled, summed": lambda model, maps: (torch.stack(heads_of(model, maps), 1) * 0.5).sum(1),
+}
+
+
+@pytest.mark.parametrize("spelling", MEMBERS)
+@pytest.mark.parametrize("rule", ["gradient", "lrp_zplus"])
+def test_members_of_an_ensemble_are_no_positions(spelling: str, rule: str) -> None:
+    expected = Clear(Headed(lambda model, maps: sum(heads_of(model, maps)) / 2), rule).forward(IMAGES)
+    found = Clear(Headed(MEMBERS[spelling]), rule).forward(IMAGES)
+    assert found.head.positions == 36
+    torch.testing.assert_close(found.class_responses, expected.class_responses)
+
+
 BESIDE: dict[str, Callable[[Headed, Tensor], Tensor]] = {
     "a token before": lambda model, maps: torch.cat([torch.full((len(maps), 5, 1), 3.0), maps.flatten(2)], 2),
     "a border": lambda model, maps: F.pad(maps, (1, 1, 0, 2), value=0.7).flatten(2),

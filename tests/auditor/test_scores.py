@@ -201,3 +201,44 @@ def test_one_score_folds() -> None:
     assert clear.operator.shortcut is not None
     torch.testing.assert_close(clear(IMAGES).dominant_response, expected.dominant_response)
     torch.testing.assert_close(clear(IMAGES).logits, expected.logits)
+
+
+@pytest.mark.parametrize(
+    ("end", "behind"),
+    [
+        (lambda z, *_: z.sigmoid().clamp(1e-6, 1 - 1e-6), "'sigmoid' gives, and 'clamp' is behind that"),
+        (lambda z, *_: 1 / (1 + torch.exp(-z)), "'exp' gives"),
+        (lambda z, *_: F.hardsigmoid(z), "'hardsigmoid' gives"),
+        (lambda z, *_: z.sigmoid() - 0.3, "'sigmoid' gives, and 'sub' is behind that"),
+        (lambda z, *_: 100 * z.sigmoid(), "'sigmoid' gives"),
+        (lambda z, *_: z.sigmoid().square(), "'sigmoid' gives"),
+        (lambda z, *_: z.exp(), "'exp' gives"),
+    ],
+)
+def test_one_score_of_which_zero_is_not_the_middle_is_an_error(end: Callable[..., Any], behind: str) -> None:
+    """Read as a score, a probability would be above 0 in every image, and each would be class 1."""
+    with pytest.raises(UnsupportedModel, match=behind):
+        Clear(Returning(end, 1))(IMAGES)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z, *_: z / 2 + 1,
+        lambda z, *_: z.sigmoid(),
+        lambda z, *_: z.tanh(),
+        lambda z, *_: F.logsigmoid(z),
+        lambda z, *_: F.logsigmoid(z).exp(),
+        lambda z, *_: z.sigmoid().log().flatten(),
+    ],
+)
+def test_one_score_that_is_read_as_the_model_means_it(end: Callable[..., Any]) -> None:
+    model = Returning(end, 1)
+    before = model.scores(IMAGES)[:, 0].detach()
+    shifted = float(end(torch.zeros(1, 1)).reshape(()).item()) == 1
+    assert torch.equal(Clear(model)(IMAGES).logits.argmax(1), ((before / 2 + 1 if shifted else before) > 0).long())
+
+
+def test_probabilities_of_many_classes_that_something_was_done_to_are_an_error() -> None:
+    with pytest.raises(UnsupportedModel, match="'softmax' gives, and 'clamp' is behind that: return the scores before 'softmax'"):
+        Clear(Returning(lambda z, *_: z.softmax(1).clamp(1e-7, 1)))(IMAGES)
