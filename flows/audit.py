@@ -60,6 +60,11 @@ from storage.runs import (
 from storage.sql import connect
 from storage.tables import SCHEMAS, write_table
 
+EMPTY = (
+    "no image has positive response for any class, so that all maps are empty: nothing is known of the model's evidence; where "
+    "its scores are never above 0, name the layer before what makes them so in method.head"
+)
+
 ARTIFACT_SECS = 5
 """Least time between two updates of the progress that Prefect shows: each costs a round trip."""
 
@@ -233,10 +238,12 @@ def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str
 
 
 def find_not_finite(session: Session, run: Run) -> list[str]:
-    """What is to be said of images whose scores or maps are not finite, and says it."""
+    """What is to be said of images whose scores or maps are not finite, and says it; of maps that are all empty as well."""
     with connect(run.store, [run.run_id]) as connection:
-        found = say_not_finite(ask(connection, "verdict", run_id=run.run_id).rows[0])
-    for sentence in found:
+        row = ask(connection, "verdict", run_id=run.run_id).rows[0]
+    found = say_not_finite(row)
+    empty = [EMPTY] if row["processed_count"] and row["no_dominant_count"] == row["processed_count"] else []
+    for sentence in [*found, *empty]:
         session.listener.say(sentence)
     return found
 

@@ -65,6 +65,8 @@ def call_factory(spec: "ModelSpec", say: Callable[[str], None]) -> "nn.Module":
         raise InputError(f"{spec.title} returned {returned}: it must return a torch.nn.Module")
     network = unwrap(model, say)
     made = list(chain(network.parameters(), network.buffers()))
+    if any(nn.parameter.is_lazy(tensor) for tensor in made):
+        raise InputError(f"{spec.title} has lazy layers that have seen no input: call the network once in the factory")
     if any(tensor.is_meta for tensor in made):
         raise InputError(f"{spec.title} made weights on the device 'meta', which have no values: have it make them on the CPU")
     # What was made in inference mode could take no weights; a copy can.

@@ -66,6 +66,9 @@ def switches():
 @torch.inference_mode()
 def inference(): return build()
 
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
 def meta():
     torch.set_default_device("meta")
     return build()
@@ -202,6 +205,8 @@ def test_a_network_made_in_inference_mode_takes_weights(folder: Path, function: 
 
 
 def test_a_network_without_values_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match="'factory_of_tests:lazy' has lazy layers that have seen no input"):
+        build(folder, "factory_of_tests:lazy")
     with pytest.raises(InputError, match="'factory_of_tests:meta' made weights on the device 'meta', which have no values"):
         build(folder, "factory_of_tests:meta")
 
