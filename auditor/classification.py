@@ -14,6 +14,7 @@ from auditor.operations import (
     GATES,
     KIND_OF,
     MATRIX_PRODUCTS,
+    NORMS,
     SAMPLERS,
     SELF_GATES,
     SPREADING,
@@ -60,6 +61,9 @@ def classify_by_operands(call: Call, tape: "Tape") -> Classified:
         return "nonlinear", []
     if kind in {"activation", "power"} and (len(carriers) > 1 or carriers[0] is not first):
         return "other", []
+    if kind == "activation" and is_norm(tape.maker(carriers[0])):
+        # The least that something is divided by, as in normalize written out: no rectifier.
+        return "power", []
     if name == "scaled_dot_product_attention":
         return kind, [tensor for tensor in carriers if tensor is not call.argument(2, "value")]
     is_led = len(carriers) > 1 or (name in SAMPLERS and carriers[0] is not first)
@@ -67,6 +71,10 @@ def classify_by_operands(call: Call, tape: "Tape") -> Classified:
         # Where to look, or what to multiply by, is decided by the input.
         return "attention", [tensor for tensor in carriers if tensor is not first]
     return kind, []
+
+
+def is_norm(step: "Step | None") -> bool:
+    return step is not None and step.name in NORMS
 
 
 def is_value_by_value(call: Call) -> bool:

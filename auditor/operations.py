@@ -99,6 +99,7 @@ ENLARGEMENTS = frozenset(
 )
 SPREADING = frozenset({"expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile"})
 """Arrangements that repeat every value."""
+NORMS = frozenset({"norm", "vector_norm", "linalg_vector_norm", "linalg_norm"})
 AUGMENTED = frozenset({"iadd", "isub", "imul", "itruediv", "ipow"})
 """Assignments like `x *= 2`."""
 STOCHASTIC = frozenset({"dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})

@@ -41,6 +41,7 @@ NOTES = f"""
   it declares. Any other is *other*.
 - A *power* is a function of each value alone as well. `guided` sends its derivative back as it is: squares are in
   norms written out, and the rectifier of x ↦ ReLU(x)² (StarReLU, Yu et al. 2022) rectifies before it.
+  A clamp of a vector's norm is a power as well: the least that is divided by, which rectifies nothing.
 - The *largest* of several equal values: max-pooling and `max` along an axis choose one; `amax` and `maximum` share
   among them.
 - Written out in smaller operations, which are treated one by one: multi-head attention, `F.glu`, `addcmul`,

@@ -85,7 +85,10 @@ def hook_all(scores: Tensor, rule: str) -> Iterator[Any]:
         seen.add(node)
         name, edges = name_of(node), live(node)
         followed = edges
-        if name in ACTIVATIONS:
+        if name == "ClampMin" and edges and name_of(edges[0][0]) == "LinalgVectorNorm":
+            # The least that normalize divides by: a part of the norm.
+            pass
+        elif name in ACTIVATIONS:
             yield hook_activation(node, rule)
         elif name in NORMS:
             if holds:

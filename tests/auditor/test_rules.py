@@ -328,3 +328,33 @@ def test_exported_program_is_seen_as_the_model_is(rule: str, strict: bool) -> No
     expected, actual = Clear(model, rule)(IMAGES), Clear(program, rule)(IMAGES)
     torch.testing.assert_close(actual.dominant_response, expected.dominant_response)
     assert torch.equal(actual.dominant_class, expected.dominant_class)
+
+
+class Normalised(nn.Module):
+    """Features over their norm, written in one of several ways, between two convolutions."""
+
+    def __init__(self, normalise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last, self.normalise = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4), normalise
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.normalise(self.first(images))
+        scores: Tensor = self.last(F.relu(self.second(features)).mean((2, 3)))
+        return scores
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda maps: maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True).clamp_min(1e-12),
+        lambda maps: maps / maps.norm(dim=1, keepdim=True).clamp(min=1e-12),
+    ],
+)
+def test_the_least_that_a_norm_is_divided_by_rectifies_nothing(written: Callable[[Tensor], Tensor], rule: str) -> None:
+    images = torch.randn(2, 1, 10, 10, generator=torch.Generator().manual_seed(1))
+    expected = Clear(Normalised(lambda maps: F.normalize(maps, dim=1)), rule)(images)
+    found = Clear(Normalised(written), rule)(images)
+    peak = float(expected.dominant_response.max())
+    torch.testing.assert_close(found.dominant_response, expected.dominant_response, rtol=0, atol=1e-3 * peak)
