@@ -107,8 +107,12 @@ def trying(work: Callable[[], Any], title: str, folder: str | None) -> Any:
         return work()
     except KeyboardInterrupt:
         raise
+    except RecursionError as error:
+        said = say_raised(error, folder)
     except BaseException as error:  # sys.exit too, which would end a worker
         raise InputError(f"{title} raised {say_raised(error, folder)}") from error
+    # Not from the error, whose traceback is too deep to be sent from a worker.
+    raise InputError(f"{title} raised {said}")
 
 
 def say_raised(error: BaseException, folder: str | None) -> str:

@@ -48,6 +48,7 @@ def speechless(): raise Speechless
 def lines(): raise ValueError("one\\n  two")
 def leaves(): sys_exit(3)
 def deep(): return torch.zeros(2).view(5)
+def endless(): return endless()
 def fits(): return build().load_state_dict({})
 
 def sys_exit(code):
@@ -158,6 +159,12 @@ def test_what_a_factory_raises_is_said_with_its_words_and_the_users_line(
     assert str(caught.value).startswith(f"model.factory 'factory_of_tests:{function}' raised {raised}")
     assert str(caught.value).endswith(f" (factory_of_tests.py, line {line(where)})")
     assert len(str(caught.value)) < 500
+
+
+def test_a_factory_that_calls_itself_for_ever_is_said_by_an_error_that_a_worker_can_send(folder: Path) -> None:
+    with pytest.raises(InputError, match="'factory_of_tests:endless' raised RecursionError: .* line [0-9]+\\)") as caught:
+        build(folder, "factory_of_tests:endless")
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None), "a thousand frames would go with it"
 
 
 @pytest.mark.parametrize(
