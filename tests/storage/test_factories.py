@@ -162,7 +162,7 @@ def test_what_a_factory_raises_is_said_with_its_words_and_the_users_line(
 
 
 def test_a_factory_that_calls_itself_for_ever_is_said_by_an_error_that_a_worker_can_send(folder: Path) -> None:
-    with pytest.raises(InputError, match="'factory_of_tests:endless' raised RecursionError: .* line [0-9]+\\)") as caught:
+    with pytest.raises(InputError, match=r"'factory_of_tests:endless' raised RecursionError: .* line [0-9]+\)") as caught:
         build(folder, "factory_of_tests:endless")
     assert (caught.value.__cause__, caught.value.__context__) == (None, None), "a thousand frames would go with it"
 
