@@ -18,7 +18,6 @@ from auditor.tape import Step, Tape
 
 AFFINE = frozenset({"layer", "average", "arrangement", "scaling"})
 """Kinds of operation that are affine in what carries the response."""
-SAME_VALUES = UNMOVED | {"double", "half", "bfloat16", "type", "type_as"}
 SHAPES = frozenset({"flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten", "ravel"})
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 COARSE = 5e-2
@@ -194,7 +193,7 @@ def maker_before(tape: Tape, tensor: Tensor, later: Step) -> Step | None:
 def carry_out(step: Step, values: dict[int, Tensor]) -> Any:
     """A step's result of other values in place of its sources, in float64. values: by the id of the source."""
     source = step.sources[0]
-    if step.name in SAME_VALUES:
+    if step.name in UNMOVED:
         return values[id(source)]
     if step.name in SHAPES and step.output.shape[:1] == source.shape[:1]:
         return values[id(source)].reshape(-1, *step.output.shape[1:])
@@ -271,7 +270,7 @@ def first_layer(steps: list[Step], begins: list[Tensor]) -> tuple[int, Tensor, T
             again = any(id(source) in passed for later in steps[place + 1 :] for source in later.sources)
             fits = weight is not None and weight.shape[1] == begins[0].shape[1:].numel() == weight[0].numel()
             return (place, weight.detach().flatten(1), bias) if weight is not None and fits and not again else None
-        if step.name not in SAME_VALUES | SHAPES:
+        if step.name not in UNMOVED | SHAPES:
             return None
         tensor = step.output
         passed.add(id(tensor))
@@ -294,7 +293,7 @@ def transposed(weight: Tensor | None) -> Tensor | None:
 
 def keeps_values(steps: list[Step]) -> bool:
     """Whether nothing is done but to give the same values another shape."""
-    return all(step.name in SAME_VALUES | SHAPES or (step.name in {"getitem", "select"} and keeps_order(step)) for step in steps)
+    return all(step.name in UNMOVED | SHAPES or (step.name in {"getitem", "select"} and keeps_order(step)) for step in steps)
 
 
 def keeps_order(step: Step) -> bool:

@@ -61,7 +61,8 @@ def classify_by_operands(call: Call, tape: "Tape") -> Classified:
         return "nonlinear", []
     if kind in {"activation", "power"} and (len(carriers) > 1 or carriers[0] is not first):
         return "other", []
-    if kind == "activation" and is_norm(tape.maker(carriers[0])):
+    maker = tape.maker(carriers[0])
+    if kind == "activation" and maker is not None and maker.name in NORMS:
         # The least that something is divided by, as in normalize written out: no rectifier.
         return "power", []
     if name == "scaled_dot_product_attention":
@@ -71,10 +72,6 @@ def classify_by_operands(call: Call, tape: "Tape") -> Classified:
         # Where to look, or what to multiply by, is decided by the input.
         return "attention", [tensor for tensor in carriers if tensor is not first]
     return kind, []
-
-
-def is_norm(step: "Step | None") -> bool:
-    return step is not None and step.name in NORMS
 
 
 def is_value_by_value(call: Call) -> bool:

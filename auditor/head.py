@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from auditor.affine import (
-    SAME_VALUES,
     SHAPES,
     AffineEnd,
     Average,
@@ -25,11 +24,11 @@ from auditor.affine import (
 )
 from auditor.entry import geometry_of
 from auditor.errors import UnsupportedModel
-from auditor.operations import STOCHASTIC
+from auditor.operations import STOCHASTIC, UNMOVED
 from auditor.scores import Scores, check_order, with_silent_class
 from auditor.tape import Step, Tape
 
-RESHAPES = SAME_VALUES | SHAPES | {"getitem", "select"}
+RESHAPES = UNMOVED | SHAPES | {"getitem", "select"}
 LINEAR = frozenset({"linear", "addmm", "matmul", "mm"})
 CONVOLUTIONS = frozenset({"conv2d", "convolution"})
 CHANNELS_LAST = frozenset({"linear", "layer_norm"})

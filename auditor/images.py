@@ -15,8 +15,9 @@ Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 An image with a number that is not finite has scores that are not finite, and spoils no other.
 """
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 """How many images a model is tried with, to say what it does take."""
+WRITTEN_IN = "a batch size is written into it; keep the first axis as it comes, as in 'x.flatten(1)'"
 
 
 def as_batch(images: Images, device: torch.device | None) -> Tensor:
@@ -71,22 +72,25 @@ def refusal(model: nn.Module, images: Tensor) -> RefusedImages | None:
     words = str(error).strip().split("\n")[0].rstrip(".") or "no words"
     kind = str(images.dtype).removeprefix("torch.")
     sentence = f"the model does not take {kind} images of shape {tuple(images.shape)} ({type(error).__name__}: {words})"
-    numbers = [number for number in BATCHES if number != len(images) > 0]
-    other = next((number for number in numbers if raised(model, images[:1].expand(number, -1, -1, -1)) is None), None)
+    other = other_batch(model, images)
     if other is None:
         return RefusedImages(f"{sentence}: correct channels, height, width or precision, or the model")
-    return RefusedImages(
-        f"{sentence}, but a batch of {other}: a batch size is written into it; keep the first axis as it comes, as in "
-        "'x.flatten(1)'"
-    )
+    return RefusedImages(f"{sentence}, but a batch of {other}: {WRITTEN_IN}")
 
 
-def raised(model: nn.Module, images: Tensor) -> Exception | None:
+def other_batch(model: nn.Module, images: Tensor) -> int | None:
+    """How many images a model takes that does not take so many; None where none of `BATCHES` is taken."""
+    numbers = [number for number in BATCHES if number != len(images) > 0]
+    return next((number for number in numbers if raised(model, images[:1].expand(number, -1, -1, -1)) is None), None)
+
+
+def raised(model: nn.Module, images: Tensor) -> BaseException | None:
+    """What a model raises on a batch, sys.exit too; None where it takes it."""
     try:
         with torch.no_grad():
             model(images.contiguous())
-    except torch.OutOfMemoryError:
+    except (KeyboardInterrupt, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
         return error
     return None

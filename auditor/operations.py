@@ -205,8 +205,8 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
         "quotient of two responses, product with what the model detached, one factor a value; softmax, exponential, norm, power "
         "below zero outside of a gate",
         words(
-            "softmax softmin log_softmax logsumexp rsqrt reciprocal exp var std var_mean std_mean norm vector_norm "
-            "linalg_vector_norm linalg_norm"
+            "softmax softmin log_softmax logsumexp rsqrt reciprocal exp var std var_mean std_mean",
+            NORMS,
         ),
     ),
     "other": ("any other operation that depends on the input", frozenset()),

@@ -11,7 +11,7 @@ from auditor.affine import AffineEnd, affine_end, keeps_values, run_through
 from auditor.errors import UnsupportedModel
 from auditor.tape import Step, Tape
 
-PROBABILITIES = frozenset({"softmax", "log_softmax", "sigmoid", "expit", "special_expit", "logsigmoid", "log_sigmoid"})
+PROBABILITIES = frozenset({"softmax", "log_softmax", "sigmoid", "expit", "logsigmoid", "log_sigmoid"})
 MONOTONE = PROBABILITIES | {"tanh", "exp", "log"}
 """Functions that keep the order of the classes."""
 ONE_SIDED = frozenset({"exp", "log", "hardsigmoid"})
@@ -202,7 +202,7 @@ def carried_before(tape: Tape, end: AffineEnd, makers: list[Step], scores: Tenso
     if shared and ("softmax" not in monotone.name or min(count, classes) > 1):
         return chosen_of(tape, before, chosen), None
     opposed = bool(((factors.abs() == 1) & (constant == (factors < 0))).all())
-    if not opposed or monotone.name not in {"sigmoid", "expit", "special_expit"}:
+    if not opposed or monotone.name not in {"sigmoid", "expit"}:
         return None
     if count == 1 and classes == 2:
         return before, int(factors.argmax())

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from distributed import WorkerPlugin, get_worker
 
-from auditor import Clear, Maps
-from auditor.backprojection import samples_at_once
+from auditor import Clear
+from auditor.backprojection import Backprojection, samples_at_once
 from auditor.clear import TopK
+from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
@@ -23,9 +24,8 @@ from storage.programs import check_input, place_program
 
 Made = TypeVar("Made")
 
-BATCHES = (2, 4, 8, 16, 32, 64, 128)
 SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
-"""What a model is tried with that does not take one image of the config's size, to say what it does take."""
+"""What a model is tried with that does not take an image of the config's size, to say what it does take."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,8 @@ class AuditWorker(WorkerPlugin):
 
     def refusal(self, images: torch.Tensor) -> str | None:
         """What the model raises on a batch where nothing watches it, as the rest of a sentence; None where it takes it."""
-        clear = self.clear
-        try:
-            with torch.no_grad():
-                clear.model(images.to(clear.dtype))
-        except (KeyboardInterrupt, torch.OutOfMemoryError):
-            raise
-        except BaseException as error:  # sys.exit too, which would end the worker
-            return f"raised {say_raised(error, self.work.model.search_path)}"
-        return None
+        error = raised(self.clear.model, images.to(self.clear.dtype))
+        return None if error is None else f"raised {say_raised(error, self.work.model.search_path)}"
 
     def refusals(self, images: torch.Tensor) -> dict[int, str]:
         """Of a batch's images, by position, those that the model raises on by themselves, with what it raises."""
@@ -164,12 +157,12 @@ def warm_up(key: str) -> dict[str, Any]:
     image = plain_image(worker)
     check_batch(worker, image)
     # One image alone: what does not fit then never will.
-    maps = BatchSize(1).fitting(lambda _: explain(worker, image))
+    backprojection = BatchSize(1).fitting(lambda _: explain(worker, image))
     return {
-        "class_count": maps.logits.shape[1],
+        "class_count": backprojection.logits.shape[1],
         "torch": torch.__version__,
         "device": str(worker.device),
-        "notes": [*worker.notes, *worker.clear.plain(image).notes()],
+        "notes": [*worker.notes, *backprojection.notes()],
     }
 
 
@@ -190,18 +183,15 @@ def plain_image(worker: AuditWorker) -> torch.Tensor:
 def what_it_takes(worker: AuditWorker, size: tuple[int, ...]) -> str:
     """The way out where a model does not take one image of the config's size, from what it does take. size: (ch, H, W)."""
 
-    def takes(samples: int, *other: int) -> bool:
-        return worker.refusal(worker.tensor(np.zeros((samples, *other), np.uint8))) is None
+    def blank(*of: int) -> torch.Tensor:
+        return worker.tensor(np.zeros((1, *of), np.uint8))
 
     channels, height, width = size
-    batch = next((samples for samples in BATCHES if takes(samples, *size)), None)
+    batch = other_batch(worker.clear.model, blank(*size).to(worker.clear.dtype))
     if batch is not None:
-        return (
-            f"it takes {batch} of them, so that a batch size is written into it; keep the first axis as it comes, as in "
-            "'x.flatten(1)'"
-        )
+        return f"it takes {batch} of them, so that {WRITTEN_IN}"
     others = [(4 - channels, height, width), *((channels, side, side) for side in SIDES)]
-    other = next((other for other in others if takes(1, *other)), None)
+    other = next((other for other in others if worker.refusal(blank(*other)) is None), None)
     if other is not None:
         return f"it takes one of {in_words(other)}; correct input.channels, input.height and input.width"
     return "correct the network, or input.channels, input.height and input.width"
@@ -220,15 +210,17 @@ def check_batch(worker: AuditWorker, image: torch.Tensor) -> None:
             return
         refusal = f"returns {len(scores)} row{'s' * (len(scores) != 1)} of scores"
     raise InputError(
-        f"{worker.work.model.title} {refusal}, given two images, and takes one: a batch size is written into it; keep the first "
-        "axis as it comes, as in 'x.flatten(1)', or set compute.batch_samples = 1"
+        f"{worker.work.model.title} {refusal}, given two images, and takes one: {WRITTEN_IN}, or set compute.batch_samples = 1"
     )
 
 
-def explain(worker: AuditWorker, image: torch.Tensor) -> Maps:
-    """The maps of an image that the model takes. Raises InputError where they cannot be made."""
+def explain(worker: AuditWorker, image: torch.Tensor) -> Backprojection:
+    """The forward pass of an image that the model takes, its classes sent back. Raises InputError where they cannot be."""
     try:
-        return worker.clear(image)
+        backprojection = worker.clear.plain(image)
+        for _ in backprojection.stream(worker.clear.competing(backprojection)):
+            pass
+        return backprojection
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
