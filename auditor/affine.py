@@ -59,8 +59,8 @@ class Average:
 
     @property
     def mean(self) -> Tensor:
-        """(N, K), of what the forward pass gave."""
-        return self.pooled.detach().flatten(1) / self.factor
+        """(N, K), of the source: what was pooled may have been written over since."""
+        return self.source.detach().movedim(self.axis, 1).flatten(2).mean(2)
 
 
 def affine_end(tape: Tape, scores: Tensor, stops: Callable[[Step], bool] = lambda step: False) -> AffineEnd:

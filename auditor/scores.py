@@ -49,6 +49,9 @@ class Scores:
 def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
     """What decides the classes, of what a forward pass returned. Raises UnsupportedModel."""
     returned, notes = take_scores(output, samples)
+    if not returned.is_floating_point():
+        kind = str(returned.dtype).removeprefix("torch.")
+        raise UnsupportedModel(f"the model returns {kind}, as if it had chosen a class: return the scores that it chooses by")
     tape.check_output(returned)
     tensor, only = before_monotone(tape, returned)
     check_chain(tape, returned, tensor)

@@ -105,11 +105,9 @@ def trying(work: Callable[[], Any], title: str, folder: str | None) -> Any:
     """What user code returns. Raises InputError with what it raised, and where. title: of that code, for the message."""
     try:
         return work()
-    except KeyboardInterrupt:
-        raise
     except RecursionError as error:
         said = say_raised(error, folder)
-    except BaseException as error:  # sys.exit too, which would end a worker
+    except BaseException as error:  # sys.exit too, which would end a worker; Ctrl-C arrives in another thread
         raise InputError(f"{title} raised {say_raised(error, folder)}") from error
     # Not from the error, whose traceback is too deep to be sent from a worker.
     raise InputError(f"{title} raised {said}")

@@ -108,23 +108,35 @@ class ImageFiles:
 
     def _find(self, path: str) -> str:
         """Where a file lies: as its path is written, or, where nothing is there, under a name that looks the same."""
-        located = self._locate(path)
+        inside = self._inside(path)
+        located = f"{self.root}/{inside}"
         if (path.isascii() and path == path.strip()) or self.filesystem.exists(located):
             return located
         place = self.root
-        for part in posixpath.normpath(path.strip()).split("/"):
+        for part in inside.strip().split("/"):
             forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
             place = next((f"{place}/{form}" for form in forms if self.filesystem.exists(f"{place}/{form}")), f"{place}/{part}")
         return place
 
-    def _locate(self, path: str) -> str:
+    def _below_root(self, path: str) -> str:
+        """A path as it is below the root, where it is written from the very top, or as an address, and lies there."""
+        protocols = self.filesystem.protocol
+        names = (protocols,) if isinstance(protocols, str) else protocols
+        if not path.startswith(("/", *(f"{name}://" for name in names))):
+            return path
+        written = posixpath.normpath(str(self.filesystem._strip_protocol(path)))
+        return written.removeprefix(f"{self.root}/")
+
+    def _inside(self, path: str) -> str:
+        """A path below the root. Raises UnreadableImage where it leads elsewhere."""
         if not path or "\0" in path:
             raise UnreadableImage("no path is given" if not path else f"{path!r} is not a path")
-        inside = posixpath.normpath(path)
-        is_anchored = "://" in path or inside.startswith("/") or PureWindowsPath(path).anchor
+        below = self._below_root(path)
+        inside = posixpath.normpath(below)
+        is_anchored = "://" in below or inside.startswith("/") or PureWindowsPath(inside).anchor
         if is_anchored or ".." in re.split(r"[\\/]", inside):
             raise UnreadableImage(f"{path!r} leads out of the dataset's folder; only files below it are read")
-        return f"{self.root}/{inside}"
+        return inside
 
 
 def visible(name: str) -> str:

@@ -167,8 +167,8 @@ def check_alike(indices: Mapping[str, int], address: str) -> None:
 def check_parts(paths: Sequence[str], address: str) -> None:
     """Raises InputError where the folders at the top are not classes but parts of a dataset, each with all classes in it.
 
-    They are such where they are called so (train, val), or where all of them have the same two folders or more in them,
-    and no image beside these.
+    They are such where they are called so (train, val), or where each has two folders or more in it, and no image beside
+    these, and none that the one with the most folders lacks: a single one always does.
     """
     inside: dict[str, set[str]] = {}
     for path in paths:
@@ -177,10 +177,15 @@ def check_parts(paths: Sequence[str], address: str) -> None:
     tops = list(inside)
     parts = [top for top in tops if SPLIT.fullmatch(top)]
     if len(parts) < 2 and len(parts) < len(tops):
-        held = inside[tops[0]]
-        if len(tops) == 1 or len(held) == 1 or "" in held or any(other != held for other in inside.values()):
+        most = max(inside.values(), key=len)
+        if any("" in held or len(held) == 1 or not held <= most for held in inside.values()):
             return
         parts = tops
+    if len(tops) == 1:
+        raise InputError(
+            f"{address}: its only folder, {visible(tops[0])!r}, holds the folders of classes; give it as the dataset's path, or "
+            "name it in `classes` if it is a class"
+        )
     listed = ", ".join(repr(visible(top)) for top in parts[:3])
     raise InputError(
         f"{address}: its folders ({listed}) look like parts of a dataset, each with all classes, and not like classes; give one "

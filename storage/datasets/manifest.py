@@ -1,5 +1,6 @@
 """A CSV or Parquet table that lists images, their labels and whatever else is known of them."""
 
+import codecs
 import csv
 import hashlib
 import io
@@ -25,6 +26,10 @@ LARGEST_TABLE = 4 << 30
 LONGEST_HEADER = 1 << 16
 DELIMITERS = ",;\t|"
 NEEDED = ("path", "label")
+PANDAS_INDEX = ("", "Unnamed: 0")
+"""What pandas calls the column of row numbers that it writes unasked."""
+INDEX = "index"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class ManifestDataset:
@@ -32,8 +37,9 @@ class ManifestDataset:
 
     label: class index, or class name; null or −1 = unknown; what is what, see `read_labels`. In CSV, whose fields may be
     separated by commas, semicolons, tabs or bars, an empty field is null. The names of the two columns may be written in any
-    case. Ids are the paths as written; a path that leads out of the folder is a failure of its sample. In what types further
-    columns are kept, see `kept_type`. The table is held in memory, the images are not.
+    case; a first column without a name is pandas' index, `meta_index`. Ids are the paths as written; a path that leads out of
+    the folder is a failure of its sample. In what types further columns are kept, see `kept_type`. The table is held in memory,
+    the images are not.
 
     Raises InputError: no such table, one that cannot be parsed, no rows, a missing column, columns whose names collide, or of
     a type that cannot be kept, or labels that are outside the classes or can be read in two ways. Rows are counted from 1, the
@@ -95,7 +101,7 @@ def _parse(content: bytes, address: str) -> pa.Table:
     if suffix not in ("csv", "parquet"):
         raise InputError(f"{address}: a manifest is a .csv or .parquet file; rename or convert it")
     try:
-        table = _read_parquet(content, address) if suffix == "parquet" else _read_csv(content)
+        table = _read_parquet(content, address) if suffix == "parquet" else _read_csv(content, address)
         table.validate(full=True)
         columns = [keep(column, name, address) for name, column in zip(table.column_names, table.columns, strict=True)]
         return pa.table(columns, names=_renamed(table.column_names))
@@ -117,7 +123,16 @@ def _read_parquet(content: bytes, address: str) -> pa.Table:
         return pa.Table.from_batches(batches, file.schema_arrow).replace_schema_metadata(None)
 
 
-def _read_csv(content: bytes) -> pa.Table:
+def _read_csv(content: bytes, address: str) -> pa.Table:
+    if content.startswith(UTF_16):
+        raise InputError(f"{address} is written in UTF-16, and a CSV is read in UTF-8; save it as that")
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{address}: line {row} is not in UTF-8 (perhaps in Latin-1, as older programs of Windows write); save it as UTF-8"
+        ) from error
     delimiter, names = _dialect(content)
     return pa.csv.read_csv(
         io.BytesIO(content),
@@ -147,7 +162,8 @@ def _renamed(names: Sequence[str]) -> list[str]:
     """The names, with `path` and `label` for the columns that are called so in another case, or with blanks around."""
     folded = [*map(_folded, names)]
     meant = {name for name in NEEDED if name not in names and folded.count(name) == 1}
-    return [plainly if plainly in meant else name for name, plainly in zip(names, folded, strict=True)]
+    renamed = [plainly if plainly in meant else name for name, plainly in zip(names, folded, strict=True)]
+    return [INDEX if place == 0 and name in PANDAS_INDEX else name for place, name in enumerate(renamed)]
 
 
 def _folded(name: str) -> str:

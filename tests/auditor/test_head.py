@@ -91,6 +91,10 @@ AVERAGED |= {
         torch.einsum("nk,ck->nc", maps.mean((2, 3)), model.linear.weight) + model.linear.bias
     ),
     "a linear layer at each position": lambda model, maps: model.linear(channels_last(maps)).mean((1, 2)),
+    "a sum, divided in place": lambda model, maps: model.linear(maps.sum((2, 3)).div_(36)),
+    "scaled in place and back": lambda model, maps: (
+        model.linear(maps.mean((2, 3)).mul_(4)).sub_(model.linear.bias).div_(4).add_(model.linear.bias)
+    ),
     "half of it twice": lambda model, maps: sum(0.5 * model.linear(maps.mean((2, 3))) for _ in range(2)),
     "softmax behind, in percent": lambda model, maps: 100 * model.linear(maps.mean((2, 3))).softmax(1),
 }

@@ -47,6 +47,7 @@ def attribute(): return None.weights
 def speechless(): raise Speechless
 def lines(): raise ValueError("one\\n  two")
 def leaves(): sys_exit(3)
+def interrupts(): raise KeyboardInterrupt
 def deep(): return torch.zeros(2).view(5)
 def endless(): return endless()
 def fits(): return build().load_state_dict({})
@@ -147,6 +148,7 @@ def line(text: str) -> int:
         ("speechless", "Speechless", "raise Speechless"),
         ("lines", "ValueError: one two", "def lines"),
         ("leaves", "SystemExit: 3", "sys.exit(code)"),
+        ("interrupts", "KeyboardInterrupt", "raise KeyboardInterrupt"),
         ("deep", "RuntimeError: shape '[5]' is invalid for input of size 2", "view(5)"),
         ("fits", "RuntimeError: Error(s) in loading state_dict for Sequential: Missing key(s)", "load_state_dict"),
     ],

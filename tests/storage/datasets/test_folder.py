@@ -256,8 +256,8 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
         {"train": ["cat", "dog"], "val": ["cat", "dog"]},
         {"train": ["cat", "dog"], "val": ["cat"]},
         {"Train": ["cat"], "Test_2": ["cat"], "images": ["cat"]},
-        {"train": ["cat", "dog"]},
         {"training": [""], "validation": [""]},
+        {"trn": ["cat", "dog", "owl"], "tst": ["cat", "owl"]},
         {"fold a": ["cat", "dog"], "fold b": ["cat", "dog"]},
         {"2023": ["cat/x", "dog"], "2024": ["cat", "dog/y/z"]},
     ],
@@ -273,6 +273,18 @@ def test_parts_of_a_dataset_are_no_classes_unless_they_are_wished(tmp_path: Path
     assert all((part / inside).is_dir() for inside in tops[first])
 
 
+@pytest.mark.parametrize("inside", [["cat", "dog"], ["cat/1", "dog/2/x", "owl"]])
+@pytest.mark.parametrize("top", ["train", "images"])
+def test_the_only_folder_that_holds_the_class_folders(tmp_path: Path, top: str, inside: list[str]) -> None:
+    fill(str(tmp_path), {f"{top}/{name}/1.png": png(1) for name in inside})
+    with pytest.raises(
+        InputError, match=f"its only folder, '{top}', holds the folders of classes; give it as the dataset's path"
+    ):
+        open_folder(tmp_path)
+    assert open_folder(tmp_path, (top,)).classes == (top,)
+    assert open_folder(tmp_path / top).classes == tuple(sorted({name.split("/")[0] for name in inside}))
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -280,7 +292,8 @@ def test_parts_of_a_dataset_are_no_classes_unless_they_are_wished(tmp_path: Path
         ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png"],
         ["cat/a/1.png", "cat/b/1.png", "dog/a/1.png", "dog/b/1.png", "dog/2.png"],
         ["bus/1.png", "train/1.png"],
-        ["cat/a/1.png", "cat/b/1.png"],
+        ["cat/a/1.png"],
+        ["cat/a/1.png", "cat/b/1.png", "dog/b/1.png", "dog/c/1.png"],
         ["valid ticket/1.png", "no ticket/1.png"],
     ],
     ids=str,

@@ -135,6 +135,19 @@ def test_a_path_that_cannot_be_read_is_a_failure_of_its_sample(folder: Path, pat
     assert len(dataset.content_hash()) == 64
 
 
+def test_a_path_from_the_very_top_that_lies_in_the_folder(folder: Path, memory: str) -> None:
+    paths = [f"{folder}/cat/1.png", f"{folder}//cat/../dog/3.png", f"file://{folder}/cat/2.png", str(folder), f"{folder}x/1.png"]
+    samples = from_parquet(folder, path=paths, label=[0] * 5).read(0, 5)
+    assert samples.ids == paths
+    assert [None if image is None else int(image[0, 0]) for image in samples.images] == [1, 3, 2, None, None]
+    assert "leads out" in samples.failures[4]
+    fsspec.filesystem("memory").pipe(f"{memory}/cat/1.png", png(7))
+    fsspec.filesystem("memory").pipe(f"{memory}/list.csv", f"path,label\n{memory}/cat/1.png,cat\n".encode())
+    (image,) = ManifestDataset(DatasetSpec("manifest", f"{memory}/list.csv")).read(0, 1).images
+    assert image is not None
+    assert int(image[0, 0]) == 7
+
+
 def test_content_hash_knows_meta_but_not_the_format(folder: Path) -> None:
     text = "path,label,age\ncat/1.png,cat,4\ndog/3.png,dog,\n"
     paths, labels = ["cat/1.png", "dog/3.png"], ["cat", "dog"]
@@ -226,8 +239,13 @@ def test_text_that_is_no_text_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"manifest.parquet is no readable parquet table .*UTF"):
         from_parquet(folder, path=["a", "b"], label=[0, 0], site=invalid)
     (folder / "manifest.csv").write_bytes(b"path,label\n\xff\xfe,0\n")
-    with pytest.raises(InputError, match=r"manifest.csv is no readable csv table .*UTF"):
+    with pytest.raises(InputError, match=r"manifest.csv: line 2 is not in UTF-8 .*save it as UTF-8"):
         ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
+    for encoding in ("utf-16", "utf-16-be"):
+        text = "\ufeff" * (encoding == "utf-16-be") + "path,label\na,0\n"
+        (folder / "manifest.csv").write_bytes(text.encode(encoding))
+        with pytest.raises(InputError, match=r"manifest.csv is written in UTF-16, .*save it as that"):
+            ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +310,10 @@ def test_a_csv_as_other_programs_write_it(folder: Path) -> None:
         assert samples.failures == {}
         assert samples.meta is not None
         assert list(zip(samples.labels.tolist(), samples.meta["meta_note"].to_pylist(), strict=True)) == expected, text
+    for name in ("", "Unnamed: 0"):
+        meta = from_csv(folder, f"{name},path,label\n4,cat/1.png,0\n9,dog/3.png,1\n").read(0, 2).meta
+        assert meta is not None
+        assert meta.to_pydict() == {"meta_index": [4, 9]}
     text = 'path;label;note\n"cat/1.png";0;"one\ntwo"\n'
     meta = from_csv(folder, text).read(0, 1).meta
     assert meta is not None
