@@ -202,8 +202,10 @@ def faults(record: Record, precision: str) -> list[str]:
     """What is wrong with a record's answer, each fault in words."""
     tolerances = TOLERANCES if precision == "float64" else TOLERANCES_IN_FLOAT32
     found = [f"{name} {value:.0e}" for name, value in record.get("checks", {}).items() if not value <= tolerances[name]]
-    found += [f"{name} is refused: {message}" for name, message in record.get("refused", {}).items()]
+    return found + [f"{name} is refused: {message}" for name, message in record.get("refused", {}).items()]
+
+
+def loss(record: Record) -> str:
+    """What is kept of the relevance where that is too little or too much, in words; else empty."""
     kept = record.get("kept_without_biases", [])
-    if kept and not KEPT[0] <= kept[0] <= kept[1] <= KEPT[1]:
-        found.append(f"keeps {kept[0]:.2g} to {kept[1]:.2g}")
-    return found
+    return f"keeps {kept[0]:.2g} to {kept[1]:.2g}" if kept and not KEPT[0] <= kept[0] <= kept[1] <= KEPT[1] else ""

@@ -7,13 +7,14 @@ from importlib.metadata import version
 from typing import Any
 
 from auditor.operations import RULES
-from tests.architectures.checks import KEPT, TOLERANCES, faults
+from tests.architectures.checks import KEPT, TOLERANCES, faults, loss
 
 Line = dict[str, Any]
 
 SIGNS = {
     "compared": "✓",
     "answers": "○",
+    "lost": "≠",
     "refused": "–",
     "wrong": "✗",
     "exception": "!",
@@ -36,8 +37,8 @@ four of their layers, which are all alike. Versions: {versions}.
 
 {networks}
 
-| rule | answers | compared with a reference | refused | wrong | exception | not finite | out of time or memory |
-|---|---|---|---|---|---|---|---|
+| rule | answers | compared with a reference | loses relevance | refused | wrong | exception | not finite | out of time or memory |
+|---|---|---|---|---|---|---|---|---|
 {shares}
 
 - **answers**: with a map that no check finds wrong; the share is of the networks that run by themselves.
@@ -48,8 +49,10 @@ four of their layers, which are all alike. Versions: {versions}.
 - **wrong**: Σ \\|found − expected\\| / Σ \\|expected\\| of a map is above {tolerances}. *Logits*: the mean of z_L is what
   the model returns. *Batch*: an image by itself has the map that it has among others. *No-ops*: so it has where every
   layer's output is copied and passes through a dropout in evaluation mode. *Exported*: so it has as a program of
-  torch.export. *Float32*: so it has in float32; all others are compared in float64. Of LRP, the map of the network
-  without its biases must add up to between {least} and {most} of the class response.
+  torch.export. *Float32*: so it has in float32; all others are compared in float64.
+- **loses relevance**: under LRP, the map of the network without its biases does not add up to between {least} and {most} of
+  the class response, because a sigmoid's value at zero, or an output to which nothing contributes, takes its part (not
+  counted among the answers). An audit measures what arrives, shows it, and refuses the rule where that is too little.
 """
 
 
@@ -60,6 +63,8 @@ def marks(line: Line) -> dict[str, str]:
         outcome = record["outcome"]
         if outcome == "answers" and faults(record, line["facts"]["precision"]):
             outcome = "wrong"
+        elif outcome == "answers" and loss(record):
+            outcome = "lost"
         elif outcome == "answers" and "reference" in record["checks"]:
             outcome = "compared"
         found[rule] = outcome if outcome in SIGNS else "died"
@@ -68,7 +73,9 @@ def marks(line: Line) -> dict[str, str]:
 
 def details(line: Line, rule: str) -> str:
     record = line["rules"][rule]
-    return "; ".join(faults(record, line["facts"]["precision"])) if record["outcome"] == "answers" else record["message"]
+    if record["outcome"] != "answers":
+        return str(record["message"])
+    return "; ".join(faults(record, line["facts"]["precision"]) + list(filter(None, [loss(record)])))
 
 
 def title(line: Line) -> str:
@@ -142,7 +149,7 @@ def page(lines: list[Line]) -> str:
 def share(rule: str, found: Counter[str]) -> str:
     whole, right = found.total(), found["answers"] + found["compared"]
     ended = sum(found[mark] for mark in ("time-out", "memory", "died"))
-    numbers = [found[mark] for mark in ("compared", "refused", "wrong", "exception", "not finite")]
+    numbers = [found[mark] for mark in ("compared", "lost", "refused", "wrong", "exception", "not finite")]
     return f"| `{rule}` | {100 * right / max(1, whole):.1f} % | {' | '.join(map(str, [*numbers, ended]))} |"
 
 

@@ -56,16 +56,19 @@ def test_every_network_and_rule_is_on_the_page(monkeypatch: pytest.MonkeyPatch) 
     right = {"outcome": "answers", "checks": {"reference": 1e-9, "noops": 0.0}}
     wrong = {"outcome": "answers", "checks": {"noops": float("nan")}}
     refused = {"outcome": "refused", "message": "operation 'fft' is not known"}
+    lost = right | {"kept_without_biases": [0.3, 0.9]}
     line = {"source": "timm", "family": "resnet", "variant": "", "problem": "", "seconds": 1.0, "facts": {"precision": "float64"}}
     rules = ["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"]
     lines = [
         line | {"name": "one", "rules": dict.fromkeys(rules, right)},
-        line | {"name": "two", "rules": dict.fromkeys(rules, right) | {"guided": refused, "linear": wrong}},
+        line | {"name": "two", "rules": dict.fromkeys(rules, right) | {"guided": refused, "linear": wrong, "lrp_zplus": lost}},
         line | {"name": "three", "problem": "does not run", "rules": {}},
     ]
     assert marks(lines[1])["linear"] == "wrong"
     assert details(lines[1], "linear") == "noops nan"
+    assert details(lines[1], "lrp_zplus") == "keeps 0.3 to 0.9"
     assert "guided 1: two" in failures(lines)
     text = page(lines)
-    assert "| `guided` | 50.0 % | 1 | 1 | 0 | 0 | 0 | 0 |" in text
-    assert "| timm | resnet | one, two | 1 ✓ 1 ✗ | ✓ | ✓ | 1 ✓ 1 – | ✓ | ✓ | ✓ |" in text
+    assert "| `guided` | 50.0 % | 1 | 0 | 1 | 0 | 0 | 0 | 0 |" in text
+    assert "| `lrp_zplus` | 50.0 % | 1 | 1 | 0 | 0 | 0 | 0 | 0 |" in text
+    assert "| timm | resnet | one, two | 1 ✓ 1 ✗ | ✓ | ✓ | 1 ✓ 1 – | ✓ | ✓ | 1 ✓ 1 ≠ |" in text
