@@ -37,7 +37,7 @@ four of their layers, which are all alike. Versions: {versions}.
 
 {networks}
 
-| rule | answers | compared with a reference | loses relevance | refused | wrong | exception | not finite | out of time or memory |
+| rule | answers | compared with a reference | loses relevance | refused | wrong | exception | not finite | time, memory |
 |---|---|---|---|---|---|---|---|---|
 {shares}
 
