@@ -117,7 +117,8 @@ def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
     arriving = numbers.view(samples, *step.output.shape[1:])
     while before is not None and (averages(before) or rearranges(before)):
         source, pulled = before.sources[0], pull_back(before, arriving)
-        if pulled is None:
+        # What was written over is not there any more.
+        if pulled is None or before.call.in_place:
             break
         arriving = pulled
         if arriving.dim() in (3, 4):

@@ -91,6 +91,9 @@ AVERAGED |= {
         torch.einsum("nk,ck->nc", maps.mean((2, 3)), model.linear.weight) + model.linear.bias
     ),
     "a linear layer at each position": lambda model, maps: model.linear(channels_last(maps)).mean((1, 2)),
+    "maps scaled in place": lambda model, maps: (
+        F.linear(maps.mul(1.0).mul_(2).mean((2, 3)), model.linear.weight / 2) + model.linear.bias
+    ),
     "a sum, divided in place": lambda model, maps: model.linear(maps.sum((2, 3)).div_(36)),
     "scaled in place and back": lambda model, maps: (
         model.linear(maps.mean((2, 3)).mul_(4)).sub_(model.linear.bias).div_(4).add_(model.linear.bias)
