@@ -40,23 +40,15 @@ from reports.queries import ask
 from reports.report import write_report
 from reports.sections import say_not_finite
 from storage.aggregates import gather, place_table
+from storage.commits import Commit, sound_commits, sweep_orphans
 from storage.datasets import Dataset, open_dataset
+from storage.errors import StoreLost
 from storage.lock import hold
 from storage.maps import MapShape
+from storage.parts import part_fault
 from storage.places import files_below, hash_file, parse_store
 from storage.retention import sweep
-from storage.runs import (
-    Commit,
-    Manifest,
-    Plan,
-    Run,
-    Trigger,
-    find_reference,
-    publish,
-    read_commits,
-    read_plan,
-    sweep_orphans,
-)
+from storage.runs import Manifest, Plan, Run, Trigger, find_reference, publish, read_plan
 from storage.sql import connect
 from storage.tables import SCHEMAS, write_table
 
@@ -69,6 +61,9 @@ ARTIFACT_SECS = 5
 """Least time between two updates of the progress that Prefect shows: each costs a round trip."""
 
 GIT_SECS = 10
+
+TRIES_TO_KEEP = 3
+"""How often a shard is computed that does not lie in the store as it was written."""
 
 PACKAGES = ("torch", "dask", "zarr", "pyarrow", "duckdb", "prefect", "numpy")
 EXTRAS = ("numba",)
@@ -149,15 +144,14 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     planned = make_plan(session, trigger)
     run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
-    session.commits = read_commits(run)
+    take_commits(session, planned)
     resumed = bool(session.commits)
     sweep_orphans(run, session.commits.values())
-    compute_secs = compute(session, planned)
+    compute_secs = compute_all(session, planned)
     session.cluster.release()
     charts = Thread(target=start_engine, daemon=True)
     charts.start()
     now = datetime.now(UTC)
-    session.commits = read_commits(run)
     artefacts = finalise(session, planned, now)
     not_finite = find_not_finite(session, run)
     judgements = judge_run(session, run)
@@ -191,6 +185,26 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
     session.check_held = session.held.enter_context(hold(planned.run))
     sweep(session.store)
     return planned
+
+
+def take_commits(session: Session, planned: Planned) -> list[str]:
+    """Takes the commits whose files are as they were written; says of the others, and returns, why they are not."""
+    run, plan = planned.run, planned.plan
+    session.commits, faults = sound_commits(run, plan.shards(), lambda shard, commit: part_fault(run, plan, shard, commit))
+    for fault in faults:
+        session.listener.say(fault)
+    return faults
+
+
+def compute_all(session: Session, planned: Planned) -> float:
+    """Computes until all shards are committed and lie in the store as they were; returns the seconds it took."""
+    secs = 0.0
+    for _ in range(TRIES_TO_KEEP):
+        secs += compute(session, planned)
+        faults = take_commits(session, planned)
+        if not faults:
+            return secs
+    raise StoreLost(f"what was written is not what is read, {TRIES_TO_KEEP} times in a row: {faults[0]}")
 
 
 @task(name="compute", cache_policy=NO_CACHE)
@@ -274,13 +288,13 @@ def planned_rule(run: Run) -> str | None:
 def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts: dict[str, str], now: datetime) -> Manifest:
     """Publishes the run by its manifest."""
     run, plan = planned.run, planned.plan
-    for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery)]:
+    for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery), *files_below(run.commits)]:
         artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
     there = [*PACKAGES, *(name for name in EXTRAS if importlib.util.find_spec(name) is not None)]
     versions = {name: importlib.metadata.version(name) for name in there}
     manifest = Manifest(
         run_id=run.run_id,
-        plan_hash=hash_file(run.folder / "plan.json"),
+        plan_hash=hash_file(run.plan),
         started_at=plan.created_at,
         finished_at=now,
         expected_count=plan.sample_count,

@@ -270,6 +270,7 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Hash all files of a finished run again, and say which are not as its manifest has them. Exit code 3: some are not."""
     with exit_codes():
         from flows.listener import ProgressBar
+        from reports.formats import plural
         from storage import verification
         from storage.runs import find_run
 
@@ -280,8 +281,11 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
         for word, paths in {"changed": found.changed, "missing": found.missing, "unknown": found.unknown}.items():
             for path in paths:
                 typer.echo(f"{word:<8} {path}")
+        for fault in found.faults:
+            typer.echo(f"{'fault':<8} {fault}")
         if not found.is_sound:
             problems = f"{len(found.changed):,} changed, {len(found.missing):,} missing, {len(found.unknown):,} unknown"
+            problems += f", and {plural(len(found.faults), 'fault')} in what they hold" if found.faults else ""
             say(f"run '{run.run_id}' is not as it was written: of {found.checked:,} files {problems}")
             raise typer.Exit(FAILED)
         typer.echo(f"{run.run_id}: all {found.checked:,} files are as they were written")

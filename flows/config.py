@@ -17,7 +17,8 @@ from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.models import ModelSpec
-from storage.runs import PREVIOUS, Plan, Run, read_plan, read_record
+from storage.records import read_record
+from storage.runs import PREVIOUS, Plan, Run, read_plan
 
 PREFIX = "CLEAR_AUDIT_"
 OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)?)")

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.gates import Judgement, Outcome
 from reports.queries import Answer, Parameter, Row, ask
-from storage.runs import Record, Run, read_record
+from storage.records import Record, read_record
+from storage.runs import Run
 
 if TYPE_CHECKING:
     import duckdb

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.commits import Commit
 from storage.errors import InputError
 from storage.evidence import EVIDENCE_SUMS, mean_evidence
-from storage.maps import MapShape, create_maps, shard_files
-from storage.places import publish_files, put_files, put_folder, readable, scratch
-from storage.runs import Commit, Plan, Run
+from storage.maps import MapShape, create_maps
+from storage.parts import map_places
+from storage.places import files_below, hash_file, publish_files, put_files, put_folder, readable, scratch
+from storage.runs import Plan, Run
 from storage.sql import connect, select
 from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
 
@@ -106,7 +108,7 @@ def gather(
 ) -> dict[str, str]:
     """Joins the committed shards into the run's arrays and tables, and aggregates; may be repeated after a crash.
 
-    commits: by shard, see `read_commits`. attributes: written beside the arrays. facts: columns of the `runs` row that the plan
+    commits: by shard, see `sound_commits`. attributes: written beside the arrays. facts: columns of the `runs` row that the plan
     does not know.
     Returns the SHA-256 of the arrays' files by path in the store. Raises InputError where a shard is not committed.
     """
@@ -130,25 +132,21 @@ def gather(
 
 def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[str, Any]) -> dict[str, str]:
     """Moves each shard's files into the run's arrays. A shard that was moved before a crash is found moved."""
-    if not (run.maps / "zarr.json").exists():
-        with scratch(run.attempts) as folder:
-            create_maps(folder / "maps", MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples), attributes)
-            put_folder(folder / "maps", run.maps)
-    artefacts, places = {}, {}
+    places, hashes = {}, {}
     for commit in commits:
-        for local, published in zip(shard_files(0), shard_files(commit.shard), strict=True):
-            target = run.maps / published
-            if f"maps.zarr/{local}" not in commit.files:
-                raise InputError(
-                    f"commit {commit.shard} of run '{run.run_id}' does not name 'maps.zarr/{local}': remove the run's folder"
-                )
-            places[run.attempts / commit.attempt / "maps.zarr" / local] = target
-            artefacts[target.relative_to(run.store).as_posix()] = commit.files[f"maps.zarr/{local}"]
-    try:
-        publish_files(places)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"'{error}' of a shard is gone: remove the run's folder and run it again") from error
-    return artefacts
+        for local, published in map_places(commit.shard).items():
+            places[run.attempts / commit.attempt / local] = run.maps / published
+            hashes[run.maps / published] = commit.files[local]
+    with scratch(run.attempts) as folder:
+        made = folder / "maps"
+        create_maps(made, MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples), attributes)
+        hashes |= {run.maps / path.relative_to(made).as_posix(): hash_file(path) for path in files_below(made)}
+        put_folder(made, run.maps)
+    publish_files(places)
+    # What a crash left there, or somebody put there, would be read as the run's.
+    for path in [path for path in files_below(run.maps) if path not in hashes]:
+        path.unlink()
+    return {path.relative_to(run.store).as_posix(): digest for path, digest in hashes.items()}
 
 
 def gather_evidence(run: Run, plan: Plan, commits: list[Commit]) -> pa.Table:
@@ -185,7 +183,10 @@ def place_rows(run: Run, table: str, rows: pa.Table) -> None:
 
 
 def place_table(run: Run, table: str, write: Any) -> None:
-    """Writes a table elsewhere and puts it in its place, so that a reader never meets half of it."""
+    """Writes a table elsewhere and puts it in its place, alone, so that a reader never meets half of it, nor another's."""
+    place = run.table(table)
     with scratch(run.attempts) as folder:
         write(folder / f"{table}.parquet")
-        put_files({folder / f"{table}.parquet": run.table(table)})
+        put_files({folder / f"{table}.parquet": place})
+    for path in [path for path in files_below(place.parent) if path != place]:
+        path.unlink()

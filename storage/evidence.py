@@ -30,6 +30,12 @@ def cell_pixels(height: int, width: int) -> int:
     return -(-max(height, width) // CELLS)
 
 
+def cell_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of cells."""
+    side = cell_pixels(height, width)
+    return -(-height // side), -(-width // side)
+
+
 def write_sums(path: Path, labels: np.ndarray, counts: np.ndarray, own: np.ndarray, other: np.ndarray) -> None:
     """The sums of one shard. labels, counts: (k,). own, other: (k, h, w) float64; see `auditor.statistics.evidence`."""
     columns = [pa.array(labels), pa.array(counts), as_lists(own), as_lists(other)]
@@ -47,7 +53,7 @@ def mean_evidence(parts: Iterable[Path], class_names: list[str], height: int, wi
     Parts are added in their order, so that the same parts give the same means to the last bit.
     """
     side = cell_pixels(height, width)
-    rows, columns = -(-height // side), -(-width // side)
+    rows, columns = cell_grid(height, width)
     counts = np.zeros(len(class_names), np.int64)
     sums = np.zeros((2, len(class_names), rows * columns))
     for part in parts:

@@ -85,6 +85,12 @@ def open_maps(path: Path) -> zarr.Group:
     return zarr.open_group(readable_store(path), mode="r", zarr_format=3)
 
 
+def describe_maps(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], Any]:
+    """Shape and dtype of a run's arrays, by name, and the id of the run that they say they are of. Reads no maps."""
+    group = open_maps(path)
+    return {name: (array.shape, str(array.dtype)) for name, array in group.arrays()}, group.attrs.get("run_id")
+
+
 def readable_store(path: Path) -> Any:
     """What Zarr reads: the path, or its own connection to S3."""
     if not is_remote(path):

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -269,6 +270,15 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (folder / name for name in sorted(names, key=lambda name: name.split("/")))
     else:
         yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def check_regular(path: Path) -> None:
+    """Raises InputError where what lies there is no file, but a pipe, say, which would be waited for without end.
+
+    Raises OSError where nothing lies there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(f"'{path}' is not a file: put a file there")
 
 
 def readable(path: Path) -> Path | BytesIO:

@@ -65,7 +65,7 @@ def remove(run: Run) -> None:
     sweep_tree(trash)
     make_folder(trash)
     create_file(trash / "removed.json", "{}")
-    (run.folder / "plan.json").unlink()
+    (run.plan).unlink()
     sweep(run.store)
 
 
@@ -73,7 +73,7 @@ def sweep(store: Path) -> None:
     """Removes what runs left behind that are gone, or finished."""
     for folder in (store / TRASH).glob("*"):
         run = Run(store, folder.name)
-        if not (run.folder / "plan.json").exists():  # else its removal ended before it began
+        if not (run.plan).exists():  # else its removal ended before it began
             for name in SCHEMAS:
                 sweep_tree(run.table(name).parent)
             run.report.unlink(missing_ok=True)

@@ -6,70 +6,25 @@ runs/<run_id>/commits/00012.json   created exclusively: the commit point of shar
 runs/<run_id>/maps.zarr            published from the attempts
 runs/<run_id>/gallery/             pictures for the report
 runs/<run_id>/manifest.json        written last: a run without it is not read by anyone
-
-Records may get fields, with a default for what an older version wrote; none is dropped or renamed.
 """
 
-import errno
-import os
 import re
 import secrets
-import shutil
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from storage.errors import InputError
-from storage.places import (
-    create_file,
-    files_below,
-    flush,
-    flush_folder,
-    hash_file,
-    is_remote,
-    make_folder,
-    put_folder,
-    remove_tree,
-    sweep_tree,
-)
-
-PREVIOUS = "previous"
-
-
-def check_inside(path: str) -> str:
-    """Raises ValueError where a path that a record names could lead out of the folder that it is relative to."""
-    if any(part in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\:\0]", path):
-        raise ValueError(f"{path!r} leads out of its folder")
-    return path
-
-
-def check_name(name: str) -> str:
-    """Raises ValueError where it is not the name of one file or folder."""
-    if "/" in name:
-        raise ValueError(f"{name!r} is not a name")
-    return check_inside(name)
-
-
-Name = Annotated[str, AfterValidator(check_name)]
-Inside = Annotated[str, AfterValidator(check_inside)]
-Count = Annotated[int, Field(ge=0, le=1 << 40)]
-Size = Annotated[int, Field(gt=0, le=1 << 40)]
+from storage.places import create_file, make_folder, sweep_tree
+from storage.records import Count, Fraction, Inside, Name, Record, Size, read_record
 
 MOST_SHARDS = 1 << 24
-
-
-class Record(BaseModel):
-    """A JSON file of a run: strict, so that a foreign or damaged one is not taken for ours."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-RecordT = TypeVar("RecordT", bound=Record)
+MOST_CLASSES = 1 << 15
+Pixels = Annotated[int, Field(gt=0, le=1 << 16)]
+PREVIOUS = "previous"
 
 
 class ConservedRelevance(Record):
@@ -96,12 +51,12 @@ class Examination(Record):
     """
 
     sample_count: Count
-    precision_agreement_frac: float | None = None
+    precision_agreement_frac: Fraction | None = None
     fold: dict[str, Any] | None = None
     fold_deviation: float | None = None
     fold_reason: str | None = None
     conservation: ConservedRelevance | None = None
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
 
 
 class Trigger(Record):
@@ -136,13 +91,13 @@ class Plan(Record):
     config_hash: str
     model_hash: str
     dataset_hash: str
-    class_names: list[str]
+    class_names: Annotated[list[str], Field(max_length=MOST_CLASSES)]
     sample_count: Count
-    height: Size
-    width: Size
+    height: Pixels
+    width: Pixels
     shard_samples: Size
-    passed_over: dict[str, Count] = {}
-    empty_classes: list[str] = []
+    passed_over: dict[str, Count] = Field(default={})
+    empty_classes: list[str] = Field(default=[])
     examination: Examination | None = None
     trigger: Trigger | None = None
 
@@ -153,9 +108,14 @@ class Plan(Record):
         return self
 
     @property
-    def identity(self) -> tuple[int, str, str, str, str]:
+    def layout(self) -> tuple[list[str], int, int, int, int]:
+        """What follows from config and dataset."""
+        return self.class_names, self.sample_count, self.height, self.width, self.shard_samples
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
         """What must be equal for a run to be resumed."""
-        return self.schema_version, self.tool_version, self.config_hash, self.model_hash, self.dataset_hash
+        return self.schema_version, self.tool_version, self.config_hash, self.model_hash, self.dataset_hash, self.layout
 
     def shards(self) -> "list[Shard]":
         starts = range(0, self.sample_count, self.shard_samples)
@@ -169,21 +129,6 @@ class Shard:
     index: int
     start: int
     stop: int
-
-
-class Commit(Record):
-    """The shard's work is done and lies under `attempts/<attempt>`. files: SHA-256 by path in the attempt.
-
-    is_set_aside: nothing was measured, for the shard killed whoever tried.
-    """
-
-    shard: Count
-    attempt: Name
-    processed_count: Count
-    failed_count: Count
-    duration_secs: float
-    files: dict[Inside, str]
-    is_set_aside: bool = False
 
 
 class Manifest(Record):
@@ -201,12 +146,15 @@ class Manifest(Record):
     processed_count: Count
     failed_count: Count
     readings: list[str]
-    passed_over: dict[str, Count] = {}
-    empty_classes: list[str] = []
+    passed_over: dict[str, Count] = Field(default={})
+    empty_classes: list[str] = Field(default=[])
     examination: Examination | None = None
     trigger: Trigger | None = None
     environment: dict[str, str]
     artefacts: dict[Inside, str]
+
+
+OfRun = TypeVar("OfRun", Plan, Manifest)
 
 
 @dataclass(frozen=True)
@@ -219,6 +167,10 @@ class Run:
     @property
     def folder(self) -> Path:
         return self.store / "runs" / self.run_id
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
 
     @property
     def attempts(self) -> Path:
@@ -267,25 +219,13 @@ def create_run(store: Path, plan: Plan) -> Run:
     run = Run(store, plan.run_id)
     for folder in (run.attempts, run.commits):
         make_folder(folder)
-    create_file(run.folder / "plan.json", plan.model_dump_json(indent=1))
+    create_file(run.plan, plan.model_dump_json(indent=1))
     return run
 
 
-def read_record(kind: type[RecordT], path: Path) -> RecordT:
-    """Raises InputError where the file is not what it should be."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        reason = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise InputError(f"'{path}' cannot be read ({reason})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where, message = ".".join(map(str, first["loc"])), " ".join(first["msg"].split())
-        raise InputError(f"'{path}' is not a {kind.__name__.lower()} of this version: {where}: {message}") from error
-
-
 def read_plan(run: Run) -> Plan:
-    return read_record(Plan, run.folder / "plan.json")
+    """Raises InputError where it is damaged, or another run's."""
+    return of_run(run, read_record(Plan, run.plan), run.plan)
 
 
 def readable_plan(run: Run) -> Plan | None:
@@ -297,7 +237,14 @@ def readable_plan(run: Run) -> Plan | None:
 
 
 def read_manifest(run: Run) -> Manifest:
-    return read_record(Manifest, run.manifest)
+    """Raises InputError where it is damaged, or another run's."""
+    return of_run(run, read_record(Manifest, run.manifest), run.manifest)
+
+
+def of_run(run: Run, record: OfRun, path: Path) -> OfRun:
+    if record.run_id != run.run_id:
+        raise InputError(f"'{path}' is of run '{record.run_id}', and lies in the folder of run '{run.run_id}'")
+    return record
 
 
 def list_runs(store: Path) -> list[Run]:
@@ -372,83 +319,11 @@ def find_resumable(store: Path, run_id: str, plan: Plan) -> Run:
     return run
 
 
-def open_attempt(run: Run, shard: Shard) -> Path:
-    """A folder of its own, on this machine, for one try at a shard; `leave_attempt` when it was made."""
-    if is_remote(run.store):
-        return Path(tempfile.mkdtemp(prefix=f"{shard.index:05d}-"))
-    path = run.attempts / f"{shard.index:05d}-{secrets.token_hex(4)}"
-    path.mkdir()
-    return path
-
-
-def leave_attempt(run: Run, attempt: Path) -> None:
-    """Removes what lies outside the store of an attempt; on a disk it was made in its place."""
-    if is_remote(run.store):
-        shutil.rmtree(attempt, ignore_errors=True)
-
-
-def commit_attempt(
-    run: Run, attempt: Path, shard: Shard, processed: int, failed: int, duration: float, is_set_aside: bool = False
-) -> bool:
-    """Makes an attempt the shard's result; False, and the attempt is discarded, where another was first."""
-    files = {}
-    for path in files_below(attempt):
-        flush(path)
-        files[path.relative_to(attempt).as_posix()] = hash_file(path)
-    for folder in {path.parent for path in files_below(attempt)} | {attempt}:
-        flush_folder(folder)
-    place = run.attempts / attempt.name
-    if place != attempt:
-        put_folder(attempt, place)
-    record = Commit(
-        shard=shard.index,
-        attempt=attempt.name,
-        processed_count=processed,
-        failed_count=failed,
-        duration_secs=round(duration, 3),
-        files=files,
-        is_set_aside=is_set_aside,
-    )
-    try:
-        create_file(run.commits / commit_name(shard.index), record.model_dump_json(indent=1))
-    except FileExistsError:
-        remove_tree(place)
-        leave_attempt(run, attempt)
-        return False
-    return True
-
-
-def read_commits(run: Run) -> dict[int, Commit]:
-    """The committed shards, by index. Raises InputError where a record is damaged, or is not the one of its shard."""
-    commits = {}
-    for path in sorted(run.commits.glob("*.json")):
-        commit = read_record(Commit, path)
-        if path.name != commit_name(commit.shard):
-            raise InputError(f"'{path}' is not a commit of this version: it is of shard {commit.shard}")
-        commits[commit.shard] = commit
-    return commits
-
-
-def commit_name(shard: int) -> str:
-    return f"{shard:05d}.json"
-
-
 def publish(run: Run, manifest: Manifest) -> None:
     """Writes the manifest, by which the run becomes visible, and sweeps what work left behind."""
     create_file(run.manifest, manifest.model_dump_json(indent=1))
     # A worker that was presumed dead may still be writing there: what it leaves is swept another time.
     sweep_tree(run.attempts)
-
-
-def sweep_orphans(run: Run, commits: Iterable[Commit]) -> None:
-    """Removes what ended work left in an unfinished run: attempts that no commit names, and halves of records."""
-    named = {commit.attempt for commit in commits}
-    for path in run.attempts.glob("*"):
-        if path.name not in named:
-            remove_tree(path) if path.is_dir() else path.unlink()
-    for folder in (run.folder, run.commits):
-        for path in folder.glob(".*-*"):
-            path.unlink()
 
 
 def what_changed(plan: Plan, now: Plan) -> list[str]:
@@ -458,6 +333,7 @@ def what_changed(plan: Plan, now: Plan) -> list[str]:
         "the model": plan.model_hash != now.model_hash,
         "the dataset": plan.dataset_hash != now.dataset_hash,
         f"the version of clear-audit, from {plan.tool_version} to {now.tool_version},": plan.tool_version != now.tool_version,
+        "what the plan says of images and classes": plan.layout != now.layout and plan.identity[:-1] == now.identity[:-1],
         f"the version of the tables, from {plan.schema_version} to {now.schema_version},": plan.schema_version
         != now.schema_version,
     }

@@ -5,8 +5,8 @@ metadata says what it is (`about`) and, for a score, which `direction` speaks fo
 `lower`, or `none` where neither does. `run_id` is the tables' Hive partition and is not stored in the files.
 
 Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table `evidence`
-and `gates.samples_sql`; since version 5 a config without `top_k` lets the strongest of many classes compete, not all. Columns are
-added, never changed or dropped: what an older version did not have is NULL.
+and `gates.samples_sql`; since version 5 a config without `top_k` lets the strongest of many classes compete, not all; since
+version 6 the manifest names every file of a run. Columns are added, never changed or dropped: what an older version did not have is NULL.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from storage.places import readable
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def column(name: str, kind: pa.DataType, about: str, direction: str | None = None) -> pa.Field:

@@ -49,7 +49,8 @@ four of their layers, which are all alike. Versions: {versions}.
 - **wrong**: Σ \\|found − expected\\| / Σ \\|expected\\| of a map is above {tolerances}. *Logits*: the mean of z_L is what
   the model returns. *Batch*: an image by itself has the map that it has among others. *No-ops*: so it has where every
   layer's output is copied and passes through a dropout in evaluation mode. *Exported*: so it has as a program of
-  torch.export. *Float32*: so it has in float32; all others are compared in float64.
+  torch.export. *Float32*: so it has in float32, of networks whose
+  own gradient has; all others are compared in float64.
 - **loses relevance**: under LRP, the map of the network without its biases does not add up to between {least} and {most} of
   the class response, because a sigmoid's value at zero, or an output to which nothing contributes, takes its part (not
   counted among the answers). An audit measures what arrives, shows it, and refuses the rule where that is too little.

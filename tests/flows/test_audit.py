@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from distributed import LocalCluster
@@ -20,12 +21,14 @@ from PIL import Image
 from auditor import Clear
 from flows.audit import git_state
 from flows.demo.allcnn import build
+from storage.commits import read_commits
 from storage.lock import hold
 from storage.maps import open_maps
 from storage.models import ModelSpec, load_model
 from storage.runs import Run, Trigger, list_runs, published_runs, read_manifest, read_plan
 from storage.sql import connect, select
-from storage.tables import SCHEMAS
+from storage.tables import SCHEMAS, write_table
+from storage.verification import verify
 from tests.flows.conftest import DEMO, MODEL, SAMPLES, Digits, clear_audit
 
 
@@ -193,13 +196,28 @@ def test_killed_run_is_resumed_by_one_process_and_equals_one_that_was_not(
     assert refused.returncode == 2
     assert f"run '{list_runs(store)[0].run_id}' is being worked on by another process: wait until it has" in refused.stderr
     assert len(list_runs(store)) == 1
-    first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/commits/00*.json")}
     assert not published_runs(store)
+    # What lies in the store is not what was written: other probabilities, and arrays of another run.
+    (unfinished,) = list_runs(store)
+    damaged = min(read_commits(unfinished).values(), key=lambda commit: commit.shard)
+    samples = unfinished.attempts / damaged.attempt / "samples.parquet"
+    rows = pq.read_table(samples)
+    write_table(rows.set_column(rows.column_names.index("prediction"), "prediction", rows["label"]), samples)
+    unfinished.maps.mkdir()
+    (unfinished.maps / "zarr.json").write_text("{")
+    (unfinished.maps / "left.txt").write_text("x")
+    first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/commits/00*.json")}
+    del first[unfinished.commits / f"{damaged.shard:05d}.json"]
 
     done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
     assert done.returncode == 0, done.stderr
-    assert "(resumed)" in done.stdout
+    assert "(resumed)" in done.stdout or not first
+    said = (
+        f"commits/{damaged.shard:05d}.json' does not hold, and its shard is computed again: 'samples.parquet' of its attempt is"
+    )
+    assert said in done.stderr
     assert len(list_runs(store)) == 1
+    assert verify(only_run(store)).is_sound
     assert read_plan(only_run(store)).trigger != read_manifest(only_run(store)).trigger
     assert {path: path.stat().st_mtime_ns for path in first} == first
     names = {"samples", "responses", "failures", "confusion", "class_stats", "localization", "evidence"}

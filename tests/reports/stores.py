@@ -13,9 +13,10 @@ from PIL import Image
 
 from reports.gates import Gate, Judgement, as_rows, judge
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
+from storage.commits import Commit
 from storage.evidence import mean_evidence, write_sums
-from storage.places import put_folder, replace_file, scratch
-from storage.runs import Commit, Examination, Manifest, Plan, Run, create_run, publish
+from storage.places import create_file, put_folder, replace_file, scratch
+from storage.runs import Examination, Manifest, Plan, Run, create_run, publish
 from storage.sql import connect, select
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 
@@ -151,7 +152,8 @@ def make_store(store: Path, content: Content) -> Run:
     for table in ("samples", "responses", "failures"):
         place_rows(run, table, pa.Table.from_pylist(list(getattr(content, table)), schema=SCHEMAS[table]))
     counts = {"processed_count": len(content.samples), "failed_count": len(content.failures)}
-    commits = [Commit(shard=0, attempt="00000-0", duration_secs=1.5, files={}, **counts)]
+    commit = Commit(run_id=run.run_id, shard=0, attempt="00000-0", duration_secs=1.5, files={}, **counts)
+    create_file(run.commits / "00000.json", commit.model_dump_json())
     facts = {"model_factory": "digits:net", "dataset_path": "data/<digits>", "rule": "linear", "precision": "float32"}
     facts |= content.facts
     finished = PLANNED + timedelta(seconds=75)
@@ -161,7 +163,7 @@ def make_store(store: Path, content: Content) -> Run:
         place_rows(run, "localization", select(connection, LOCALIZATION, names))
         place_rows(run, "confusion", select(connection, CONFUSION))
         place_rows(run, "evidence", make_evidence(run, content))
-        place_rows(run, "runs", run_row(connection, plan, commits, facts, finished))
+        place_rows(run, "runs", run_row(connection, plan, [commit], facts, finished))
     judgements = judge(content.gates, run, None)
     place_rows(run, "gates", as_rows(judgements, None))
     draw_gallery(run, content, judgements)

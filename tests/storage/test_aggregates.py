@@ -3,7 +3,6 @@
 import statistics
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.aggregates import gather
+from storage.commits import read_commits
 from storage.errors import InputError
-from storage.evidence import EVIDENCE_SUMS, write_sums
-from storage.maps import MapShape, open_maps, write_shard
+from storage.maps import open_maps
 from storage.places import put_files, readable, remote, remove_tree, scratch
-from storage.runs import Plan, Run, commit_attempt, create_run, leave_attempt, open_attempt, read_commits
-from storage.tables import SCHEMAS, write_table
+from storage.runs import Plan, Run
+from storage.tables import SCHEMAS
+from tests.storage.shards import CLASSES, META, STARTED, Row, Work, build
 
 MakePlan = Callable[..., Plan]
 FilesOf = Callable[[Path], dict[str, str]]
-Row = dict[str, Any]
 
-CLASSES = ["ant", "bee", "cat", "dog"]
-"""No sample has the label of the last one, and the third is never predicted nor dominant."""
-
-STARTED, FINISHED = datetime(2026, 11, 21, 3, tzinfo=UTC), datetime(2026, 11, 21, 3, 2, 30, tzinfo=UTC)
+FINISHED = datetime(2026, 11, 21, 3, 2, 30, tzinfo=UTC)
 FACTS = {
     "model_factory": "m:build",
     "model_program": None,
@@ -43,85 +39,10 @@ FACTS = {
     "fold_reason": "it has gates",
     "fold_deviation": None,
 }
-FAILED = {5, 17, 18}
-UNCERTAIN = (
-    *("sparseness", "complexity", "dominance_margin", "class_cosine", "centroid_y", "centroid_x", "spread"),
-    "left_out_frac",
-)
 GATHERED = {table: schema for table, schema in SCHEMAS.items() if table != "gates"}
-META = pa.field("meta_site", pa.string())
 
 ON_DISK = pytest.mark.parametrize("store_place", ["disk"], indirect=True)
 """Of what is worked out, not of where it lies: not asked of S3 too."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A run whose shards are committed, and what went into them."""
-
-    run: Run
-    plan: Plan
-    samples: list[Row]
-    responses: list[Row]
-    failures: list[Row]
-    dominant_class: np.ndarray
-    dominant_response: np.ndarray
-
-
-def sample(index: int, generator: np.random.Generator) -> Row:
-    row: Row = {field.name: float(np.float32(generator.random())) for field in SCHEMAS["samples"] if field.type == pa.float32()}
-    label = None if index % 11 == 3 else int(generator.integers(0, 3))
-    prediction = int(generator.choice([0, 1, 3]))
-    dominant = None if index % 7 == 3 else int(generator.choice([0, 1, 3]))
-    row |= {"sample_index": index, "sample_id": f"{index}.png", "content_hash": f"{index:064x}", "label": label}
-    row |= {"prediction": prediction, "is_correct": None if label is None else label == prediction, "dominant_class": dominant}
-    if dominant is None:
-        row |= dict.fromkeys(("dominant_energy_frac", "prediction_energy_frac", "label_energy_frac", *UNCERTAIN))
-    if label is None:
-        row["label_energy_frac"] = None
-    return row | {"meta_site": f"site-{index % 2}"}
-
-
-def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
-    """40 samples in shards of 16, 16 and 8; three of the samples failed. The same at every call."""
-    generator = np.random.default_rng(7)
-    plan = make_plan(class_names=CLASSES, created_at=STARTED)
-    samples = [sample(index, generator) for index in range(40) if index not in FAILED]
-    responses = [
-        {"sample_index": row["sample_index"], "class_index": label, "energy": float(np.float32(generator.random()))}
-        for row in samples
-        for label in (0, 3)
-    ]
-    failures = [
-        {"sample_index": index, "sample_id": f"{index}.png", "stage": "read", "reason": "broken"} for index in sorted(FAILED)
-    ]
-    dominant_class = generator.integers(-1, 4, (40, plan.height, plan.width)).astype(np.int16)
-    dominant_response = generator.integers(0, 512, dominant_class.shape).astype(np.float32)
-    dominant_response[:, 0, 0] = 512
-    dominant_class[16:32], dominant_response[16:32] = -1, 0  # a shard without any response
-    run = create_run(store, plan)
-    rows = {"samples": samples, "responses": responses, "failures": failures}
-    for shard in plan.shards():
-        if shard.index not in only:
-            continue
-        attempt = open_attempt(run, shard)
-        own = slice(shard.start, shard.stop)
-        shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
-        write_shard(attempt / "maps.zarr", shape, dominant_class[own], dominant_response[own])
-        labels = np.array([shard.index, 3])
-        write_sums(
-            attempt / EVIDENCE_SUMS, labels, labels + 1, dominant_response[own][:2] / 512, dominant_response[own][2:4] / 512
-        )
-        counts = {}
-        for table, every in rows.items():
-            part = [row for row in every if shard.start <= row["sample_index"] < shard.stop]
-            fields = [*SCHEMAS[table], *([META] if table == "samples" else [])]
-            schema = pa.schema(fields, metadata=SCHEMAS[table].metadata)
-            write_table(pa.Table.from_pylist(part, schema=schema), attempt / f"{table}.parquet")
-            counts[table] = len(part)
-        assert commit_attempt(run, attempt, shard, counts["samples"], counts["failures"], 1.0)
-        leave_attempt(run, attempt)
-    return Work(run, plan, samples, responses, failures, dominant_class, dominant_response)
 
 
 @pytest.fixture
@@ -326,11 +247,7 @@ def test_maps_are_those_of_the_shards(work: Work) -> None:
 def test_the_artefacts_are_the_maps_files_and_their_hashes(work: Work, files_of: FilesOf) -> None:
     artefacts = join(work)
     files = files_of(work.run.store)
-    assert artefacts == {
-        path: digest
-        for path, digest in files.items()
-        if f"{work.run.run_id}/maps.zarr/" in path and not path.endswith("zarr.json")
-    }
+    assert artefacts == {path: digest for path, digest in files.items() if f"{work.run.run_id}/maps.zarr/" in path}
     assert len(artefacts) == 9
 
 

@@ -1,9 +1,7 @@
 """A run on disk: what is planned, who commits first, and what a reader finds."""
 
-import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -13,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.commits import commit_attempt, open_attempt, read_commits
 from storage.errors import InputError
-from storage.places import hash_file, replace_file
+from storage.places import replace_file
 from storage.runs import (
     ConservedRelevance,
     Examination,
@@ -23,20 +22,16 @@ from storage.runs import (
     Run,
     Shard,
     Trigger,
-    commit_attempt,
     create_run,
     find_resumable,
     find_run,
     find_unfinished,
     list_runs,
     new_run_id,
-    open_attempt,
     publish,
     published_runs,
-    read_commits,
     read_manifest,
     read_plan,
-    sweep_orphans,
     what_changed,
 )
 from storage.tables import SCHEMA_VERSION
@@ -160,80 +155,15 @@ def test_a_writer_that_dies_leaves_nothing_that_is_read(
     assert not list(tmp_path.rglob("*.json*"))
 
 
-# Attempts and commits.
+def attempt_with(run: Run, shard: Shard, text: str) -> Path:
+    attempt = open_attempt(run, shard)
+    (attempt / "samples").write_text(text)
+    return attempt
 
 
 @pytest.fixture
 def run(store_place: Path, make_plan: MakePlan) -> Run:
     return create_run(store_place, make_plan())
-
-
-def attempt_with(run: Run, shard: Shard, **files: str) -> Path:
-    attempt = open_attempt(run, shard)
-    for name, content in files.items():
-        path = attempt / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return attempt
-
-
-def test_a_commit_holds_what_was_done_and_the_hashes_of_its_files(run: Run) -> None:
-    shard = Shard(2, 32, 40)
-    attempt = attempt_with(run, shard, samples="abc", maps__c__0="", maps__deep__down="x" * 3_000_000)
-    assert commit_attempt(run, attempt, shard, 7, 1, 1.23456)
-    assert json.loads((run.commits / "00002.json").read_text()) == {
-        "shard": 2,
-        "attempt": attempt.name,
-        "processed_count": 7,
-        "failed_count": 1,
-        "duration_secs": 1.235,
-        "files": {
-            "samples": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            "maps/c/0": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            "maps/deep/down": hashlib.sha256(b"x" * 3_000_000).hexdigest(),
-        },
-        "is_set_aside": False,
-    }
-    assert attempt.name.startswith("00002-")
-    assert {index: commit.attempt for index, commit in read_commits(run).items()} == {2: attempt.name}
-
-
-def test_the_second_attempt_at_a_shard_is_discarded(run: Run, files_of: FilesOf) -> None:
-    shard = Shard(0, 0, 16)
-    first, second = attempt_with(run, shard, samples="first"), attempt_with(run, shard, samples="second")
-    assert first != second
-    assert commit_attempt(run, first, shard, 16, 0, 1)
-    after_first = files_of(first)
-    assert not commit_attempt(run, second, shard, 15, 1, 1)
-    assert not second.exists()
-    assert files_of(first) == after_first
-    assert [(commit.attempt, commit.processed_count) for commit in read_commits(run).values()] == [(first.name, 16)]
-    assert [path.name for path in run.commits.iterdir()] == ["00000.json"]
-
-
-def test_of_many_attempts_at_once_exactly_one_is_committed(run: Run) -> None:
-    shard, barrier, results = Shard(1, 16, 32), threading.Barrier(8), {}
-    attempts = [attempt_with(run, shard, samples=str(number)) for number in range(8)]
-
-    def commit(attempt: Path) -> None:
-        barrier.wait()
-        results[attempt] = commit_attempt(run, attempt, shard, 16, 0, 1)
-
-    threads = [threading.Thread(target=commit, args=(attempt,)) for attempt in attempts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (winner,) = [attempt for attempt, won in results.items() if won]
-    assert [path.name for path in run.attempts.iterdir()] == [winner.name]
-    assert read_commits(run)[1].files == {"samples": hash_file(run.attempts / winner.name / "samples")}
-
-
-def test_commits_are_read_by_shard(run: Run) -> None:
-    for index in (10, 2):
-        shard = Shard(index, 0, 1)
-        commit_attempt(run, attempt_with(run, shard, samples="x"), shard, index, 0, 1)
-    assert {index: commit.processed_count for index, commit in read_commits(run).items()} == {2: 2, 10: 10}
 
 
 # Runs of a store.
@@ -254,8 +184,8 @@ def test_a_plan_is_read_as_it_was_written_and_never_replaced(run: Run, make_plan
 
 def test_publishing_makes_a_run_visible_and_sweeps_its_attempts(run: Run, make_manifest: MakeManifest) -> None:
     shard = Shard(0, 0, 16)
-    commit_attempt(run, attempt_with(run, shard, samples="x"), shard, 16, 0, 1)
-    attempt_with(run, shard, samples="never committed")
+    commit_attempt(run, attempt_with(run, shard, "x"), shard, 16, 0, 1)
+    attempt_with(run, shard, "never committed")
     assert published_runs(run.store) == []
     finish(run, make_manifest)
     assert published_runs(run.store) == [run]
@@ -273,7 +203,7 @@ def test_a_run_is_published_once(run: Run, make_manifest: MakeManifest) -> None:
 
 def test_reading_a_published_run_again_writes_nothing(run: Run, make_manifest: MakeManifest, files_of: FilesOf) -> None:
     shard = Shard(0, 0, 16)
-    commit_attempt(run, attempt_with(run, shard, samples="x"), shard, 16, 0, 1)
+    commit_attempt(run, attempt_with(run, shard, "x"), shard, 16, 0, 1)
     finish(run, make_manifest)
     before = files_of(run.store)
     again = find_run(run.store, run.run_id)
@@ -390,7 +320,7 @@ def test_a_run_of_other_work_is_not_resumed(run: Run, make_plan: MakePlan, chang
 )
 def test_a_damaged_record_is_named(run: Run, make_manifest: MakeManifest, damage: Callable[[str], str]) -> None:
     shard = Shard(0, 0, 16)
-    commit_attempt(run, attempt_with(run, shard, samples="x"), shard, 16, 0, 1)
+    commit_attempt(run, attempt_with(run, shard, "x"), shard, 16, 0, 1)
     finish(run, make_manifest)
     records: list[tuple[Path, Callable[[Run], object]]] = [
         (run.folder / "plan.json", read_plan),
@@ -452,15 +382,6 @@ def test_a_record_that_names_what_is_outside_is_refused(run: Run, name: str, mak
 
 
 @ON_DISK
-def test_a_commit_under_another_ones_name_is_refused(run: Run) -> None:
-    attempt = open_attempt(run, Shard(1, 16, 32))
-    commit_attempt(run, attempt, Shard(1, 16, 32), 16, 0, 1)
-    (run.commits / "00001.json").rename(run.commits / "00000.json")
-    with pytest.raises(InputError, match=r"00000\.json' is not a commit of this version: it is of shard 1"):
-        read_commits(run)
-
-
-@ON_DISK
 @pytest.mark.parametrize(
     "changes",
     [
@@ -479,18 +400,6 @@ def test_a_plan_without_an_end_is_refused(run: Run, changes: dict[str, Any]) -> 
         read_plan(run)
 
 
-def test_what_ended_work_left_is_swept_and_what_is_committed_stays(run: Run, files_of: FilesOf) -> None:
-    shard = Shard(0, 0, 16)
-    commit_attempt(run, attempt_with(run, shard, samples="abc"), shard, 16, 0, 1.0)
-    before = files_of(run.folder)
-    attempt_with(run, shard, samples="half")
-    (run.attempts / "confusion-0a1b.parquet").write_text("half")
-    for folder in (run.folder, run.commits):
-        (folder / ".00001.json-0a1b2c3d").write_text("half")
-    sweep_orphans(run, read_commits(run).values())
-    assert files_of(run.folder) == before
-
-
 @ON_DISK
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -500,7 +409,10 @@ def test_what_ended_work_left_is_swept_and_what_is_committed_stays(run: Run, fil
         ({"model_hash": "m1", "dataset_hash": "d1"}, ["the model", "the dataset"]),
         ({"tool_version": "0.2.0"}, ["the version of clear-audit, from 0.1.0 to 0.2.0,"]),
         ({"schema_version": 99}, [f"the version of the tables, from {SCHEMA_VERSION} to 99,"]),
-        ({"name": "other", "run_id": "x", "sample_count": 4}, []),
+        ({"sample_count": 4}, ["what the plan says of images and classes"]),
+        ({"class_names": ["dog", "cat"]}, ["what the plan says of images and classes"]),
+        ({"dataset_hash": "d1", "sample_count": 4}, ["the dataset"]),
+        ({"name": "other", "run_id": "x"}, []),
     ],
 )
 def test_what_changed_since_a_run_was_planned(run: Run, make_plan: MakePlan, change: dict[str, Any], said: list[str]) -> None:

@@ -1,17 +1,22 @@
 """Whether a finished run's files are what was written: on a run that is damaged in every way."""
 
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
 from storage.maps import MapShape, create_maps
-from storage.places import files_below, put_folder, scratch
-from storage.runs import Run, read_manifest
+from storage.places import files_below, hash_file, put_folder, scratch
+from storage.runs import Run, published_runs, read_manifest, read_plan
+from storage.tables import write_table
 from storage.verification import Verification, verify
 from tests.reports.stores import SMALL, make_store
 
@@ -24,14 +29,15 @@ def run(store_place: Path) -> Run:
 
 
 def make_run(store_place: Path) -> Run:
-    """A finished run of 12 samples whose manifest has the hashes of its files, worked out here."""
+    """A finished run whose manifest has the hashes of its files, worked out here."""
     made = make_store(store_place, SMALL)
+    shape = MapShape(read_plan(made).sample_count, 28, 28, 16)
     with scratch(store_place) as folder:
-        for name, array in create_maps(folder / "maps", MapShape(12, 4, 5, 16), {}).items():
-            array[:] = 1 if name == "response_peak" else np.ones((12, 4, 5))
+        for name, array in create_maps(folder / "maps", shape, {"run_id": made.run_id}).items():
+            array[:] = 1 if name == "response_peak" else np.ones((shape.samples, 28, 28))
         put_folder(folder / "maps", made.maps)
-    files = [path for path in files_below(made.folder) if path.suffix == ".png" or "/c/" in path.as_posix()]
-    files += [*(store_place / "tables").rglob("*.parquet"), made.gallery / "gallery.json"]
+    files = [path for path in files_below(made.folder) if path.name not in ("plan.json", "manifest.json")]
+    files += (store_place / "tables").rglob("*.parquet")
     hashes = {path.relative_to(store_place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     plan_hash = hashlib.sha256((made.folder / "plan.json").read_bytes()).hexdigest()
     manifest = read_manifest(made).model_copy(update={"artefacts": hashes, "plan_hash": plan_hash})
@@ -45,6 +51,16 @@ def test_a_run_as_it_was_written_is_sound(run: Run) -> None:
     assert found.is_sound
     assert found.checked > 10
     assert heard == [(done, found.checked) for done in range(1, found.checked + 1)]
+
+
+@pytest.mark.parametrize("version", ["v1", "v5"])
+def test_a_run_of_an_older_version_is_sound(version: str) -> None:
+    store = Path(__file__).parent / "old_stores" / version
+    (run,) = published_runs(store)
+    found = verify(run)
+    # Of the first, no arrays are kept here.
+    assert all("/maps.zarr/" in path for path in found.missing) == (version == "v1") or not found.missing
+    assert replace(found, missing=[]).is_sound
 
 
 def flip_a_byte(path: Path) -> Path:
@@ -64,7 +80,13 @@ def remove(path: Path) -> Path:
     return path
 
 
+def add_to(path: Path) -> Path:
+    path.write_text(path.read_text() + "\n")
+    return path
+
+
 def add(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"more")
     return path
 
@@ -76,6 +98,14 @@ def add(path: Path) -> Path:
         (lambda run: flip_a_byte(run.table("samples")), "changed"),
         (lambda run: cut(run.maps / "dominant_class" / "c" / "0" / "0" / "0"), "changed"),
         (lambda run: flip_a_byte(run.folder / "plan.json"), "changed"),
+        (lambda run: add_to(run.maps / "zarr.json"), "changed"),
+        (lambda run: add_to(run.maps / "dominant_class" / "zarr.json"), "changed"),
+        (lambda run: add_to(run.commits / "00000.json"), "changed"),
+        (lambda run: remove(run.maps / "response_peak" / "zarr.json"), "missing"),
+        (lambda run: remove(run.commits / "00000.json"), "missing"),
+        (lambda run: add(run.commits / "00001.json"), "unknown"),
+        (lambda run: add(run.folder / "notes.txt"), "unknown"),
+        (lambda run: add(run.maps / "more" / "zarr.json"), "unknown"),
         (lambda run: remove(run.table("confusion")), "missing"),
         (lambda run: remove(run.maps / "response_peak" / "c" / "0"), "missing"),
         (lambda run: add(run.table("samples").with_name("part-1.parquet")), "unknown"),
@@ -86,10 +116,12 @@ def add(path: Path) -> Path:
 def test_damage_is_found_and_named(run: Run, damage: Damage, kind: str) -> None:
     checked = verify(run).checked
     path = damage(run).relative_to(run.store).as_posix()
-    assert verify(run) == Verification(checked, **{"changed": [], "missing": [], "unknown": []} | {kind: [path]})
+    found = verify(run)
+    nothing: dict[str, list[str]] = {"changed": [], "missing": [], "unknown": []}
+    assert found == Verification(checked, **nothing | {kind: [path]}, faults=found.faults)
     done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
     assert done.exit_code == 3
-    assert done.stdout.split() == [kind, path]
+    assert done.stdout.splitlines()[0].split() == [kind, path]
     assert f"run '{run.run_id}' is not as it was written" in done.stderr
 
 
@@ -101,7 +133,7 @@ def test_damage_in_s3_is_found_and_named(s3_store: Path) -> None:
     flip_a_byte(changed), remove(missing), add(unknown)
     found = verify(run)
     names = ([path.relative_to(run.store).as_posix()] for path in (changed, missing, unknown))
-    assert found == Verification(checked, *names)
+    assert found == Verification(checked, *names, faults=[])
     done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
     assert done.exit_code == 3
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["changed", "missing", "unknown"]
@@ -118,3 +150,75 @@ def test_a_store_with_damaged_tables_says_how_to_find_them(tmp_path: Path) -> No
     done = CliRunner().invoke(app, ["query", "SELECT 1", "--store", str(tmp_path)])
     assert done.exit_code == 2
     assert "table 'samples' cannot be read: 'clear-audit verify RUN' says what is damaged" in done.stderr
+
+
+# What the hashes do not tell: whoever wrote the files has written the manifest to fit.
+
+
+def sign(run: Run) -> None:
+    """Has the manifest name the files as they are."""
+    manifest = read_manifest(run)
+    hashes = {path: hash_file(run.store / path) for path in manifest.artefacts if (run.store / path).exists()}
+    signed = manifest.model_copy(update={"artefacts": hashes, "plan_hash": hash_file(run.plan)})
+    run.manifest.write_text(signed.model_dump_json())
+
+
+def rewrite(table: str, change: Callable[[pa.Table], pa.Table]) -> Callable[[Run], None]:
+    return lambda run: write_table(change(pq.read_table(run.table(table), partitioning=None)), run.table(table))
+
+
+def edit(path: Callable[[Run], Path], **changes: object) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        record = json.loads(path(run).read_text())
+        path(run).write_text(json.dumps(record | changes))
+
+    return change
+
+
+def retype(name: str, **changes: object) -> Callable[[Run], None]:
+    return edit(lambda run: run.maps / name / "zarr.json", **changes)
+
+
+@pytest.mark.parametrize("store_place", ["disk"], indirect=True)
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (rewrite("samples", lambda rows: rows.slice(1)), "part-0.parquet' has 9 of 10 rows"),
+        (rewrite("failures", lambda rows: rows.slice(1)), "part-0.parquet' has 1 of 2 rows"),
+        (rewrite("class_stats", lambda rows: rows.slice(1)), "part-0.parquet' has 2 of 3 rows"),
+        (rewrite("samples", lambda rows: rows.drop_columns(["label"])), "has no column 'label'"),
+        (
+            rewrite("samples", lambda rows: rows.set_column(3, "label", rows["label"].cast(pa.int64()))),
+            "has 'label' as int64, which is int32",
+        ),
+        (lambda run: add(run.table("confusion")), "is no table that can be read"),
+        (retype("dominant_class", data_type="int32"), "maps.zarr/dominant_class' is "),
+        (retype("dominant_response", shape=[4, 28, 28]), "maps.zarr/dominant_response' is ((4, 28, 28), 'float16')"),
+        (retype("response_peak", shape="x"), "maps.zarr' cannot be opened"),
+        (retype("", attributes={"run_id": "another"}), "maps.zarr' is of run 'another'"),
+        (edit(lambda run: run.commits / "00000.json", failed_count=5), "the commits count"),
+        (edit(lambda run: run.commits / "00000.json", run_id="another"), "is of shard 0 of run 'another'"),
+        (edit(lambda run: run.plan, sample_count=5), "the manifest counts 12 of 12 images, and the plan 5"),
+        (edit(lambda run: run.plan, run_id="another"), "is of run 'another', and lies in the folder of run"),
+        (edit(lambda run: run.plan, height=1 << 30), "plan.json' is not a plan of this version: height"),
+    ],
+)
+def test_what_does_not_fit_together_is_found(run: Run, damage: Callable[[Run], None], fault: str) -> None:
+    damage(run)
+    sign(run)
+    found = verify(run)
+    assert (found.changed, found.missing, found.unknown) == ([], [], [])
+    assert any(fault in said for said in found.faults), found.faults
+    done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
+    assert done.exit_code == 3
+    assert "in what they hold" in done.stderr
+    assert done.stdout.startswith("fault")
+
+
+@pytest.mark.parametrize("changes", [{"run_id": "another"}, {"processed_count": 1 << 50}, {"expected_count": -1}, {"more": 1}])
+def test_a_manifest_that_does_not_hold_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+    run = make_run(tmp_path)
+    edit(lambda run: run.manifest, **changes)(run)
+    done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
+    assert done.exit_code == 2
+    assert "manifest.json' is " in done.stderr

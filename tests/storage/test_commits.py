@@ -1,0 +1,114 @@
+"""The commits of a run: who is first, what is kept of whom, and which are as they were written."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.commits import commit_attempt, open_attempt, read_commits, sweep_orphans
+from storage.errors import InputError
+from storage.places import hash_file
+from storage.runs import Plan, Run, Shard, create_run
+
+MakePlan = Callable[..., Plan]
+FilesOf = Callable[[Path], dict[str, str]]
+
+ON_DISK = pytest.mark.parametrize("store_place", ["disk"], indirect=True)
+
+
+@pytest.fixture
+def run(store_place: Path, make_plan: MakePlan) -> Run:
+    return create_run(store_place, make_plan())
+
+
+def attempt_with(run: Run, shard: Shard, **files: str) -> Path:
+    attempt = open_attempt(run, shard)
+    for name, content in files.items():
+        path = attempt / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return attempt
+
+
+def test_a_commit_holds_what_was_done_and_the_hashes_of_its_files(run: Run) -> None:
+    shard = Shard(2, 32, 40)
+    attempt = attempt_with(run, shard, samples="abc", maps__c__0="", maps__deep__down="x" * 3_000_000)
+    assert commit_attempt(run, attempt, shard, 7, 1, 1.23456)
+    assert json.loads((run.commits / "00002.json").read_text()) == {
+        "run_id": run.run_id,
+        "shard": 2,
+        "attempt": attempt.name,
+        "processed_count": 7,
+        "failed_count": 1,
+        "duration_secs": 1.235,
+        "files": {
+            "samples": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "maps/c/0": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "maps/deep/down": hashlib.sha256(b"x" * 3_000_000).hexdigest(),
+        },
+        "is_set_aside": False,
+    }
+    assert attempt.name.startswith("00002-")
+    assert {index: commit.attempt for index, commit in read_commits(run).items()} == {2: attempt.name}
+
+
+def test_the_second_attempt_at_a_shard_is_discarded(run: Run, files_of: FilesOf) -> None:
+    shard = Shard(0, 0, 16)
+    first, second = attempt_with(run, shard, samples="first"), attempt_with(run, shard, samples="second")
+    assert first != second
+    assert commit_attempt(run, first, shard, 16, 0, 1)
+    after_first = files_of(first)
+    assert not commit_attempt(run, second, shard, 15, 1, 1)
+    assert not second.exists()
+    assert files_of(first) == after_first
+    assert [(commit.attempt, commit.processed_count) for commit in read_commits(run).values()] == [(first.name, 16)]
+    assert [path.name for path in run.commits.iterdir()] == ["00000.json"]
+
+
+def test_of_many_attempts_at_once_exactly_one_is_committed(run: Run) -> None:
+    shard, barrier, results = Shard(1, 16, 32), threading.Barrier(8), {}
+    attempts = [attempt_with(run, shard, samples=str(number)) for number in range(8)]
+
+    def commit(attempt: Path) -> None:
+        barrier.wait()
+        results[attempt] = commit_attempt(run, attempt, shard, 16, 0, 1)
+
+    threads = [threading.Thread(target=commit, args=(attempt,)) for attempt in attempts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [attempt for attempt, won in results.items() if won]
+    assert [path.name for path in run.attempts.iterdir()] == [winner.name]
+    assert read_commits(run)[1].files == {"samples": hash_file(run.attempts / winner.name / "samples")}
+
+
+def test_commits_are_read_by_shard(run: Run) -> None:
+    for index in (10, 2):
+        shard = Shard(index, 0, 1)
+        commit_attempt(run, attempt_with(run, shard, samples="x"), shard, index, 0, 1)
+    assert {index: commit.processed_count for index, commit in read_commits(run).items()} == {2: 2, 10: 10}
+
+
+@ON_DISK
+def test_a_commit_under_another_ones_name_is_refused(run: Run) -> None:
+    attempt = open_attempt(run, Shard(1, 16, 32))
+    commit_attempt(run, attempt, Shard(1, 16, 32), 16, 0, 1)
+    (run.commits / "00001.json").rename(run.commits / "00000.json")
+    with pytest.raises(InputError, match=r"00000\.json' is of shard 1 of run"):
+        read_commits(run)
+
+
+def test_what_ended_work_left_is_swept_and_what_is_committed_stays(run: Run, files_of: FilesOf) -> None:
+    shard = Shard(0, 0, 16)
+    commit_attempt(run, attempt_with(run, shard, samples="abc"), shard, 16, 0, 1.0)
+    before = files_of(run.folder)
+    attempt_with(run, shard, samples="half")
+    (run.attempts / "confusion-0a1b.parquet").write_text("half")
+    for folder in (run.folder, run.commits):
+        (folder / ".00001.json-0a1b2c3d").write_text("half")
+    sweep_orphans(run, read_commits(run).values())
+    assert files_of(run.folder) == before
