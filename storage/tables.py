@@ -6,7 +6,8 @@ metadata says what it is (`about`) and, for a score, which `direction` speaks fo
 
 Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table `evidence`
 and `gates.samples_sql`; since version 5 a config without `top_k` lets the strongest of many classes compete, not all; since
-version 6 the manifest names every file of a run. Columns are added, never changed or dropped: what an older version did not have is NULL.
+version 6 the manifest names every file of a run. Columns are added, never changed or dropped: what an older version did not
+have is NULL.
 """
 
 from pathlib import Path

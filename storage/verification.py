@@ -53,7 +53,7 @@ def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: 
             changed.append(path)
         progress(done, len(expected))
     names_all = any(path.endswith("zarr.json") for path in manifest.artefacts)
-    unknown = {path for path in map(lambda path: in_store(run, path), files_of(run)) if names_all or is_data(path)}
+    unknown = {path for path in (in_store(run, path) for path in files_of(run)) if names_all or is_data(path)}
     return Verification(len(expected), changed, missing, sorted(unknown - expected.keys()), list(find_faults(run, manifest)))
 
 

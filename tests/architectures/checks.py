@@ -53,6 +53,7 @@ def examine(architecture: Architecture, rules: list[str], quick: bool) -> Iterat
             "size": network.images.shape[-1],
             "precision": precision,
             "exported": "" if program is None else program if isinstance(program, str) else "yes",
+            "is_quick": quick,
             "seconds": round(time.process_time() - started, 2),
         },
     )

@@ -35,7 +35,7 @@ a package starts at a single value (a scale of 1e-6, a head of 0) are drawn as w
 statistics of eight random images. Images are small where a network takes small ones, and the largest transformers have
 four of their layers, which are all alike. Versions: {versions}.
 
-{networks}
+{networks} {whole}
 
 | rule | answers | compared with a reference | loses relevance | refused | wrong | exception | not finite | time, memory |
 |---|---|---|---|---|---|---|---|---|
@@ -132,6 +132,7 @@ def page(lines: list[Line]) -> str:
     head = HEAD.format(
         versions=", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "transformers")),
         networks=", ".join(f"{number} of {source}" for source, number in Counter(line["source"] for line in ran).items()) + ".",
+        whole=say_whole(ran),
         shares="\n".join(share(rule, Counter(marks(line)[rule] for line in ran)) for rule in RULES),
         tolerances=", ".join(f"{value:g} ({name})" for name, value in TOLERANCES.items()),
         least=KEPT[0],
@@ -145,6 +146,14 @@ def page(lines: list[Line]) -> str:
         "By family": f"{signs}.\n\n{table}",
     }
     return head + "".join(f"\n## {heading}\n\n{text}\n" for heading, text in sections.items())
+
+
+def say_whole(lines: list[Line]) -> str:
+    """Of how many networks all checks were made."""
+    quick = sum(line["facts"].get("is_quick", False) for line in lines)
+    if not quick:
+        return "All checks were made of all of them."
+    return f"All checks were made of {len(lines) - quick} of them; of the others, logits and reference were compared, in float32."
 
 
 def share(rule: str, found: Counter[str]) -> str:
