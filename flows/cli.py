@@ -318,10 +318,14 @@ def gc(
         before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
         runs = retention.removable(store, keep, before)
         operators = retention.unused_operators(store, runs)
+        gone = []
         for run in runs:
-            typer.echo(f"{run.run_id}  {file_size(retention.size_of(run))}")
-            if delete:
-                retention.remove(run)
+            size = file_size(retention.size_of(run))
+            if delete and not retention.remove(run):
+                say(f"run '{run.run_id}' is being worked on by now, and stays")
+                continue
+            gone.append(run)
+            typer.echo(f"{run.run_id}  {size}")
         for path in operators:
             typer.echo(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
             if delete:
@@ -330,7 +334,7 @@ def gc(
             retention.sweep(store)
             write_index(store)
         what = "removed" if delete else "may go; --delete removes them"
-        say(f"{plural(len(runs), 'run')} and {plural(len(operators), 'fixed operator')} {what}")
+        say(f"{plural(len(gone), 'run')} and {plural(len(operators), 'fixed operator')} {what}")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """One process a run: who works on it holds its lock, which a process that dies lets go: at once on a disk, later in S3."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from filelock import FileLock, Timeout
 
@@ -15,12 +15,20 @@ from storage.runs import Run
 def hold(run: Run) -> Iterator[Callable[[], None]]:
     """Holds an unfinished run for this process alone; gives what raises StoreLost where it does no longer.
 
-    Raises InputError where another process has it, on this machine or another one that sees the store, or has finished it.
+    Raises InputError where another process has it, on this machine or another one that sees the store, or has finished or
+    removed it.
     """
-    with hold_lease(run) if is_remote(run.store) else hold_file(run) as check:
+    with hold_alone(run) as check:
+        if not run.plan.exists():
+            raise InputError(f"run '{run.run_id}' was removed by another process just now: the same command begins a new one")
         if run.is_published:
             raise InputError(f"run '{run.run_id}' was finished by another process just now: see its report")
         yield check
+
+
+def hold_alone(run: Run) -> AbstractContextManager[Callable[[], None]]:
+    """The same of a run in whatever state. Raises InputError where another process has it."""
+    return hold_lease(run) if is_remote(run.store) else hold_file(run)
 
 
 @contextmanager
@@ -36,6 +44,11 @@ def hold_file(run: Run) -> Iterator[Callable[[], None]]:
         lock.release()
         if run.is_published:
             run.lock.unlink(missing_ok=True)
+        elif run.folder.exists() and not run.plan.exists():
+            # Its removal took the folder away, and the lock made another.
+            run.lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                run.folder.rmdir()
 
 
 @contextmanager

@@ -254,8 +254,10 @@ def remove_tree(path: Path) -> None:
 
 
 def sweep_tree(path: Path) -> None:
-    """Removes of a folder what can be removed."""
+    """Removes of a folder what can be removed; of a link to one, the link."""
     if not is_remote(path):
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         return
     with suppress(FileNotFoundError):

@@ -1,5 +1,6 @@
 """Which runs of a store may go, and their removal."""
 
+import secrets
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.lock import is_held
+from storage.errors import InputError
+from storage.lock import hold_alone, is_held
 from storage.operators import REFUSED, last_used
-from storage.places import create_file, files_below, make_folder, readable, sweep_tree
+from storage.places import create_file, files_below, is_remote, readable, sweep_tree
 from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, readable_plan
 from storage.tables import SCHEMAS
 
@@ -20,7 +22,7 @@ def removable(store: Path, keep: int | None, before: datetime | None) -> list[Ru
     """The runs before the latest `keep` finished ones of each audit, and those begun before `before`, oldest first.
 
     Finished or not; where both are given, a run goes that is both. Never a run that one which stays refers to: the reference of
-    its gates or of its config. Never one that cannot be read, or is being worked on.
+    its gates or of its config. Never one that cannot be read, is being worked on, or whose folder is a link.
     """
     plans = {run.run_id: plan for run in list_runs(store) if (plan := readable_plan(run)) is not None}
     finished = {run.run_id for run in published_runs(store)}
@@ -31,7 +33,7 @@ def removable(store: Path, keep: int | None, before: datetime | None) -> list[Ru
         # With what began after the first of them: it may yet be finished.
         kept |= {run_id for run_id in own if latest and run_id >= latest[0]}
     chosen = {run_id for run_id, plan in plans.items() if run_id not in kept and (before is None or plan.created_at < before)}
-    chosen -= {run_id for run_id in chosen if is_held(Run(store, run_id))}
+    chosen -= {run_id for run_id in chosen if is_link(Run(store, run_id)) or is_held(Run(store, run_id))}
     references = find_references(store, plans, finished)
     while needed := {old for run_id, olds in references.items() if run_id not in chosen for old in olds} & chosen:
         chosen -= needed
@@ -59,26 +61,52 @@ def read_references(run: Run) -> set[str]:
     return set(table["reference_run_id"].drop_null().to_pylist())
 
 
-def remove(run: Run) -> None:
-    """Removes a run with all its files. It is out of sight with its plan: what a crash leaves behind is swept by `sweep`."""
-    trash = run.store / TRASH / run.run_id
+def is_link(run: Run) -> bool:
+    """Whether a run's folder only leads to where its files are, which is then not ours to remove."""
+    return not is_remote(run.store) and run.folder.is_symlink()
+
+
+def remove(run: Run) -> bool:
+    """Removes a run with all its files; False where a process works on it, or has just removed it.
+
+    It is out of sight at once: on a disk its folder is renamed, in S3 its plan goes first. What a crash leaves behind is swept
+    by `sweep`.
+    """
+    trash = run.store / TRASH / f"{run.run_id}.{secrets.token_hex(4)}"
+    try:
+        with hold_alone(run):
+            if not run.plan.exists() or is_link(run):
+                return False
+            if is_remote(run.store):
+                create_file(trash / "removed.json", "{}")
+                run.plan.unlink()
+            else:
+                trash.parent.mkdir(exist_ok=True)
+                run.folder.rename(trash)
+            sweep_removed(run, trash)
+    except InputError:
+        return False
+    return True
+
+
+def sweep_removed(run: Run, trash: Path) -> None:
+    """Removes what is left of a run that is out of sight. trash: what says so, and goes last."""
+    for name in SCHEMAS:
+        sweep_tree(run.table(name).parent)
+    run.report.unlink(missing_ok=True)
+    if is_remote(run.store):
+        sweep_tree(run.folder)
     sweep_tree(trash)
-    make_folder(trash)
-    create_file(trash / "removed.json", "{}")
-    (run.plan).unlink()
-    sweep(run.store)
 
 
 def sweep(store: Path) -> None:
     """Removes what runs left behind that are gone, or finished."""
-    for folder in (store / TRASH).glob("*"):
-        run = Run(store, folder.name)
-        if not (run.plan).exists():  # else its removal ended before it began
-            for name in SCHEMAS:
-                sweep_tree(run.table(name).parent)
-            run.report.unlink(missing_ok=True)
-            sweep_tree(run.folder)
-        sweep_tree(folder)
+    for trash in (store / TRASH).glob("*"):
+        run = Run(store, trash.name.split(".")[0])
+        if run.plan.exists():  # its removal ended before it began
+            sweep_tree(trash)
+        elif not is_held(run):
+            sweep_removed(run, trash)
     for run in published_runs(store):
         if run.attempts.exists():
             sweep_tree(run.attempts)

@@ -1,6 +1,7 @@
 """Which runs may go: small stores worked out by hand, and the least that must stay."""
 
 import os
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ from flows.cli import app
 from reports.gates import Gate, as_rows, judge
 from reports.index import write_index
 from reports.report import write_report
+from storage import retention
 from storage.aggregates import place_table
+from storage.errors import InputError
 from storage.lock import hold
 from storage.operators import last_used, mark_used, remove_operator
 from storage.places import files_below, make_folder, remote, replace_file, sweep_tree
@@ -146,8 +149,8 @@ def test_a_removal_that_was_cut_short_is_out_of_sight_and_ended_by_the_next(stor
 def test_a_removal_that_crashed_is_ended_by_the_next(store_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(store_place, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("storage.retention.sweep", lambda store: None)
-        remove(run)
+        patch.setattr("storage.retention.sweep_removed", lambda run, trash: None)
+        assert remove(run)
     assert list_runs(store_place) == []
     assert run.table("samples").exists()
     sweep(store_place)
@@ -157,9 +160,76 @@ def test_a_removal_that_crashed_is_ended_by_the_next(store_place: Path, monkeypa
 def test_a_removal_that_crashed_before_its_run_was_out_of_sight_has_removed_nothing(store_place: Path) -> None:
     run = make_run(store_place, 1)
     before = files(store_place)
-    replace_file(store_place / "trash" / run.run_id / "removed.json", "{}")
+    for name in (run.run_id, f"{run.run_id}.0a1b2c3d"):
+        replace_file(store_place / "trash" / name / "removed.json", "{}")
     sweep(store_place)
     assert files(store_place) == before
+
+
+def test_a_run_that_is_resumed_meanwhile_is_not_removed(store_place: Path) -> None:
+    """The command has listed it; then another process goes on with it."""
+    run = make_run(store_place, 1, finished=False)
+    assert [one.run_id for one in removable(store_place, 0, None)] == [run.run_id]
+    with hold(run) as check:
+        before = files(store_place)
+        assert not remove(run)
+        check()
+        assert files(store_place) == before
+    assert remove(run)
+    assert files(store_place) == set()
+    assert not remove(run)
+
+
+def test_a_run_that_was_removed_meanwhile_is_not_gone_on_with(store_place: Path) -> None:
+    run = make_run(store_place, 1, finished=False)
+    assert remove(run)
+    with pytest.raises(InputError, match="was removed by another process just now: the same command begins a new one"), hold(run):
+        pytest.fail("held")
+    assert files(store_place) == set()
+    assert list_runs(store_place) == []
+
+
+def test_while_a_run_is_being_removed_others_sweep_around_it(store_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two commands finds what the other is removing."""
+    run, other = make_run(store_place, 1), make_run(store_place, 2)
+    removing = retention.sweep_removed
+
+    def meanwhile(run: Run, trash: Path) -> None:
+        monkeypatch.setattr(retention, "sweep_removed", removing)
+        with pytest.raises(InputError), hold(run):
+            pytest.fail("held")
+        assert list_runs(store_place) == [other]
+        assert not remove(run)
+        sweep(store_place)
+        removing(run, trash)
+
+    monkeypatch.setattr(retention, "sweep_removed", meanwhile)
+    assert remove(run)
+    assert list_runs(store_place) == [other]
+    assert runs_with_files(store_place) == {"20261102T030000Z-digits-0000"}
+    assert not list((store_place / "trash").glob("*"))
+
+
+def runs_with_files(store: Path) -> set[str]:
+    """The runs that have any file in the store."""
+    return set(re.findall(r"2026\d{4}T030000Z-digits-0000", " ".join(map(str, files(store)))))
+
+
+@ON_DISK
+def test_links_are_not_followed(store_place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    linked, run = make_run(store_place, 1), make_run(store_place, 2)
+    linked.folder.rename(elsewhere / "run")
+    linked.folder.symlink_to(elsewhere / "run")
+    run.table("samples").parent.rename(elsewhere / "table")
+    run.table("samples").parent.symlink_to(elsewhere / "table")
+    before = files(elsewhere)
+    assert removable(store_place, 0, None) == [run]
+    assert not remove(linked)
+    assert remove(run)
+    assert files(elsewhere) == before
+    assert published_runs(store_place) == [linked]
+    assert not run.table("samples").parent.is_symlink()
 
 
 def test_attempts_that_a_finished_run_left_are_swept(store_place: Path) -> None:
