@@ -34,7 +34,7 @@ from flows.worker import Work
 from reports.charts import start_engine
 from reports.formats import plural
 from reports.gallery import choose_samples, shown_classes
-from reports.gates import Judgement, as_rows, judge
+from reports.gates import Judgement, as_rows, judge, readable_reference
 from reports.index import write_index
 from reports.queries import ask
 from reports.report import write_report
@@ -42,13 +42,13 @@ from reports.sections import say_not_finite
 from storage.aggregates import gather, place_table
 from storage.commits import Commit, sound_commits, sweep_orphans
 from storage.datasets import Dataset, open_dataset
-from storage.errors import StoreLost
+from storage.errors import InputError, StoreLost
 from storage.lock import hold
 from storage.maps import MapShape
 from storage.parts import part_fault
 from storage.places import files_below, hash_file, parse_store
 from storage.retention import sweep
-from storage.runs import Manifest, Plan, Run, Trigger, find_reference, publish, read_plan
+from storage.runs import Manifest, Plan, Run, Trigger, publish, readable_plan
 from storage.sql import connect
 from storage.tables import SCHEMAS, write_table
 
@@ -160,7 +160,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     session.listener.is_published = True
     session.listener.stage("reporting")
     charts.join()
-    report(run)
+    report(session, run)
     return Outcome(
         run=run,
         judgements=judgements,
@@ -266,7 +266,12 @@ def find_not_finite(session: Session, run: Run) -> list[str]:
 def judge_run(session: Session, run: Run) -> list[Judgement]:
     """Puts the gates to the run and writes what became of them into its table `gates`."""
     session.listener.stage("judging")
-    reference = find_reference(run, session.config.reference)
+    try:
+        reference = readable_reference(run, session.config.reference)
+    except InputError as error:
+        # Another run's fault loses nothing of this one: a gate that compares with it does not pass.
+        session.listener.say(f"gates: there is no reference to compare with: {error}")
+        reference = None
     if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
         session.listener.say(
             f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
@@ -279,7 +284,8 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
 
 def planned_rule(run: Run) -> str | None:
     """The rule that a run's maps were planned by; None where its plan does not say."""
-    method = read_plan(run).config.get("method")
+    plan = readable_plan(run)
+    method = None if plan is None else plan.config.get("method")
     rule = method.get("rule") if isinstance(method, dict) else None
     return rule if isinstance(rule, str) else None
 
@@ -362,8 +368,11 @@ def draw(session: Session, planned: Planned, judgements: list[Judgement]) -> Non
 
 
 @task(name="report", cache_policy=NO_CACHE)
-def report(run: Run) -> Path:
-    """Writes the run's report, and the page over all runs of its store."""
+def report(session: Session, run: Run) -> Path:
+    """Writes the run's report, and the page over all runs of its store, which can be made at any time."""
     path = write_report(run)
-    write_index(run.store)
+    try:
+        write_index(run.store)
+    except (InputError, OSError) as error:
+        session.listener.say(f"the page over all runs cannot be written ({error}): 'clear-audit report' writes it again")
     return path

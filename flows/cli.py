@@ -14,8 +14,6 @@ from flows.ending import FAILED, GATE_FAILED, USAGE, exit_codes, say
 from flows.printing import Form, draw_table, write_rows, write_text
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from flows.config import AuditConfig
     from flows.listener import Listener
     from reports.gates import Judgement
@@ -157,7 +155,7 @@ def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
 
         found = find_run(store, run_id)
         manifest = read_manifest(found)
-        (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": found.run_id}).to_pylist()
+        row = row_of(found)
         facts = {name: value for name, value in row.items() if name != "class_names"}
         if manifest.passed_over:
             facts["passed_over"] = say_passed_over(manifest.passed_over)
@@ -394,10 +392,16 @@ def run_ids(store: Path) -> list[str]:
     return [found.run_id for found in published_runs(store)]
 
 
-def rows_of(store: Path, sql: str, parameters: dict[str, Any] | None = None) -> "pa.Table":
+def row_of(run: "Run") -> dict[str, Any]:
+    """A run's row of the table `runs`. Raises InputError where it is damaged."""
+    from storage.errors import InputError
     from storage.sql import connect, select
 
-    return select(connect(store, run_ids(store)), sql, parameters)
+    with connect(run.store, [run.run_id]) as connection:
+        rows: list[dict[str, Any]] = select(connection, "SELECT * FROM runs").to_pylist()
+    if len(rows) != 1:
+        raise InputError(f"table 'runs' of run '{run.run_id}' has {len(rows):,} rows: 'clear-audit verify' says what is damaged")
+    return rows[0]
 
 
 def say_gates(judgements: "Sequence[Judgement]") -> str:
@@ -426,7 +430,7 @@ def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None
         from flows.launch import run_audit, say_excess
 
         outcome = run_audit(config, store, listener, resume)
-    (row,) = rows_of(store, "SELECT * FROM runs WHERE run_id = $run_id", {"run_id": outcome.run.run_id}).to_pylist()
+    row = row_of(outcome.run)
 
     def percent(value: float | None) -> str:
         return "not known" if value is None else f"{100 * value:.2f} %"

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.gates import Judgement, Outcome
 from reports.queries import Answer, Parameter, Row, ask
-from storage.records import Record, read_record
+from storage.records import Count, Record, read_record
 from storage.runs import Run
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Choice:
 class GallerySample(Record):
     """A sample that was drawn. peak: the response that is full brightness in its maps."""
 
-    sample_index: int
+    sample_index: Count
     reason: str
-    peak: float
+    peak: Annotated[float, Field(ge=0)]
     gates: tuple[str, ...] = ()
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from reports.queries import FOLDER, fill, load
 from storage.asking import ask, asks_reference
 from storage.errors import InputError
-from storage.runs import Run
+from storage.runs import Run, find_reference, read_plan
 from storage.sql import connect, reads_reference, select
 from storage.tables import SCHEMAS
 
@@ -105,9 +105,21 @@ class NotEvaluated(Exception):
 
 
 def judge(gates: Iterable[Gate], run: Run, reference: Run | None) -> list[Judgement]:
-    """Puts each gate to the run's tables, which need not be published yet. reference: an earlier run, where there is one."""
+    """Puts each gate to the run's tables, which need not be published yet. reference: an earlier run, where there is one.
+
+    Raises InputError where a table is damaged.
+    """
     with connect(run.store, [run.run_id], reference=None if reference is None else reference.run_id) as connection:
         return [judge_gate(connection, gate, run, reference) for gate in gates]
+
+
+def readable_reference(run: Run, wanted: str) -> Run | None:
+    """The run that gates compare with, see `find_reference`. Raises InputError where there is none, or it is damaged."""
+    reference = find_reference(run, wanted)
+    if reference is not None:
+        read_plan(reference)
+        connect(run.store, [], reference=reference.run_id).close()
+    return reference
 
 
 def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None) -> Judgement:

@@ -4,16 +4,19 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from markupsafe import Markup
+from pydantic import Field, ValidationError
 
 from reports.charts import trend
 from reports.formats import UNDEFINED, count, decimal, percent
-from reports.gates import overall
+from reports.gates import Outcome, overall
 from reports.queries import Row, load
 from reports.report import environment
+from storage.errors import InputError
 from storage.places import replace_file
+from storage.records import Count, Fraction, Name, Record, read_record
 from storage.runs import Run, published_runs
 from storage.sql import connect, select
 
@@ -35,41 +38,74 @@ class AuditGroup:
     older: list[Row]
 
 
+class IndexRow(Record):
+    """What the page says of a run. gates: of each, its severity and outcome."""
+
+    run_id: Name
+    name: str
+    started_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d")]
+    processed_count: Count
+    failed_count: Count
+    correct_frac: Fraction | None
+    agreement_frac: Fraction | None
+    sparseness_mean: float | None
+    class_cosine_mean: float | None
+    gates: list[tuple[Literal["error", "warn"], Outcome]]
+
+
+class IndexCache(Record):
+    """`index.json`: the rows of runs that were read, so that they need not be read again."""
+
+    format: Annotated[Literal["clear-audit/index/1"], Field(alias="schema")]
+    runs: list[IndexRow]
+
+
 def write_index(store: Path) -> Path:
-    """Writes `reports/index.html`; returns where. Only runs that an earlier call has not seen are read."""
+    """Writes `reports/index.html`; returns where. Only runs that an earlier call has not seen are read.
+
+    Runs whose tables are damaged are named on the page, and hold up nothing.
+    """
     folder = store / "reports"
-    rows = refresh(store, folder / "index.json")
-    replace_file(folder / "index.html", environment().get_template("index.html.j2").render(groups=group(rows), count=len(rows)))
+    rows, unreadable = refresh(store, folder / "index.json")
+    page = environment().get_template("index.html.j2").render(groups=group(rows), count=len(rows), unreadable=unreadable)
+    replace_file(folder / "index.html", page)
     return folder / "index.html"
 
 
-def refresh(store: Path, cache: Path) -> list[Row]:
-    """A row a published run, oldest first: those known from `cache`, and the others from the tables."""
+def refresh(store: Path, cache: Path) -> tuple[list[Row], list[str]]:
+    """A row a published run, oldest first: those known from `cache`, and the others from the tables; and the ids of runs whose
+    tables cannot be read.
+    """
     runs = published_runs(store)
-    known = {row["run_id"]: row for row in read_cache(cache)}
-    fresh = [run for run in runs if run.run_id not in known]
-    known |= {row["run_id"]: row for row in read_runs(store, fresh)}
-    rows = [known[run.run_id] for run in runs if run.run_id in known]
+    known = read_cache(cache)
+    known |= read_runs(store, [run for run in runs if run.run_id not in known])
+    rows = [known[run.run_id].model_dump(mode="json") for run in runs if run.run_id in known]
     replace_file(cache, json.dumps({"schema": SCHEMA, "runs": rows}, indent=1, ensure_ascii=False) + "\n")
-    return rows
+    return rows, [run.run_id for run in runs if run.run_id not in known]
 
 
-def read_cache(cache: Path) -> list[Row]:
+def read_cache(cache: Path) -> dict[str, IndexRow]:
     """Nothing where there is none of this version: all runs are then read again."""
     try:
-        content = json.loads(cache.read_bytes())
-        rows: list[Row] = content["runs"]
-        return rows if content["schema"] == SCHEMA and all(row.keys() >= {"run_id", "name"} for row in rows) else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+        return {row.run_id: row for row in read_record(IndexCache, cache).runs}
+    except InputError:
+        return {}
 
 
-def read_runs(store: Path, runs: Sequence[Run]) -> list[Row]:
+def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
+    """The rows of those runs that can be read."""
     if not runs:
-        return []
-    with connect(store, [run.run_id for run in runs]) as connection:
-        rows = select(connection, load("index/runs")).to_pylist()
-    return [row | {"started_at": row["started_at"].isoformat()} for row in rows]
+        return {}
+    try:
+        with connect(store, [run.run_id for run in runs]) as connection:
+            rows = select(connection, load("index/runs")).to_pylist()
+        read = [IndexRow.model_validate(row | {"started_at": row["started_at"].isoformat()}) for row in rows]
+    except (InputError, ValidationError, AttributeError):
+        # One of them is damaged: each by itself.
+        if len(runs) == 1:
+            return {}
+        return {run_id: row for run in runs for run_id, row in read_runs(store, [run]).items()}
+    return {row.run_id: row for row in read}
 
 
 def group(rows: Iterable[Row]) -> list[AuditGroup]:

@@ -15,10 +15,14 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from storage.errors import InputError
 from storage.mirror import local_file
 from storage.places import flush, flush_folder, is_remote, make_folder, put_files, replace_file, scratch, sweep_tree
+from storage.records import Record, read_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +38,13 @@ REFUSED = ".refused"
 
 class UnusableOperator(ValueError):
     """A file is not the operator that it should be, and is to be built again. The message says why."""
+
+
+class Refusal(Record):
+    """Why an operator that was built is not used. memory: bytes that it was allowed."""
+
+    reason: str
+    memory: Annotated[float, Field(ge=0)]
 
 
 def describe(facts: Mapping[str, Any]) -> str:
@@ -89,20 +100,20 @@ def last_used(path: Path) -> float:
 
 def write_refusal(path: Path, reason: str, memory: float) -> None:
     """Keeps why an operator that was built is not used. memory: bytes that it was allowed."""
-    replace_file(path.with_suffix(REFUSED), json.dumps({"reason": reason, "memory": memory}, ensure_ascii=False))
+    replace_file(path.with_suffix(REFUSED), Refusal(reason=reason, memory=memory).model_dump_json())
 
 
 def read_refusal(path: Path, memory: float) -> str | None:
     """Why an operator was not used when it was last built; None where it is to be tried, for it is allowed more now say."""
     refusal = path.with_suffix(REFUSED)
     try:
-        found = json.loads(refusal.read_text(encoding="utf-8"))
-        reason, allowed = str(found["reason"]), float(found["memory"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = read_record(Refusal, refusal)
+    except InputError:
         return None
-    if memory > allowed:
+    if memory > found.memory:
         return None
-    return f"{reason}; so it was when it was last built: remove operators/{refusal.name} from the store to have it tried again"
+    way_out = f"remove operators/{refusal.name} from the store to have it tried again"
+    return f"{found.reason}; so it was when it was last built: {way_out}"
 
 
 def remove_operator(path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from storage.errors import InputError, nearest
 from storage.mirror import local_store
+from storage.places import check_regular
 from storage.tables import SCHEMAS
 from storage.union import quote, reading, source
 
@@ -74,6 +75,8 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
         known = connection.from_arrow(schema.empty_table())
         columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
         try:
+            for file in files:
+                check_regular(Path(file))
             rows = source(connection, into, table, files) if table == "samples" else f"SELECT * FROM {reading(files)}"
             connection.execute(f"CREATE VIEW {into}.{table} AS SELECT {columns} WHERE false UNION ALL BY NAME {rows}")
         except (duckdb.Error, pa.ArrowException, OSError) as error:

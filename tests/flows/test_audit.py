@@ -337,6 +337,13 @@ def test_same_config_again_is_a_new_run_that_is_judged_against_the_first(
 ) -> None:
     store = tmp_path / "audits"
     shutil.copytree(finished, store)
+    # What another run has of damage, and what can be made anew, holds up nothing.
+    (store / "reports" / "index.json").write_text('{"schema": "clear-audit/index/1", "runs": [{"run_id": "x", "name": "x"}]}')
+    broken_run = Run(store, "20200101T000000Z-digits-0000")
+    shutil.copytree(only_run(store).folder, broken_run.folder)
+    for name in SCHEMAS:
+        broken_run.table(name).parent.mkdir()
+        broken_run.table(name).write_bytes(b"PAR1")
     moved = '{ name = "accuracy", max_drop = 0, max_rise = 0 }'
     broken = '{ name = "too_many", sql = "SELECT count(*) FROM samples", max = 7 }'
     done = clear_audit("run", digits_config, "--store", store, "--set", f"gates=[{moved}, {broken}]", api=prefect_api)
@@ -344,7 +351,7 @@ def test_same_config_again_is_a_new_run_that_is_judged_against_the_first(
     assert "clear-audit: gate 'too_many' failed: 300 is above the most allowed, 7" in done.stderr
     assert "1 passed, 1 failed" in done.stdout
     assert "(resumed)" not in done.stdout
-    first, second = published_runs(store)
+    _, first, second = published_runs(store)
     assert first.table("samples").read_bytes() == second.table("samples").read_bytes()
     sql = "SELECT gate_name, outcome, value = reference_value AS same, reference_run_id FROM gates ORDER BY ALL"
     judged = select(connect(store, [second.run_id]), sql).to_pylist()
@@ -357,7 +364,9 @@ def test_same_config_again_is_a_new_run_that_is_judged_against_the_first(
     compared = clear_audit("compare", "--store", store)
     assert compared.returncode == 1
     assert "0 went from right to wrong" in compared.stderr
-    assert first.run_id in (store / "reports" / "index.html").read_text(encoding="utf-8")
+    index = (store / "reports" / "index.html").read_text(encoding="utf-8")
+    assert f'href="{first.run_id}.html"' in index
+    assert f"cannot be read, and is not shown: {broken_run.run_id}" in index
 
 
 def write_folder(folder: Path, digits: Digits) -> None:

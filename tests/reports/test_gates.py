@@ -3,12 +3,25 @@
 from dataclasses import replace
 from functools import partial
 from math import sqrt
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
-from reports.gates import BUILT_IN, WITH_SAMPLES, Gate, Judgement, Outcome, as_rows, judge, overall, worst_first
+from reports.gates import (
+    BUILT_IN,
+    WITH_SAMPLES,
+    Gate,
+    Judgement,
+    Outcome,
+    as_rows,
+    judge,
+    overall,
+    readable_reference,
+    worst_first,
+)
 from storage.asking import ask
+from storage.errors import InputError
 from storage.runs import Run
 from tests.reports.stores import SAMPLES, SMALL, Content, make_store, sample
 
@@ -279,3 +292,13 @@ def test_a_gate_whose_images_cannot_be_found_is_an_error(sql: str, message: str,
     judgement = judge_one(Gate("mine", "SELECT 1", min=0, samples=sql), run)
     assert judgement.outcome is Outcome.error
     assert message in judgement.message
+
+
+def test_a_reference_that_is_damaged_is_named(tmp_path: Path) -> None:
+    run, reference = make_store(tmp_path, SMALL), make_store(tmp_path, replace(SMALL, run_id=EARLIER))
+    assert readable_reference(run, reference.run_id) == reference
+    reference.table("samples").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="table 'samples' cannot be read"):
+        readable_reference(run, reference.run_id)
+    with pytest.raises(InputError, match="names no finished run"):
+        readable_reference(run, "20200101T000000Z")

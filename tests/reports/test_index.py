@@ -1,6 +1,7 @@
 """The page over all runs: what it says of each, and that it reads only what is new."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_only_new_runs_are_read(store: Path, monkeypatch: pytest.MonkeyPatch) ->
     read: list[list[str]] = []
     read_runs = index.read_runs
 
-    def counting(store: Path, runs: list[Run]) -> list[dict[str, object]]:
+    def counting(store: Path, runs: list[Run]) -> dict[str, index.IndexRow]:
         read.append([run.run_id for run in runs])
         return read_runs(store, runs)
 
@@ -56,7 +57,7 @@ def test_a_run_that_is_gone_is_gone(store: Path) -> None:
     cache = store / "reports" / "index.json"
     write_index(store)
     (store / "runs" / SECOND / "manifest.json").unlink()
-    assert [row["run_id"] for row in refresh(store, cache)] == [FIRST, SMALL.run_id]
+    assert [row["run_id"] for row in refresh(store, cache)[0]] == [FIRST, SMALL.run_id]
     assert SECOND not in write_index(store).read_text(encoding="utf-8")
 
 
@@ -68,6 +69,48 @@ def test_a_damaged_cache_is_made_again(store: Path, damage: str) -> None:
     cache.write_text(damage, encoding="utf-8")
     write_index(store)
     assert cache.read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"correct_frac": 7},
+        {"correct_frac": "x"},
+        {"processed_count": 1 << 60},
+        {"started_at": "yesterday"},
+        {"gates": [["error", "shone"]]},
+        {"gates": [["error"]]},
+        {"more": 1},
+        {"run_id": "../x"},
+        {"sparseness_mean": []},
+    ],
+    ids=str,
+)
+def test_a_row_that_is_no_row_has_the_cache_made_again(store: Path, change: dict[str, object]) -> None:
+    cache = store / "reports" / "index.json"
+    write_index(store)
+    whole = cache.read_text(encoding="utf-8")
+    content = json.loads(whole)
+    content["runs"][1] |= change
+    cache.write_text(json.dumps(content), encoding="utf-8")
+    write_index(store)
+    assert cache.read_text(encoding="utf-8") == whole
+
+
+def test_a_cache_that_is_no_file_is_not_waited_for(store: Path) -> None:
+    (store / "reports").mkdir()
+    os.mkfifo(store / "reports" / "index.json")
+    write_index(store)
+    assert len(json.loads((store / "reports" / "index.json").read_text(encoding="utf-8"))["runs"]) == 3
+
+
+@pytest.mark.parametrize("table", ["runs", "gates"])
+def test_a_run_whose_tables_are_damaged_holds_up_no_other(store: Path, table: str) -> None:
+    Run(store, SECOND).table(table).write_bytes(b"PAR1")
+    page = write_index(store).read_text(encoding="utf-8")
+    assert f"1 finished run cannot be read, and is not shown: {SECOND}" in page
+    assert f'href="{FIRST}.html"' in page
+    assert f'href="{SECOND}.html"' not in page
 
 
 def test_a_store_without_runs(tmp_path: Path) -> None:
@@ -82,6 +125,6 @@ def test_names_are_escaped_and_old_runs_folded_away(store: Path) -> None:
     (made,) = index.group(many)
     assert (len(made.latest), len(made.older)) == (index.SHOWN_RUNS, 5000 - index.SHOWN_RUNS)
     assert made.latest[0]["run_id"] == many[-1]["run_id"]
-    html = index.environment().get_template("index.html.j2").render(groups=[made], count=5000)
+    html = index.environment().get_template("index.html.j2").render(groups=[made], count=5000, unreadable=[])
     assert SCRIPT not in html
     assert len(html) < 4_000_000
