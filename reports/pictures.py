@@ -34,7 +34,7 @@ def embed(paths: Sequence[Path], room: int = ROOM) -> tuple[dict[Path, str], int
     """
     import PIL.Image
 
-    files = {path: path.read_bytes() for path in paths if path.exists()}
+    files = {path: path.read_bytes() for path in paths if path.is_file()}
     uris = {path: as_uri(data) for path, data in files.items()}
     if size(uris) <= room:
         return uris, None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage.factories import call_factory
-from storage.weights import load_weights, read_bytes, refuse_torchscript
+from storage.weights import check_unfolding, load_weights, read_bytes, refuse_torchscript
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +53,7 @@ def load_model(spec: ModelSpec, say: Callable[[str], None] = say_nothing) -> "nn
 
     content = read_bytes(spec.program, "model.program")
     refuse_torchscript(content, f"model.program '{spec.program}'")
+    check_unfolding(content, f"model.program '{spec.program}'", 0)
     return load_program(spec.program, content)
 
 

@@ -86,6 +86,7 @@ def faults(archive: Any) -> Iterator[str]:
         yield "holds sample inputs that are more than tensors of the CPU"
     model = json.loads(archive.read_bytes(MODEL))
     yield from graph_faults(model, "")
+    yield from growing_sizes(model["graph_module"]["graph"]["nodes"])
     inputs = [spec for spec in model["graph_module"]["signature"]["input_specs"] if "user_input" in spec]
     if len(inputs) != 1 or "as_tensor" not in inputs[0]["user_input"]["arg"]:
         yield f"takes {len(inputs)} inputs" if len(inputs) != 1 else "takes something else than a tensor"
@@ -129,6 +130,27 @@ def graph_faults(value: Any, key: str) -> Iterator[str]:
         yield "has no text for 'expr_str'"
 
 
+def growing_sizes(nodes: Any) -> Iterator[str]:
+    """Arithmetic on sizes, step by step, that comes to numbers that no size has: each product may double their digits."""
+    known: dict[Any, int] = {}
+
+    def digits_of(given: Any) -> int:
+        (value,) = given["arg"].values()
+        (value,) = value.values() if isinstance(value, dict) else (value,)
+        return value.bit_length() if isinstance(value, int) else known.get(value, SIZE_DIGITS)
+
+    for node in nodes:
+        if str(node["target"]).startswith("_operator."):
+            found = [digits_of(given) for given in node["inputs"]]
+            total = sum(found) if node["target"] == "_operator.mul" else max(found, default=0) + 1
+            if total > MOST_DIGITS:
+                yield f"works out sizes of more than {MOST_DIGITS} binary digits"
+                return
+            (output,) = node["outputs"]
+            (made,) = output.values()
+            known[made["as_name"] if isinstance(made, dict) else None] = total
+
+
 def is_operation(target: Any) -> bool:
     """Whether it names an operation of ATen that reaches no file, or arithmetic on sizes."""
     import torch
@@ -152,17 +174,62 @@ def is_path(path: Any) -> bool:
 
 
 def is_size(text: Any) -> bool:
-    """Whether it is arithmetic on numbers and sizes, as `1 + L['x'].size()[2] // 2` or `Add(Symbol('s0'), Integer(1))`."""
+    """Whether it is arithmetic on numbers and sizes, as `1 + L['x'].size()[2] // 2` or `Add(Symbol('s0'), Integer(1))`.
+
+    And short, and of results that a size can have: what a few characters name, a tower of powers say, may not end.
+    """
+    if not isinstance(text, str) or len(text) > LONGEST_SIZE:
+        return False
     try:
-        return isinstance(text, str) and all(map(is_size_part, ast.walk(ast.parse(text, mode="eval"))))
+        parsed = ast.parse(text, mode="eval")
+        return all(map(is_size_part, ast.walk(parsed))) and digits(parsed.body) <= MOST_DIGITS
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
+LONGEST_SIZE = 10_000
+SIZE_DIGITS, MOST_DIGITS = 64, 4096
+"""Binary digits of a size that is given, and of what may be worked out on the way to another."""
+
 SIZE_PARTS = (
-    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
-    *(ast.Load, ast.Subscript),
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.unaryop, ast.boolop, ast.cmpop),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.Load, ast.Subscript),
 )
+POWERS = {"Pow", "PowByNatural"}
+
+
+def digits(node: ast.AST) -> int:
+    """The most binary digits that a size, or anything on the way to it, can have.
+
+    Raises ValueError where the exponent of a power is not written as a number.
+    """
+    if isinstance(node, ast.Constant):
+        return max(node.value.bit_length(), 1) if isinstance(node.value, int) else SIZE_DIGITS
+    if isinstance(node, ast.Name | ast.Subscript) or (isinstance(node, ast.Call) and is_symbol(node)):
+        return SIZE_DIGITS
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        return digits(node.left) * max(exponent(node.right), 1)
+    called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+    if isinstance(node, ast.Call) and called in POWERS and len(node.args) == 2:
+        return digits(node.args[0]) * max(exponent(node.args[1]), 1)
+    parts = [digits(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+    is_product = called == "Mul" or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult))
+    return sum(parts) if is_product else max(parts, default=0) + len(parts)
+
+
+def is_symbol(node: ast.Call) -> bool:
+    return not isinstance(node.func, ast.Name) or node.func.id == "Symbol"
+
+
+def exponent(node: ast.AST) -> int:
+    """The size of an exponent that is written as a number, as 2, -1 or Integer(2). Raises ValueError where it is none."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        return exponent(node.operand)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Integer" and len(node.args) == 1:
+        return exponent(node.args[0])
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return abs(node.value)
+    raise ValueError("a power whose exponent is no number")
 
 
 def is_size_part(node: ast.AST) -> bool:
@@ -196,7 +263,7 @@ def is_tree(text: Any) -> bool:
 
 
 def is_integer(value: Any) -> bool:
-    return isinstance(value, int)
+    return isinstance(value, int) and value.bit_length() <= SIZE_DIGITS
 
 
 HARMLESS: dict[str, Callable[[Any], bool]] = {

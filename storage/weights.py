@@ -9,8 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-
+from storage.addresses import open_file
 from storage.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +26,9 @@ COUNTER = "num_batches_tracked"
 
 PASSED_OVER = {COUNTER, "total_ops", "total_params", "n_averaged"}
 """Last parts of names that no network computes with: counters of training, of profilers and of averaging."""
+
+CHECKPOINT_COPIES, SMALL = 8, 64 << 20
+"""How often a trainer may keep a network's tensors (of several steps, with an optimizer's state), and bytes of what is beside."""
 
 DEPTH = 3
 SHOWN = 3
@@ -53,7 +55,7 @@ class Fit:
 def load_weights(path: str, model: "nn.Module", title: str, say: Callable[[str], None]) -> None:
     """Loads a file's weights into a model; says what was done to fit them. title: of the model. Raises InputError."""
     expected = model.state_dict()
-    content = read_weights(path)
+    content = read_weights(path, sum(map(bytes_of, expected.values())))
     fits = [fit_names(place, tensors, model, expected) for place, tensors in find_tensors(content)]
     if not fits:
         raise InputError(f"model.weights '{path}' holds no tensors by name, but {outline(content)}: save model.state_dict()")
@@ -76,9 +78,9 @@ def load_weights(path: str, model: "nn.Module", title: str, say: Callable[[str],
 def read_bytes(path: str, key: str = "model.weights") -> bytes:
     """The content of a file at any address. key: of the config, for messages. Raises InputError."""
     try:
-        with fsspec.open(path, "rb") as file:
+        with open_file(path) as file:
             content: bytes = file.read()
-    except (OSError, ValueError, ImportError) as error:  # ValueError: no such protocol; ImportError: its package is missing
+    except (OSError, InputError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{key} '{path}' cannot be read ({reason}): correct the path") from error
     return content
@@ -97,8 +99,36 @@ def refuse_torchscript(content: bytes, title: str) -> None:
         )
 
 
-def read_weights(path: str) -> Any:
-    """What a weights file holds: tensors by name, or a trainer's dictionary around them. Raises InputError."""
+def check_unfolding(content: bytes, title: str, needed: int) -> None:
+    """Raises InputError where an archive is packed, and unpacks to more than a checkpoint of a network can have.
+
+    needed: bytes of the network's own tensors. torch.save packs nothing.
+    """
+    try:
+        unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+    except Exception:  # no archive, or a damaged one: whoever reads it says so
+        return
+    most = max(2 * len(content), CHECKPOINT_COPIES * needed + SMALL)
+    if unpacked > most:
+        raise InputError(
+            f"{title} has {len(content) / 1e6:,.1f} MB and unpacks to {unpacked / 1e6:,.0f}, more than any training of this "
+            "network leaves: save it again by PyTorch, which does not pack it"
+        )
+
+
+def bytes_of(value: Any) -> int:
+    """Of a tensor; 0 of other state of a module, and of a layer whose shape is not known yet."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) and not is_lazy(value) else 0
+
+
+def read_weights(path: str, needed: int = 0) -> Any:
+    """What a weights file holds: tensors by name, or a trainer's dictionary around them. Raises InputError.
+
+    needed: bytes of the tensors that are looked for.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -114,6 +144,7 @@ def read_weights(path: str) -> Any:
         program = "; an exported program is named by model.program" if suffix == ".pt2" else ""
         raise InputError(f"model.weights '{path}' ends in '{suffix}': use .safetensors, or .pt with tensors only{program}")
     refuse_torchscript(content, f"model.weights '{path}'")
+    check_unfolding(content, f"model.weights '{path}'", needed)
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
@@ -125,19 +156,23 @@ def read_weights(path: str) -> Any:
         ) from error
 
 
-def find_tensors(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Yields each dictionary of a file that has tensors by name, with the keys that lead to it."""
+def find_tensors(
+    content: Any, place: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yields each dictionary of a file that has tensors by name, once, with the keys that lead to it."""
     import torch
 
-    if not isinstance(content, Mapping):
+    seen = set() if seen is None else seen
+    if not isinstance(content, Mapping) or id(content) in seen:
         return
+    seen.add(id(content))
     named = {name: value for name, value in content.items() if isinstance(name, str)}
     if any(isinstance(value, torch.Tensor) for value in named.values()):
         # A module's extra state may be anything.
         yield place, {n: v for n, v in named.items() if isinstance(v, torch.Tensor) or n.endswith("_extra_state")}
     if len(place) < DEPTH:
         for name, inner in named.items():
-            yield from find_tensors(inner, (*place, name))
+            yield from find_tensors(inner, (*place, name), seen)
 
 
 def fit_names(place: tuple[str, ...], tensors: dict[str, Any], model: "nn.Module", expected: dict[str, Any]) -> Fit:

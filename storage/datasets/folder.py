@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
+from storage.addresses import filesystem_of
 from storage.datasets.classes import ClassNames, empty_classes, nearest, plain
 from storage.datasets.dataset import DatasetSpec, Samples, say_passed_over
 from storage.datasets.files import ImageFiles, visible
-from storage.datasets.images import filesystem_of
 from storage.errors import InputError
 
 SUFFIXES = frozenset(

@@ -14,6 +14,7 @@ from typing import IO, cast
 import numpy as np
 import pyarrow as pa
 
+from storage.addresses import open_file
 from storage.datasets.classes import check_labels, empty_classes, named_classes, numbered_classes
 from storage.datasets.dataset import DatasetSpec, Samples
 from storage.datasets.images import (
@@ -22,7 +23,6 @@ from storage.datasets.images import (
     UnreadableImage,
     check_count,
     check_range,
-    filesystem_of,
     samples_of,
 )
 from storage.errors import InputError
@@ -197,9 +197,8 @@ class _GzipFile(gzip.GzipFile):
 
 def _open(address: str) -> IO[bytes]:
     """The file's bytes, decompressed where its first two bytes are gzip's. Raises InputError: not there, no access."""
-    filesystem, path = filesystem_of(address)
     try:
-        file = cast(IO[bytes], filesystem.open(path, "rb"))
+        file = open_file(address)
     except OSError as error:
         raise InputError(f"{address} cannot be opened ({error}); give an IDX file that is readable") from error
     is_gzipped = file.read(2) == b"\x1f\x8b"

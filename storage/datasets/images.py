@@ -1,4 +1,4 @@
-"""What the formats share: addresses, and the decoding of images."""
+"""What the formats share: limits, and the decoding of images."""
 
 import io
 import struct
@@ -6,8 +6,6 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from storage.datasets.dataset import Samples
@@ -35,18 +33,6 @@ RARE_DAMAGE = (
 
 class UnreadableImage(Exception):
     """One image cannot be had. The message is the reason, in one line."""
-
-
-def filesystem_of(address: str) -> tuple[AbstractFileSystem, str]:
-    """The file system that an fsspec address or local path names, and the path in it.
-
-    Raises InputError: a protocol that is unknown or whose package is not installed.
-    """
-    try:
-        filesystem, path = url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{address}: {error}; install what it names or use another address") from error
-    return filesystem, path
 
 
 def check_count(count: int, address: str) -> None:

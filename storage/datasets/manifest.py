@@ -10,19 +10,22 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from storage.addresses import filesystem_of, open_file
 from storage.datasets.classes import empty_classes, nearest, plain
-from storage.datasets.columns import keep
+from storage.datasets.columns import is_bytes, keep
 from storage.datasets.dataset import DatasetSpec, Samples
 from storage.datasets.files import ImageFiles
-from storage.datasets.images import check_count, filesystem_of
+from storage.datasets.images import check_count
 from storage.datasets.labels import read_labels
 from storage.errors import InputError
 
 ROWS_A_BATCH = 4096
-LARGEST_TABLE = 4 << 30
+LARGEST_TABLE, SMALL_TABLE, LARGEST_RATIO = 4 << 30, 256 << 20, 100
+"""Bytes that a table may take in memory: so many times those of its file, but not fewer nor more than this."""
 LONGEST_HEADER = 1 << 16
 DELIMITERS = ",;\t|"
 NEEDED = ("path", "label")
@@ -54,7 +57,9 @@ class ManifestDataset:
     def __init__(self, spec: DatasetSpec) -> None:
         filesystem, path = filesystem_of(spec.path)
         try:
-            table = _parse(filesystem.cat_file(path), spec.path)
+            with open_file(spec.path) as file:
+                content = file.read()
+            table = _parse(content, spec.path)
         except OSError as error:
             raise InputError(f"{spec.path} cannot be read ({error}); check that it is there and accessible") from error
         for name in NEEDED:
@@ -110,17 +115,39 @@ def _parse(content: bytes, address: str) -> pa.Table:
 
 
 def _read_parquet(content: bytes, address: str) -> pa.Table:
-    """Bit by bit: a few kilobytes of Parquet can unfold to any number of rows, or to any length."""
+    """Bit by bit, and text as the file has it, each value once: a few kilobytes of Parquet can unfold to any length."""
+    most = min(LARGEST_TABLE, max(SMALL_TABLE, LARGEST_RATIO * len(content)))
+    too_large = InputError(f"{address} is larger than {most >> 20} MB when unpacked; drop columns, or split it")
     with pa.parquet.ParquetFile(io.BytesIO(content)) as file:
-        check_count(file.metadata.num_rows, address)
-        batches: list[pa.RecordBatch] = []
-        left = LARGEST_TABLE
+        schema, metadata = file.schema_arrow, file.metadata
+    check_count(metadata.num_rows, address)
+    if sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)) > most:
+        raise too_large
+    texts = [field.name for field in schema if is_text(field.type)]
+    batches: list[pa.RecordBatch] = []
+    with pa.parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts) as file:
         for batch in file.iter_batches(ROWS_A_BATCH):
-            left -= batch.nbytes
-            if left < 0:
-                raise InputError(f"{address} is larger than {LARGEST_TABLE >> 20} MB when unpacked; drop columns, or split it")
-            batches.append(batch)
-        return pa.Table.from_batches(batches, file.schema_arrow).replace_schema_metadata(None)
+            most -= sum(map(unfolded_bytes, batch.columns))
+            if most < 0:
+                raise too_large
+            columns = [
+                (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(field.type)
+                for column, field in zip(batch.columns, schema, strict=True)
+            ]
+            batches.append(pa.record_batch(columns, schema=schema))
+    return pa.Table.from_batches(batches, schema).replace_schema_metadata(None)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_bytes(kind))
+
+
+def unfolded_bytes(column: pa.Array) -> int:
+    """What a column takes when each of its values is written out."""
+    if not pa.types.is_dictionary(column.type) or not is_text(column.type.value_type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary).take(column.indices)
+    return int(pc.sum(lengths).as_py() or 0) + 4 * len(column)
 
 
 def _read_csv(content: bytes, address: str) -> pa.Table:

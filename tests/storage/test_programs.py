@@ -324,6 +324,9 @@ def test_what_a_network_does_not_need_is_refused(
 
 
 SIZES = [
+    "s0 ** 2",
+    "Pow(Symbol('s0'), Integer(-1))",
+    "Add(" + ", ".join(f"Symbol('s{number}')" for number in range(200)) + ")",
     "1 + (((-1) + L['x'].size()[3]) // 2) >= 1 and 3 != 4",
     "Max(Integer(1), Add(FloorDiv(Symbol('s0', positive=True, integer=True), Integer(2)), Integer(-1)))",
     "s77 % 2",
@@ -354,7 +357,62 @@ NO_SIZES = [
     "\x00",
     3,
     None,
+    # What does not end, or fills the memory.
+    "2 ** 99999999999",
+    "2 ** 2 ** 2 ** 2 ** 2 ** 2",
+    "(((s0 ** 9) ** 9) ** 9) ** 9",
+    "s0 ** s1",
+    "2 ** -99999999999",
+    "1 << 99999999999",
+    "s0 << 2",
+    "s0 >> 2",
+    "s0 | 1",
+    "Pow(Integer(9), Pow(Integer(9), Integer(9)))",
+    "Pow(Pow(Pow(Integer(9), Integer(999)), Integer(999)), Integer(999))",
+    "PowByNatural(Symbol('s0'), Symbol('s1'))",
+    "Mul(" + ", ".join(["Symbol('s0')"] * 65) + ")",
+    "9" * 4000,
+    "s0 + " * 5000 + "s0",
+    "-" * 9999 + "1",
 ]
+
+
+class Growing(nn.Module):
+    """Sizes of which each is the square of the one before."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.layer, self.steps = nn.Conv2d(2, 4, 1), steps
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[2]
+        for _ in range(self.steps):
+            size = size * size + 1
+        return self.layer(images).mean((2, 3)) * (size / size)
+
+
+def test_sizes_that_grow_from_step_to_step_are_refused() -> None:
+    few = load_program("m.pt2", export(WHOLE, model=Growing(3)))
+    assert few.module()(images(2)).shape == (2, 4)
+    archive = PT2ArchiveReader(io.BytesIO(export(WHOLE, model=Growing(1))))
+    records = {name: archive.read_bytes(name) for name in archive.get_file_names() if not name.startswith((".data", "byteorder"))}
+    model = json.loads(records["models/model.json"])
+    nodes = model["graph_module"]["graph"]["nodes"]
+    place = next(place for place, node in enumerate(nodes) if node["target"] == "_operator.mul")
+    last = nodes[place]
+    for step in range(40):
+        node = copy.deepcopy(last)
+        name = f"more_{step}"
+        before = last["outputs"][0]["as_sym_int"]["as_name"]
+        for given in node["inputs"]:
+            given["arg"] = {"as_sym_int": {"as_name": before}}
+        node["outputs"] = [{"as_sym_int": {"as_name": name}}]
+        node["name"] = name
+        nodes.insert(place + 1 + step, node)
+        last = node
+    records["models/model.json"] = json.dumps(model).encode()
+    with pytest.raises(InputError, match="works out sizes of more than 4096 binary digits"):
+        load_program("m.pt2", pack(records))
 
 
 @pytest.mark.parametrize("text", SIZES)

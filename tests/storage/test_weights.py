@@ -4,6 +4,7 @@ import argparse
 import pickle
 import random
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import save, save_file, save_model
 from torch import Tensor, nn
 
 from storage.errors import InputError
+from storage.models import ModelSpec, load_model
 from storage.weights import load_weights, read_weights
 
 TITLE = "model.factory 'm:build'"
@@ -364,3 +366,36 @@ def test_an_old_pickle_of_nonsense_is_an_input_error(tmp_path: Path) -> None:
             (tmp_path / "m.pt").write_bytes(generator.randbytes(generator.randint(0, 60)))
             with pytest.raises(InputError):
                 loaded(tmp_path / "m.pt")
+
+
+def deflate(path: Path) -> None:
+    """The same archive, packed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def test_an_archive_that_unpacks_to_more_than_the_model_needs_is_not_opened(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    path = tmp_path / "net.pt"
+    torch.save(model.state_dict() | {"more": torch.zeros(50_000_000)}, path)
+    deflate(path)
+    assert path.stat().st_size < 1 << 20
+    message = r"net.pt' has 0\.\d MB and unpacks to 200, more than any training of this network leaves: save it again"
+    with pytest.raises(InputError, match=message):
+        load_weights(str(path), model, "model", print)
+    with pytest.raises(InputError, match=r"net\.pt2' has 0\.\d MB and unpacks to 200"):
+        load_model(ModelSpec(program=str(path.rename(tmp_path / "net.pt2"))))
+    torch.save(model.state_dict(), path)
+    deflate(path)
+    load_weights(str(path), model, "model", print)
+
+
+def test_dictionaries_within_dictionaries_are_looked_into_once(tmp_path: Path) -> None:
+    inner = {"weight": torch.zeros(1)}
+    middle = {str(number): inner for number in range(2000)}
+    torch.save({str(number): middle for number in range(2000)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="do not fit"):
+        load_weights(str(tmp_path / "a.pt"), nn.Linear(3, 2), "model", print)

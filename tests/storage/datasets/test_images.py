@@ -4,7 +4,6 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from storage.datasets.images import UnreadableImage, check_range, decode, filesystem_of
-from storage.errors import InputError
+from storage.datasets.images import UnreadableImage, check_range, decode
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], dtype=np.uint8)
 COLOUR = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[1, 2, 3], [40, 50, 60], [255, 255, 255]]], dtype=np.uint8)
@@ -218,12 +216,6 @@ def test_damaged_bytes_never_raise_anything_else(position: int, junk: bytes, for
         return
     assert decoded.dtype == np.uint8
     assert decoded.ndim in (2, 3)
-
-
-def test_an_address_that_nothing_reads_is_named(tmp_path: Path) -> None:
-    assert filesystem_of(str(tmp_path))[1] == tmp_path.as_posix()
-    with pytest.raises(InputError, match="nowhere://x"):
-        filesystem_of("nowhere://x")
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (2, 1), (0, 4)])

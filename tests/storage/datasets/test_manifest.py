@@ -224,10 +224,22 @@ def test_a_table_that_unfolds_to_too_much_is_not_unfolded(folder: Path, monkeypa
     monkeypatch.setattr("storage.datasets.manifest.ROWS_A_BATCH", 100)
     with pytest.raises(InputError, match=r"manifest.parquet is larger than 10 MB when unpacked"):
         from_parquet(folder, **bomb)
+    with pytest.raises(InputError, match=r"manifest.parquet is larger than 10 MB when unpacked"):
+        from_parquet(folder, **bomb | {"path": ["cat/1.png"] * 3000, "note": ["x" * 10_000] * 3000})
     assert (folder / "manifest.parquet").stat().st_size < 100_000
     monkeypatch.setattr("storage.datasets.images.MOST_SAMPLES", 2999)
     with pytest.raises(InputError, match=r"lists 3,000 samples"):
         from_parquet(folder, **bomb)
+
+
+def test_a_table_that_unfolds_to_gigabytes_takes_no_memory(folder: Path) -> None:
+    """Half a megabyte that is forty gigabytes of text, in one batch."""
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4000, np.int32)), pa.array(["x" * 10_000_000]))
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InputError, match=r"manifest.parquet is larger than 256 MB when unpacked"):
+        from_parquet(folder, path=["cat/1.png"] * 4000, label=[0] * 4000, note=text)
+    assert pa.total_allocated_bytes() - before < 100 << 20
+    assert (folder / "manifest.parquet").stat().st_size < 500_000
 
 
 def test_text_that_is_no_text_is_named(folder: Path) -> None:
