@@ -4,11 +4,14 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from os.path import realpath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from storage.addresses import filesystem_of
 from storage.datasets.classes import ClassNames, empty_classes, nearest, plain
@@ -37,7 +40,8 @@ class FolderDataset:
 
     Ids are POSIX paths relative to the root, in the order of their code points on every machine. Hidden files and
     folders (".…") and those of the system are passed over; other suffixes as well, and counted. A folder without images is
-    no class. Linked folders are entered, but what lies outside the root is a failure of its sample. Classes are named after
+    no class. Linked folders are entered, but none twice, and none outside the root; a linked file that lies there is a failure
+    of its sample. Classes are named after
     their folders, in Unicode's composed form, and are sorted as text, unless `spec.classes` names them.
 
     Raises InputError: no such folder, one that cannot be listed, no images, an image outside a class folder, a class
@@ -57,7 +61,7 @@ class FolderDataset:
         if not filesystem.isdir(found_root):
             raise InputError(f"{spec.path} is not a folder; give the folder that holds the class folders")
         try:
-            found = sorted(path.removeprefix(f"{root}/") for path in _files(filesystem, root))
+            found = sorted(path.removeprefix(f"{root}/") for path in _files(filesystem, root, spec.path))
         except OSError as error:
             raise InputError(f"{spec.path} cannot be listed ({error}); mend that folder") from error
         paths = [path for path in found if _suffix(path) in SUFFIXES]
@@ -94,21 +98,50 @@ class FolderDataset:
         return self._files.content_hash(self.classes)
 
 
-def _files(filesystem: AbstractFileSystem, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """All files below a folder, and folders, with a slash behind them, but those that are hidden, or the system's."""
-    way = (*above, folder)
-    for entry in filesystem.ls(folder or "/", detail=True):
-        path: str = entry["name"].rstrip("/")
-        name = path.rpartition("/")[2]
-        if path == folder or name.startswith(".") or name.lower() in SYSTEM_FILES:
-            continue
-        if entry["type"] == "directory" or (entry.get("islink") and filesystem.isdir(path)):
-            if entry.get("islink") and realpath(path) in map(realpath, way):
-                raise OSError(f"{path} links to a folder that holds it")
-            yield f"{path}/"
-            yield from _files(filesystem, path, way)
+def _files(filesystem: AbstractFileSystem, root: str, address: str) -> Iterator[str]:
+    """All files below the root, and folders, with a slash behind them, but those that are hidden, or the system's.
+
+    Each folder is entered once, by its own name where it has one that is seen. Raises InputError: see `_links_to`.
+    """
+    top = realpath(root or "/") if isinstance(filesystem, LocalFileSystem) else root
+    entered: dict[str, str] = {}
+    waiting, links = [(root, top)], list[str]()
+    while waiting or links:
+        if waiting:
+            folder, real = waiting.pop()
         else:
-            yield path
+            # Links last: what they lead to may be seen without them.
+            folder = links.pop()
+            real = realpath(folder)
+        if real in entered or not Path(real).is_relative_to(top):
+            _check_link(folder, real, entered, root, address)
+            continue
+        entered[real] = folder
+        if folder != root:
+            yield f"{folder}/"
+        for entry in sorted(filesystem.ls(folder or "/", detail=True), key=itemgetter("name"), reverse=True):
+            path: str = entry["name"].rstrip("/")
+            name = path.rpartition("/")[2]
+            if path == folder or name.startswith(".") or name.lower() in SYSTEM_FILES:
+                continue
+            if entry.get("islink") and filesystem.isdir(path):
+                links.append(path)
+            elif entry["type"] == "directory":
+                waiting.append((path, f"{real}/{name}"))
+            else:
+                yield path
+
+
+def _check_link(folder: str, real: str, entered: Mapping[str, str], root: str, address: str) -> None:
+    """Raises InputError where a link leads out of the dataset, or to images that are then of two classes."""
+    shown = visible(folder.removeprefix(f"{root}/"))
+    if real not in entered:
+        raise InputError(
+            f"{address}: folder {shown!r} is a link that leads out of the dataset's folder; copy there what it leads to"
+        )
+    other = visible(entered[real].removeprefix(root).lstrip("/"))
+    if other and other.split("/")[0] != shown.split("/")[0]:
+        raise InputError(f"{address}: folder {shown!r} links to {other!r}, whose images would be of two classes; remove the link")
 
 
 def _suffix(path: str) -> str:
