@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from auditor.backprojection import REDUCTIONS, Backprojection, Method, few_at_a_time
 from auditor.calls import tensors
-from auditor.errors import UnsupportedModel
+from auditor.errors import UnsupportedModel, check_memory
 from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.head import watch
 from auditor.images import Images, as_batch, refusal
@@ -150,9 +150,10 @@ class Clear:
             self.watched.clear()
         try:
             return Backprojection(self.model, batch, self.method, self.watched, operator)
-        except (UnsupportedModel, torch.OutOfMemoryError):
+        except UnsupportedModel:
             raise
-        except Exception:
+        except Exception as error:
+            check_memory(error)
             refused = refusal(self.model, batch)
             if refused is None:
                 raise

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from auditor.errors import RefusedImages
+from auditor.errors import RefusedImages, check_memory
 
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 """A batch (N, ch, H, W), or N images (ch, H, W); floating, as the model takes them.
@@ -89,8 +89,9 @@ def raised(model: nn.Module, images: Tensor) -> BaseException | None:
     try:
         with torch.no_grad():
             model(images.contiguous())
-    except (KeyboardInterrupt, torch.OutOfMemoryError):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
+        check_memory(error)
         return error
     return None

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from auditor import Measurement, measure
+from auditor.errors import check_memory
 from auditor.statistics.evidence import label_evidence
 from flows.batches import compute_batches, feed_device
 from flows.folding import Fold, adopt_planned
@@ -134,9 +135,8 @@ def measure_batches(
         labels = torch.from_numpy(samples.labels[batch]).to(worker.device)
         try:
             return batch, measure(worker.clear, images, labels, worker.work.kept_classes)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
+        except Exception as error:
+            check_memory(error)
             refusals = worker.refusals(images)
             if not refusals:
                 raise

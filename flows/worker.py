@@ -13,6 +13,7 @@ from distributed import WorkerPlugin, get_worker
 from auditor import Clear
 from auditor.backprojection import Backprojection, samples_at_once
 from auditor.clear import TopK
+from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
@@ -221,9 +222,8 @@ def explain(worker: AuditWorker, image: torch.Tensor) -> Backprojection:
         for _ in backprojection.stream(worker.clear.competing(backprojection)):
             pass
         return backprojection
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        check_memory(error)
         said = say_raised(error, worker.work.model.search_path)
         raise InputError(
             f"{worker.work.model.title} answers, and its answer cannot be followed back to the image ({said}): "

@@ -133,3 +133,19 @@ def test_an_exception_that_the_model_has_only_when_it_is_watched_comes_as_it_is(
     monkeypatch.setattr("auditor.backprojection.find_head", failing)
     with pytest.raises(KeyError, match="ours"):
         Clear(MODEL)(IMAGES)
+
+
+class Greedy(nn.Module):
+    """Takes more memory than any machine has, in its forward pass or where it is given one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images).mean((2, 3)) + torch.zeros(1 << 50).sum()
+
+
+def test_memory_that_is_used_up_is_no_fault_of_the_images() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="can't allocate memory"):
+        Clear(Greedy())(torch.rand(2, 3, 4, 4))

@@ -358,3 +358,12 @@ def test_the_least_that_a_norm_is_divided_by_rectifies_nothing(written: Callable
     found = Clear(Normalised(written), rule)(images)
     peak = float(expected.dominant_response.max())
     torch.testing.assert_close(found.dominant_response, expected.dominant_response, rtol=0, atol=1e-3 * peak)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_activation_that_is_written_out_with_a_factor_is_one(rule: str) -> None:
+    """x · sigmoid(k x) is silu(k x) / k."""
+    written = Clear(Body(lambda maps: maps * torch.sigmoid(1.702 * maps)), rule=rule)(IMAGES)
+    expected = Clear(Body(lambda maps: F.silu(1.702 * maps) / 1.702), rule=rule)(IMAGES)
+    assert written.dominant_response.any()
+    torch.testing.assert_close(written.dominant_response, expected.dominant_response, rtol=1e-4, atol=1e-5)
