@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.ending import FAILED, GATE_FAILED, USAGE, exit_codes, say
+from flows.ending import FAILED, GATE_FAILED, USAGE, exit_codes, say, tell, write
 from flows.printing import Form, draw_table, write_rows, write_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def say_version(is_asked: bool) -> None:
     if is_asked:
         from importlib.metadata import version
 
-        typer.echo(f"clear-audit {version('clear-audit')}")
+        write(f"clear-audit {version('clear-audit')}")
         raise typer.Exit
 
 
@@ -163,7 +163,7 @@ def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
             facts["empty_classes"] = say_empty(manifest.empty_classes)
         facts |= {"classes": ", ".join(row["class_names"]), "maps": found.maps, "report": found.report}
         for name, value in facts.items():
-            typer.echo(f"{name:<25} {value}")
+            write(f"{name:<25} {value}")
 
 
 @app.command()
@@ -207,9 +207,9 @@ def report(
 
         run = find_run(store, run_id)
         if folder is not None:
-            typer.echo(write_gallery(run, folder))
+            write(write_gallery(run, folder))
             return
-        typer.echo(write_report(run))
+        write(write_report(run))
         write_index(store)
 
 
@@ -278,15 +278,15 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
             found = verification.verify(run, lambda done, total: listener.advance(done, 0, total, "files"))
         for word, paths in {"changed": found.changed, "missing": found.missing, "unknown": found.unknown}.items():
             for path in paths:
-                typer.echo(f"{word:<8} {path}")
+                write(f"{word:<8} {path}")
         for fault in found.faults:
-            typer.echo(f"{'fault':<8} {fault}")
+            write(f"{'fault':<8} {fault}")
         if not found.is_sound:
             problems = f"{len(found.changed):,} changed, {len(found.missing):,} missing, {len(found.unknown):,} unknown"
             problems += f", and {plural(len(found.faults), 'fault')} in what they hold" if found.faults else ""
             say(f"run '{run.run_id}' is not as it was written: of {found.checked:,} files {problems}")
             raise typer.Exit(FAILED)
-        typer.echo(f"{run.run_id}: all {found.checked:,} files are as they were written")
+        write(f"{run.run_id}: all {found.checked:,} files are as they were written")
 
 
 @app.command()
@@ -323,9 +323,9 @@ def gc(
                 say(f"run '{run.run_id}' is being worked on by now, and stays")
                 continue
             gone.append(run)
-            typer.echo(f"{run.run_id}  {size}")
+            write(f"{run.run_id}  {size}")
         for path in operators:
-            typer.echo(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
+            write(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
             if delete:
                 remove_operator(path)
         if delete:
@@ -365,9 +365,9 @@ def compare(
         judgements = gates.judge(planned_config(second).gate_list, second, first)
         shown = [flip for flips in comparison_page.chosen_flips(comparison).values() for flip in flips]
         page = comparison_page.write_comparison(comparison, judgements, draw_flips(comparison, shown))
-        typer.echo(comparison_page.say(comparison), err=True)
-        typer.echo(page)
-        typer.echo(page.with_suffix(".json"))
+        tell(comparison_page.say(comparison))
+        write(page)
+        write(page.with_suffix(".json"))
         exit_by_gates(judgements)
 
 
@@ -453,7 +453,7 @@ def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None
         "all runs": str(outcome.run.report.with_name("index.html")),
     }
     for name, text in lines.items():
-        typer.echo(f"{name:<13} {text}")
+        write(f"{name:<13} {text}")
     excess = say_excess(outcome, config)
     if excess is not None:
         say(excess)

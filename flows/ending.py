@@ -12,6 +12,8 @@ from typing import TextIO
 
 import typer
 
+from storage.text import printable
+
 GATE_FAILED, USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
 
 
@@ -20,10 +22,15 @@ def say(sentence: str) -> None:
     tell(f"clear-audit: {sentence}")
 
 
+def write(text: object) -> None:
+    """A line on stdout that a person reads."""
+    typer.echo(printable(str(text)))
+
+
 def tell(text: str) -> None:
     """On stderr; where nobody reads that any more, the command ends as it would have."""
     try:
-        typer.echo(text, err=True)
+        typer.echo(printable(text, lines=True), err=True)
     except BrokenPipeError:
         silence(sys.stderr)
 

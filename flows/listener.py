@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flows.ending import silence
 from storage.runs import Run
+from storage.text import printable
 
 
 class Listener:
@@ -85,4 +86,4 @@ class ProgressBar(Listener):
         self.progress.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else what)
 
     def say(self, sentence: str) -> None:
-        self.progress.console.print(Text(sentence), soft_wrap=True)
+        self.progress.console.print(Text(printable(sentence, lines=True)), soft_wrap=True)

@@ -4,6 +4,7 @@ The webhook's URL may hold a secret: no message of ours names it, and no library
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +12,21 @@ from threading import Thread
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from flows.config import AuditConfig
 from reports.gates import Judgement, as_object, overall_of
 from storage.runs import Run
+from storage.text import printable_all
 
 SCHEMA = "clear-audit/notification/1"
 """Of the JSON: keys are added, never changed or dropped, without another number."""
 
 REQUEST_SECS, TOTAL_SECS = 5, 30
-RETRIES = Retry(
-    total=3,
-    backoff_factor=0.5,
-    status_forcelist=(429, 500, 502, 503, 504),
-    allowed_methods=None,
-    redirect=False,
-    raise_on_status=False,
-    # A server may ask for more time than an audit should wait.
-    respect_retry_after_header=False,
-)
+PAUSES = (0.0, 0.5, 1.0, 2.0)
+"""Seconds before each try: what a server asks for may be more than an audit should wait."""
+
+MAY_PASS = {429, 500, 502, 503, 504}
+"""Answers after which it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def notify(config: AuditConfig, store: Path, news: News) -> str | None:
     if config.notify.webhook is None or news.event not in config.notify.on:
         return None
     found: list[str | None] = []
-    arguments = config.notify.webhook.get_secret_value(), as_document(config, store, news)
+    arguments = config.notify.webhook.get_secret_value(), printable_all(as_document(config, store, news))
     # A request's own limit covers neither the look-up of a name nor an answer that comes byte by byte.
     posting = Thread(target=lambda: found.append(post(*arguments)), daemon=True)
     posting.start()
@@ -88,16 +83,21 @@ def notify(config: AuditConfig, store: Path, news: News) -> str | None:
 
 def post(url: str, document: dict[str, Any]) -> str | None:
     """Why a webhook did not take a document, without its URL; None where it did."""
-    for library in ("urllib3.connectionpool", "urllib3.util.retry"):
-        # What they say of a request that is tried again has the URL.
-        logging.getLogger(library).disabled = True
-    with requests.Session() as session:
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
+    # What it says of a connection has the URL.
+    logging.getLogger("urllib3.connectionpool").disabled = True
+    problem = None
+    for pause in PAUSES:
+        time.sleep(pause)
         try:
-            answer = session.post(url, json=document, timeout=REQUEST_SECS, allow_redirects=False)
-        except (requests.RequestException, ValueError) as error:
+            # What it answers is not read: that may have no end.
+            with requests.post(url, json=document, timeout=REQUEST_SECS, allow_redirects=False, stream=True) as answer:
+                status = answer.status_code
+        except Exception as error:
             # Of the error no more than its name, for the same reason.
             reason = getattr(error.args[0], "reason", error) if error.args else error
-            return f"it cannot be reached ({type(reason).__name__})"
-    return None if 200 <= answer.status_code < 300 else f"it answered {answer.status_code}"
+            problem = f"it cannot be reached ({type(reason).__name__})"
+            continue
+        problem = None if 200 <= status < 300 else f"it answered {status}"
+        if status not in MAY_PASS:
+            break
+    return problem

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import InputError
+from storage.text import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +65,8 @@ def write_rows(table: "pa.Table", form: Form, output: Path | None) -> None:
     else:
         text = draw_table(table)
     if output is None:
-        sys.stdout.write(text)
+        # A terminal obeys what a file keeps.
+        sys.stdout.write(printable(text, lines=True) if sys.stdout.isatty() else text)
     else:
         output.write_text(text, encoding="utf-8")
 
@@ -84,7 +86,7 @@ def draw_table(table: "pa.Table") -> str:
     drawn = Table(box=box.SIMPLE_HEAD)
     for name, values in zip(table.column_names, table.columns, strict=True):
         is_number = str(values.type).startswith(("int", "uint", "float", "double", "decimal"))
-        drawn.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+        drawn.add_column(Text(printable(name)), justify="right" if is_number else "left", no_wrap=True)
     for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
         drawn.add_row(*(Text(show_value(value)) for value in row))
     console = Console(width=100_000, color_system=None)
@@ -96,4 +98,4 @@ def draw_table(table: "pa.Table") -> str:
 def show_value(value: object) -> str:
     if value is None:
         return "NULL"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

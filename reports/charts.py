@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.queries import Row
+from storage.text import printable_all
 
 ACCENT = "#3d7ab8"
 SECOND = "#c8691c"
@@ -254,5 +255,6 @@ def draw(chart: Any) -> Markup:
         .to_dict()
     )
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    svg = ROLES.sub("", vl_convert.vegalite_to_svg(specification, vl_version=version))
+    # Of some characters the library ends the process.
+    svg = ROLES.sub("", vl_convert.vegalite_to_svg(printable_all(specification), vl_version=version))
     return Markup(TAG.sub(lambda tag: LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", tag[0]), svg))

@@ -14,7 +14,7 @@ from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, momen
 from reports.gates import Judgement, as_object, as_rows, overall_of, worst_first
 from reports.layers import Picture
 from reports.queries import Row
-from reports.report import PIXELATED_BELOW, environment
+from reports.report import PIXELATED_BELOW, fill_template
 from reports.sections import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from reports.summary import facts_table
 from storage.places import replace_file
@@ -79,28 +79,24 @@ def write_comparison(comparison: Comparison, judgements: Sequence[Judgement], dr
 def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Mapping[int, Drawing]) -> str:
     plan = read_plan(comparison.after)
     chosen = chosen_flips(comparison)
-    return (
-        environment()
-        .get_template("compare.html.j2")
-        .render(
-            comparison=comparison,
-            plan=plan,
-            sentence=say(comparison),
-            judged=overall_of(judgements),
-            gates=gates_table(judgements, comparison.before),
-            figures=figures_table(comparison.figures),
-            methods=(comparing.METHOD, comparing.FLIP_METHOD),
-            flips={kind: flips_table(title, comparison.flips[kind]) for kind, title in KINDS.items()},
-            kinds=KINDS,
-            cards={
-                kind: [make_card(flip, drawings.get(flip.after_index, NOTHING)) for flip in flips]
-                for kind, flips in chosen.items()
-            },
-            drift=drift_table(comparison.drift),
-            unpaired=[unpaired_table(title, rows) for title, rows in alone(comparison)],
-            runs=runs_table(comparison.before, comparison.after),
-            is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
-        )
+    return fill_template(
+        "compare.html.j2",
+        comparison=comparison,
+        plan=plan,
+        sentence=say(comparison),
+        judged=overall_of(judgements),
+        gates=gates_table(judgements, comparison.before),
+        figures=figures_table(comparison.figures),
+        methods=(comparing.METHOD, comparing.FLIP_METHOD),
+        flips={kind: flips_table(title, comparison.flips[kind]) for kind, title in KINDS.items()},
+        kinds=KINDS,
+        cards={
+            kind: [make_card(flip, drawings.get(flip.after_index, NOTHING)) for flip in flips] for kind, flips in chosen.items()
+        },
+        drift=drift_table(comparison.drift),
+        unpaired=[unpaired_table(title, rows) for title, rows in alone(comparison)],
+        runs=runs_table(comparison.before, comparison.after),
+        is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
     )
 
 

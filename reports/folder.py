@@ -10,7 +10,7 @@ from reports.cells import anchor, key
 from reports.formats import NO_LABEL, class_labels
 from reports.gallery import shown_classes
 from reports.queries import Row
-from reports.report import PIXELATED_BELOW, environment, render
+from reports.report import PIXELATED_BELOW, fill_template, render
 from reports.scope import Scope
 from storage.errors import InputError
 from storage.places import replace_file
@@ -123,18 +123,15 @@ def render_page(
         for (label, dominant), own in groupby(page.rows, key=lambda row: (row["label"], row["dominant_class"]))
     ]
     legend, _ = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
-    return (
-        environment()
-        .get_template("gallery.html.j2")
-        .render(
-            plan=plan,
-            page=page,
-            before=beside[0],
-            after=beside[1],
-            labels={other.label: other.file for other in pages if other.number == 1},
-            legend=legend,
-            choices=make_filters(names, [card for group in groups for card in group.cards], []),
-            groups=groups,
-            is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
-        )
+    return fill_template(
+        "gallery.html.j2",
+        plan=plan,
+        page=page,
+        before=beside[0],
+        after=beside[1],
+        labels={other.label: other.file for other in pages if other.number == 1},
+        legend=legend,
+        choices=make_filters(names, [card for group in groups for card in group.cards], []),
+        groups=groups,
+        is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
     )

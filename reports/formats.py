@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from storage.text import printable
+
 UNDEFINED = "–"
 NO_CLASS = "(none)"
 NO_LABEL = "(no label)"
@@ -70,5 +72,6 @@ def plural(value: int, noun: str) -> str:
 
 def class_labels(names: Sequence[str]) -> list[str]:
     """Names by which classes can be told apart: one that occurs twice, or is blank, gets its index."""
+    names = list(map(printable, names))
     occurrences = Counter(names)
     return [name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip() for index, name in enumerate(names)]

@@ -179,12 +179,17 @@ def one_number(table: pa.Table) -> float:
     """Raises InputError where a query's answer is not one number, NotEvaluated where it is NULL."""
     if table.shape != (1, 1):
         raise InputError(f"a gate's query must return one number, and this returns {table.num_rows} rows of {table.num_columns}")
-    value = table.column(0)[0].as_py()
+    try:
+        value = table.column(0)[0].as_py()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise InputError(
+            f"a gate's query must return one number, and this returns a {table.schema[0].type} out of range"
+        ) from error
     if value is None:
         raise NotEvaluated("the answer is NULL: the tables have nothing that the gate asks for")
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"a gate's query must return one number, and this returns {value!r}") from error
     if isinstance(value, str) or not math.isfinite(number):
         raise InputError(f"a gate's query must return one finite number, and this returns {value!r}")

@@ -13,7 +13,7 @@ from reports.charts import trend
 from reports.formats import UNDEFINED, count, decimal, percent
 from reports.gates import Outcome, overall
 from reports.queries import Row, load
-from reports.report import environment
+from reports.report import fill_template
 from storage.errors import InputError
 from storage.places import replace_file
 from storage.records import Count, Fraction, Name, Record, read_record
@@ -67,7 +67,7 @@ def write_index(store: Path) -> Path:
     """
     folder = store / "reports"
     rows, unreadable = refresh(store, folder / "index.json")
-    page = environment().get_template("index.html.j2").render(groups=group(rows), count=len(rows), unreadable=unreadable)
+    page = fill_template("index.html.j2", groups=group(rows), count=len(rows), unreadable=unreadable)
     replace_file(folder / "index.html", page)
     return folder / "index.html"
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,6 +18,7 @@ from reports.scope import Scope
 from storage.places import replace_file
 from storage.runs import Run, read_manifest, read_plan
 from storage.sql import connect
+from storage.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 PIXELATED_BELOW = 160
@@ -42,8 +44,8 @@ def render(run: Run, pages: Mapping[str, str] | None = None) -> str:
         verdict = summary.make_verdict(scope.ask("verdict"), facts.rows[0], gates.answer.rows)
         gallery = make_gallery(scope, run, plan)
         cells = find_cells(scope, drawn_samples(gallery))
-        template = environment().get_template("report.html.j2")
-        return template.render(
+        return fill_template(
+            "report.html.j2",
             plan=plan,
             manifest=manifest,
             run=facts.rows[0],
@@ -74,6 +76,11 @@ def render(run: Run, pages: Mapping[str, str] | None = None) -> str:
             finished=moment(manifest.finished_at),
             is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
         )
+
+
+def fill_template(name: str, **values: Any) -> str:
+    """A page, whatever the values have in them: characters that control others are written out."""
+    return printable(environment().get_template(name).render(**values), lines=True)
 
 
 def environment() -> Environment:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from reports.gates import Judgement, Outcome, as_object, overall_of, show, worst_first
 from storage.runs import Run
+from storage.text import printable
 
 SCHEMA = "clear-audit/gates/1"
 """Of the JSON: keys are added, never changed or dropped, without another number."""
@@ -42,7 +43,7 @@ def as_junit(run: Run, judgements: Sequence[Judgement]) -> str:
             kind = "failure" if judgement.outcome is Outcome.failed else "error"
         counts["skipped" if kind == "skipped" else f"{kind}s"] += 1
         message = printable(f"{judgement.outcome.value}: {judgement.message}")
-        ElementTree.SubElement(case, kind, message=message).text = printable(judgement.gate.text)
+        ElementTree.SubElement(case, kind, message=message).text = printable(judgement.gate.text, lines=True)
     for name, count in counts.items():
         suite.set(name, str(count))
     ElementTree.indent(suite)
@@ -72,9 +73,4 @@ def code(text: str) -> str:
 
 def cell(text: str) -> str:
     """Text as it is in a table of markdown: on one line, with nothing in it that means something."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", " ".join(text.split()))
-
-
-def printable(text: str) -> str:
-    """Without the characters that XML cannot hold."""
-    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", printable(" ".join(text.split())))

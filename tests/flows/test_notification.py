@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -69,7 +70,7 @@ def webhook() -> Iterator[Webhook]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.notification, "REQUEST_SECS", 0.2)
-    monkeypatch.setattr(flows.notification, "RETRIES", flows.notification.RETRIES.new(backoff_factor=0.01))
+    monkeypatch.setattr(flows.notification, "PAUSES", (0, 0.01, 0.02, 0.03))
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        ("slow", "ReadTimeoutError"),
+        ("slow", "ReadTimeout"),
         ("refused", "NewConnectionError"),
         ("trickle", "it did not answer within"),
         ("answers 500", "500"),
@@ -313,3 +314,37 @@ def test_a_whole_audit_tells_and_keeps_the_secret_nowhere(
     assert any(path.name.startswith("prefect.db") for path in kept)
     assert [path for path in kept if SECRET.encode() in path.read_bytes()] == []
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_what_controls_others_arrives_written_out(config: AuditConfig, webhook: Webhook, tmp_path: Path) -> None:
+    hostile = config.model_copy(update={"name": "audit\x00\x1b"})
+    assert notify(hostile, tmp_path, News("failure", error="label '\x01\u202e'")) is None
+    assert (webhook.posted[0]["audit"], webhook.posted[0]["error"]) == (r"audit\x00\x1b", r"label '\x01\u202e'")
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_answer_without_an_end_is_not_read(
+    config: AuditConfig, digits_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    sent: list[int] = []
+
+    def answer(listening: socket.socket) -> None:
+        while True:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
+                total = 0
+                with suppress(OSError):
+                    while total < 1 << 30:
+                        total += connection.send(bytes(1 << 16))
+                sent.append(total)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=[listening], daemon=True).start()
+        config = load_config(digits_config, [f"notify.webhook=http://127.0.0.1:{listening.getsockname()[1]}/"], {})
+        said = notify(config, tmp_path, News("gate"))
+        assert (said is None) == (status == 200)
+        time.sleep(0.2)
+    assert sent
+    assert max(sent) < 64 << 20

@@ -3,15 +3,22 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from reports.comparison import compare
+from reports.comparison_page import write_comparison
+from reports.gates import Gate, judge
+from reports.index import write_index
 from reports.report import TEMPLATES, render, write_report
+from reports.verdicts import as_junit, as_markdown
 from storage.runs import Run
 from tests.reports.page import Page, parse
-from tests.reports.stores import QUOTES, SCRIPT, SMALL, make_store
+from tests.reports.stores import QUOTES, SAMPLES, SCRIPT, SMALL, make_store
 
 
 def test_written_whole_in_its_place(tmp_path: Path) -> None:
@@ -125,3 +132,33 @@ def test_charts_are_loaded_only_when_drawn() -> None:
     code = "import sys, reports.report; print(sorted({'altair', 'vl_convert', 'PIL', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+HOSTILE = ["\x01cat\x00", "\x1b]0;owned\x07dog", "bird\u202e"]
+"""Names of classes on which the chart library ends the process, a terminal is taken over, and text turns round."""
+
+
+def test_what_controls_others_is_written_out_wherever_it_is_shown(tmp_path: Path) -> None:
+    samples = [row | {"sample_id": f"{row['sample_id']}\x1b\x00"} for row in SAMPLES]
+    failures = [row | {"reason": "because\x1b[2J\x00"} for row in SMALL.failures]
+    content = replace(SMALL, classes=HOSTILE, samples=samples, failures=failures, gates=[Gate("g\x01", "SELECT '\x1b'", min=1)])
+    run = make_store(tmp_path, content)
+    made = [write_report(run), write_index(tmp_path)]
+    other = make_store(tmp_path, replace(content, run_id="20261122T030000Z-digits-4f2b"))
+    judgements = judge(content.gates, other, run)
+    made.append(write_comparison(compare(run, other), judgements, {}))
+    for path in made:
+        html = path.read_text(encoding="utf-8")
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html), path
+    html = made[0].read_text(encoding="utf-8")
+    for name in (r"\x01cat\x00", r"\x1b]0;owned\x07dog", r"bird\u202e"):
+        assert html.count(name) > 3
+    assert r"because\x1b[2J\x00" in html
+    assert ElementTree.fromstring(as_junit(run, judgements)).get("errors") == "1"
+    assert r"g\\x01" in as_markdown(run, None, judgements)
+    sql = "SELECT sample_id FROM samples"
+    for arguments, shown in ((["show", run.run_id], r"\x1b]0;owned\x07dog"), (["query", sql], r"\x1b\x00")):
+        command = [sys.executable, "-m", "flows.cli", *arguments, "--store", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert shown in done.stdout
+        assert not re.search("[\x00-\x08\x0b-\x1f]", done.stdout)

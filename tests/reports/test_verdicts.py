@@ -73,7 +73,7 @@ def test_junit_counts_what_fails_the_audit(run: Run, judgements: list[Judgement]
 
 def test_junit_holds_what_xml_cannot(run: Run, judgements: list[Judgement]) -> None:
     names = [case.get("name") for case in ElementTree.fromstring(as_junit(run, judgements))]
-    assert names[-1] == 'a"]]>&<b>\ufffd|`*\n'
+    assert names[-1] == 'a"]]>&<b>\\x00|`*\\x0a'
 
 
 def test_markdown_is_worst_first_and_keeps_its_table(run: Run, judgements: list[Judgement]) -> None:
