@@ -269,7 +269,8 @@ def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[s
     elif "folder" in values:
         raise InputError(f"config '{path}': unknown key 'folder'; paths are relative to the config file")
     else:
-        folder = path.absolute().parent
+        # One name for it, from wherever it is named: what is planned is known again by it.
+        folder = Path(os.path.realpath(path.parent))
     resolve_paths(values, folder)
     try:
         return AuditConfig.model_validate_json(json.dumps(values | {"folder": str(folder)}, default=str))

@@ -4,36 +4,55 @@ Import after `prepare_environment`: Prefect reads the environment when it is imp
 """
 
 import asyncio
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 from prefect.types import BANNED_CHARACTERS
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.config import load_config
+from flows.interruption import STARTER, end_with_starter
 from flows.launch import SAID, check_places, run_audit, say_excess
 from flows.listener import Listener
 from flows.server import prefect_server
 from reports.gates import overall_of, say_judgement, worst_first
 from storage.errors import InputError
+from storage.lock import is_held
 from storage.places import parse_store
+from storage.runs import list_runs
 
 ENTRYPOINT = "clear_audit.deployed.deployed_audit"
 """Where Prefect finds the flow: its users have folders called `flows` themselves."""
 
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is due while another goes on is cancelled, not queued: of several that were missed, one is made up for."""
+
+
+FORSAKEN_SECS = 15
+"""How long an audit may go on after its schedule was killed."""
+
+GOES_ON = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
 @flow(name="deployed-audit", validate_parameters=False, persist_result=False)
@@ -43,6 +62,7 @@ def deployed_audit(config: str, store: str) -> State:
     config: path of the audit's config, read anew for each run. store: path of the store. Failed where a gate failed, too many
     samples did, or the input is wrong; raises what else ended the audit before its end.
     """
+    end_with_starter()
     try:
         resolved = load_config(Path(config))
         outcome = run_audit(resolved, parse_store(store), Listener())
@@ -102,12 +122,34 @@ def serve_deployment(deployment: RunnerDeployment) -> None:
             # The server decides that a run is one too many: a limit here would keep it waiting instead.
             runner = Runner(name=deployment.name, limit=None)
             runner.add_deployment(deployment)
+            os.environ[STARTER] = str(os.getpid())
+            if server.url:
+                end_forsaken(deployment)
             print(
                 f"clear-audit: serves '{deployment.full_name}'; Prefect's API is {PREFECT_API_URL.value()}; Ctrl-C ends it",
                 file=sys.stderr,
                 flush=True,
             )
             asyncio.run(start_until_told(runner))
+
+
+def end_forsaken(deployment: RunnerDeployment) -> None:
+    """Has Prefect know that runs of a deployment whose server was killed are over: for minutes it would let no other begin.
+
+    Nothing where an audit still goes on in the store: it ends soon, or is another schedule's.
+    """
+    store = parse_store(str(deployment.parameters["store"]))
+    deadline = time.monotonic() + FORSAKEN_SECS
+    while any(is_held(run) for run in list_runs(store) if not run.is_published):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(1)
+    named = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*GOES_ON])))
+    of_ours = DeploymentFilter(name=DeploymentFilterName(any_=[deployment.name]))
+    with get_client(sync_client=True) as client:
+        for flow_run in client.read_flow_runs(flow_run_filter=named, deployment_filter=of_ours):
+            state: State = Crashed(message="its schedule was killed: the next one goes on with the audit")
+            client.set_flow_run_state(flow_run.id, state, force=True)
 
 
 async def start_until_told(runner: Runner) -> None:

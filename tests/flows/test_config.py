@@ -800,3 +800,24 @@ def test_text_that_is_none_is_refused_without_showing_the_config(tmp_path: Path)
     for found in (fault(tmp_path, text, "name=\udcff"), fault(tmp_path, text, environment={"CLEAR_AUDIT_NAME": "\udcff"})):
         assert "no text" in found
         assert "xyzzy" not in found
+
+
+def test_a_config_is_the_same_from_wherever_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "audits"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "audit.toml").write_text(MINIMAL)
+    (tmp_path / "link").symlink_to(folder)
+    hashes = set()
+    for here, name in (
+        (folder, "audit.toml"),
+        (folder, "./audit.toml"),
+        (folder, "../audits/audit.toml"),
+        (folder / "deep", "../audit.toml"),
+        (tmp_path, "audits/deep/../audit.toml"),
+        (tmp_path, "link/audit.toml"),
+        (tmp_path / "link" / "deep", str(folder / "audit.toml")),
+    ):
+        monkeypatch.chdir(here)
+        config = load_config(Path(name), [], {})
+        hashes.add((config.config_hash, config.folder, config.dataset.path))
+    assert hashes == {(config.config_hash, str(folder), config.dataset.path)}

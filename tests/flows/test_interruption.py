@@ -3,11 +3,15 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
+import psutil
 import pytest
 
-from flows.interruption import heeding_interrupts
+from flows.interruption import end_with_starter, heeding_interrupts
 from flows.listener import Listener
 
 
@@ -50,3 +54,39 @@ def test_other_threads_have_no_signals_to_heed() -> None:
     thread.start()
     thread.join()
     assert failures == []
+
+
+STARTER = """
+import os, subprocess, sys, time
+environment = os.environ | {"_CLEAR_AUDIT_STARTED_BY": str(os.getpid())}
+started = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment)
+print(started.pid, flush=True)
+time.sleep(60)
+"""
+
+STARTED = """
+import time
+from flows.interruption import end_with_starter
+end_with_starter()
+{0}
+"""
+
+
+@pytest.mark.parametrize("work", ["time.sleep(60)", "while True:\n try: time.sleep(60)\n except KeyboardInterrupt: pass"])
+def test_a_process_ends_with_the_one_that_started_it(work: str) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, STARTED.format(work)], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    started = psutil.Process(int(starter.stdout.readline()))
+    time.sleep(2)
+    assert started.is_running()
+    starter.kill()
+    # Not waited for: a process that ended may be there until somebody asks what became of it.
+    started.wait(timeout=15)
+    starter.wait()
+
+
+def test_a_process_that_nobody_started_so_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("_CLEAR_AUDIT_STARTED_BY", raising=False)
+    before = threading.active_count()
+    end_with_starter()
+    assert threading.active_count() == before

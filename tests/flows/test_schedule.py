@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 from distributed import LocalCluster
 from prefect.client.orchestration import SyncPrefectClient
@@ -168,6 +169,27 @@ def test_a_run_that_is_ended_with_its_schedule_is_gone_on_with_by_the_next(confi
     assert manifest.trigger is not None
     assert (plan.trigger.kind, plan.trigger.parent_flow_run_id) == ("deployment", str(ended))
     assert (manifest.trigger.kind, manifest.trigger.parent_flow_run_id) == ("deployment", str(again))
+
+
+@pytest.mark.soak
+def test_a_schedule_that_is_killed_takes_its_audit_along_and_the_next_goes_on(config: Path, tmp_path: Path) -> None:
+    store = tmp_path / "audits"
+    with serve(config, store) as served:
+        ended = served.trigger()
+        until(lambda: list(store.glob("runs/*/plan.json")))
+        processes = [psutil.Process(served.process.pid), *psutil.Process(served.process.pid).children(recursive=True)]
+        assert len(processes) > 2
+        served.process.kill()
+        served.process.wait()
+        _, left = psutil.wait_procs(processes, timeout=15)
+        assert not left
+    assert not published_runs(store)
+    with serve(config, store) as served:
+        until(lambda: served.state(ended) == "Crashed")
+        again = served.trigger()
+        until(lambda: served.state(again) == "Failed")
+    assert len(list_runs(store)) == 1
+    assert len(published_runs(store)) == 1
 
 
 @pytest.mark.soak
