@@ -31,6 +31,7 @@ from storage.runs import (
     create_run,
     find_resumable,
     find_unfinished,
+    id_after,
     list_runs,
     new_run_id,
     read_plan,
@@ -101,7 +102,12 @@ def plan_run(
         for sentence in say_left(store, draft):
             listener.say(sentence)
         examination, fold = examine_model(config, store, draft, cluster, listener)
-        plan = draft.model_copy(update={"examination": examination, "trigger": trigger})
+        run_id = id_after(store, draft.run_id)
+        if run_id != draft.run_id:
+            listener.say(
+                f"the clock stands behind an earlier run of the store, or with it: this one is called '{run_id}', to follow it"
+            )
+        plan = draft.model_copy(update={"run_id": run_id, "examination": examination, "trigger": trigger})
         return Planned(create_run(store, plan), plan, fold, facts)
     plan = read_plan(unfinished)
     fold = None

@@ -89,7 +89,8 @@ class Comparison:
 
     paired_count: samples in both, by their content. added, missing: rows of samples in one run alone. relabelled_count:
     pairs with another label. flips: by kind, see `KINDS`, in order of the index; flip_p_value: whether right → wrong and
-    wrong → right are equally likely, None where none flipped. drift: a row a class.
+    wrong → right are equally likely, None where none flipped. drift: a row a class. lost_classes, new_classes: names of classes
+    that one of the runs alone has, in order.
     """
 
     before: Run
@@ -102,6 +103,8 @@ class Comparison:
     flips: dict[str, list[Flip]]
     flip_p_value: float | None
     drift: list[Row]
+    lost_classes: list[str]
+    new_classes: list[str]
 
 
 def compare(before: Run, after: Run) -> Comparison:
@@ -127,6 +130,8 @@ def compare(before: Run, after: Run) -> Comparison:
         flips=flips,
         flip_p_value=float(binomtest(worse, worse + better).pvalue) if worse + better else None,
         drift=drift,
+        lost_classes=[name for name in names[0] if name not in names[1]],
+        new_classes=[name for name in names[1] if name not in names[0]],
     )
 
 

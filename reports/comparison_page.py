@@ -26,6 +26,8 @@ SCHEMA = "clear-audit/comparison/1"
 SHOWN = 8
 """Samples of each kind whose maps are shown."""
 
+SHOWN_CLASSES = 5
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -109,7 +111,19 @@ def say(comparison: Comparison) -> str:
         f"Of {plural(comparison.paired_count, 'image')} in both runs, {count(worse)} went from right to wrong and "
         f"{count(better)} from wrong to right{test}; {count(other)} kept their prediction on other evidence. "
         f"{count(clear)} of {plural(len(comparison.figures), 'figure')} moved by more than chance explains."
+        f"{say_classes(comparison)}"
     )
+
+
+def say_classes(comparison: Comparison) -> str:
+    """That the runs have not the same classes, in a sentence; nothing where they have."""
+    sides = {"before": comparison.lost_classes, "after": comparison.new_classes}
+    found = [f"{count(len(names))} {side} alone ({shorten(names)})" for side, names in sides.items() if names]
+    return f" The runs have other classes: {' and '.join(found)}." if found else ""
+
+
+def shorten(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN_CLASSES])) + (" …" if len(names) > SHOWN_CLASSES else "")
 
 
 def say_chance(p_value: float) -> str:

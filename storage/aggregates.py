@@ -161,7 +161,7 @@ def run_row(
         "name": plan.name,
         "started_at": plan.created_at,
         "finished_at": now,
-        "duration_secs": (now - plan.created_at).total_seconds(),
+        "duration_secs": max(0.0, (now - plan.created_at).total_seconds()),
         "tool_version": plan.tool_version,
         "model_hash": plan.model_hash,
         "dataset_hash": plan.dataset_hash,

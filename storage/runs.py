@@ -11,7 +11,7 @@ runs/<run_id>/manifest.json        written last: a run without it is not read by
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -208,10 +208,25 @@ class Run:
         return self.manifest.exists()
 
 
+STAMP = len("20261121T030000Z")
+
+
 def new_run_id(name: str, now: datetime) -> str:
     """Sorts by time, and is a valid file name everywhere: `20261121T030000Z-mnist-4f2a`."""
     short = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{short}-{secrets.token_hex(2)}"
+
+
+def id_after(store: Path, run_id: str) -> str:
+    """A new run's id, or, where the clock stands behind a run of the store, one just after that: ids are in the runs' order."""
+    runs = [run.run_id for run in list_runs(store)]
+    if not runs or run_id[:STAMP] > runs[-1][:STAMP]:
+        return run_id
+    try:
+        latest = datetime.strptime(runs[-1][:STAMP], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:  # no run of ours
+        return run_id
+    return f"{latest + timedelta(seconds=1):%Y%m%dT%H%M%SZ}{run_id[STAMP:]}"
 
 
 def create_run(store: Path, plan: Plan) -> Run:

@@ -116,6 +116,7 @@ def test_a_class_of_one_run_alone_has_no_other_side(before: Run) -> None:
     (new,) = [row for row in comparison.drift if row["class_name"] == "new"]
     assert new["before_sample_count"] is None
     assert new["after_sample_count"] == 0
+    assert (comparison.lost_classes, comparison.new_classes) == ([], ["new"])
 
 
 def test_a_run_against_itself_moves_nothing(before: Run) -> None:

@@ -102,3 +102,13 @@ def test_first_of_each_kind_are_shown(tmp_path: Path) -> None:
     before = make_store(tmp_path, Content(CLASSES, right, run_id=EARLIER))
     chosen = chosen_flips(compare(before, make_store(tmp_path, Content(CLASSES, many))))
     assert [flip.after_index for flip in chosen["right_to_wrong"]] == list(range(8))
+
+
+def test_other_classes_are_said(tmp_path: Path) -> None:
+    before = make_store(tmp_path, Content([*CLASSES, "old"], BEFORE, run_id=EARLIER))
+    after = make_store(tmp_path, Content([*CLASSES, *(f"new {number}" for number in range(6))], AFTER))
+    shown = "'new 0', 'new 1', 'new 2', 'new 3', 'new 4' …"
+    assert say(compare(before, after)).endswith(
+        f" The runs have other classes: 1 before alone ('old') and 6 after alone ({shown})."
+    )
+    assert "other classes" not in say(compare(after, after))

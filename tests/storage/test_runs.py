@@ -26,6 +26,7 @@ from storage.runs import (
     find_resumable,
     find_run,
     find_unfinished,
+    id_after,
     list_runs,
     new_run_id,
     publish,
@@ -137,6 +138,17 @@ def test_run_ids_are_in_utc_and_differ_within_a_second() -> None:
     ids = {new_run_id("MNIST, v2", paris) for _ in range(20)}
     assert {run_id[:-5] for run_id in ids} == {"20261121T030000Z-mnist-v2"}
     assert len(ids) > 15
+
+
+def test_an_id_follows_those_of_the_store_whatever_the_clock_says(store_place: Path, make_plan: MakePlan) -> None:
+    early, late = "20261121T030000Z-audit-0001", "20261121T040000Z-audit-0002"
+    assert id_after(store_place, early) == early
+    create_run(store_place, make_plan(run_id=late))
+    assert id_after(store_place, early) == "20261121T040001Z-audit-0001"
+    assert id_after(store_place, late) == "20261121T040001Z-audit-0002"
+    assert id_after(store_place, "20261121T040001Z-other-0003") == "20261121T040001Z-other-0003"
+    create_run(store_place, make_plan(run_id="of-somebody-else"))
+    assert id_after(store_place, early) == early
 
 
 # Files that are written once.
