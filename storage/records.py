@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from storage.errors import InputError
 from storage.places import check_regular, is_remote
 
-MOST_BYTES = 1 << 28
-"""Of a record: a manifest of ten million samples has some 10 MB."""
+MOST_BYTES = 1 << 30
+"""Of a record: a manifest of a hundred million large images has some 400 MB."""
 
 
 def check_inside(path: str) -> str:

@@ -1,0 +1,116 @@
+"""An audit that is killed ten times in each of its stages, at places that are chosen by what it has done: it ends as one that was
+left alone, to the last byte, on a disk and in S3.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reports.report import render
+from storage.places import files_below
+from storage.runs import Run, published_runs
+from storage.tables import SCHEMAS
+from storage.verification import verify
+from tests.flows.conftest import clear_audit
+from tests.flows.killing import STAGES
+
+KILLS = 10
+"""In each stage."""
+
+AGAIN_SECS = 4
+"""After which what a killed process held in S3 is free."""
+
+
+@pytest.fixture(scope="module")
+def many_shards(digits_config: Path) -> Path:
+    """The digits in nineteen shards: as many moments at which one has come in."""
+    path = digits_config.with_name("shards.toml")
+    path.write_text(digits_config.read_text().replace("shard_samples = 64", "shard_samples = 16"))
+    return path
+
+
+def run(stage: str, number: int, config: Path, store: Path, api: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.flows.killing", stage, str(number), "run", str(config), "--store", str(store)]
+    environment = os.environ | {"PREFECT_API_URL": api}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+
+
+def content_of(run: Run) -> dict[str, bytes]:
+    """Maps and tables, but for what says when and where they were made."""
+    tables = [run.table(name) for name in SCHEMAS if name not in ("runs", "gates")]
+    files = [*tables, *(path for path in files_below(run.maps) if path.name != "zarr.json"), *files_below(run.gallery)]
+    contents = {path.relative_to(run.store).as_posix().replace(run.run_id, "RUN"): path.read_bytes() for path in files}
+    assert len(contents) > 30
+    return contents
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_killed_in_every_stage_it_ends_as_one_that_was_left_alone(
+    many_shards: Path, prefect_api: str, tmp_path: Path, request: pytest.FixtureRequest, place: str
+) -> None:
+    store: Path = request.getfixturevalue("s3_store") if place == "s3" else tmp_path / "audits"
+    reference = store.with_name("reference")
+    done = run("none", -1, many_shards, reference, prefect_api)
+    assert done.returncode == 0, done.stderr
+    events = json.loads(done.stdout.splitlines()[-1])
+    assert set(events) == set(STAGES.values())
+    expected = content_of(published_runs(reference)[0])
+    number_of_stores = 0
+    for stage, count in events.items():
+        killed = 0
+        for step in range(KILLS):
+            # Of shards, each run has fewer left.
+            place_of = step % 3 if stage == "computing" else step * (count - 1) // (KILLS - 1)
+            done = run(stage, place_of, many_shards, store, prefect_api)
+            assert done.returncode == -signal.SIGKILL, done.stderr
+            killed += 1
+            if place == "s3":
+                time.sleep(AGAIN_SECS)
+            for finished in published_runs(store):
+                # What is published is whole; its report can be written at any time.
+                assert verify(finished).is_sound, verify(finished)
+                assert content_of(finished) == expected
+                assert clear_audit("report", "--store", store).returncode == 0
+                assert finished.report.read_text(encoding="utf-8") == render(finished)
+            if published_runs(store):
+                number_of_stores += 1
+                store = store.with_name(f"audits-{number_of_stores}")
+        print(f"{place}: {stage}: {killed} kills, among {count} places", flush=True)
+        assert killed == KILLS
+    done = run("none", -1, many_shards, store, prefect_api)
+    assert done.returncode == 0, done.stderr
+    (finished,) = published_runs(store)
+    assert content_of(finished) == expected
+    assert verify(finished).is_sound
+    assert [path.name for path in finished.folder.iterdir() if path.name in ("attempts", "lock")] == []
+
+
+@pytest.mark.soak
+def test_a_worker_that_stands_still_for_a_minute_goes_on(
+    many_shards: Path, finished: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "audits"
+    command = [sys.executable, "-m", "flows.cli", "run", str(many_shards), "--store", str(store)]
+    with (tmp_path / "stderr.txt").open("wb") as stderr:
+        running = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=stderr, env=os.environ | {"PREFECT_API_URL": prefect_api}
+        )
+        while not list(store.glob("runs/*/commits/00*.json")):
+            assert running.poll() is None, (tmp_path / "stderr.txt").read_text()
+            time.sleep(0.05)
+        (stopped, *_) = [worker for worker in workers_of(running) if isinstance(worker, psutil.Process)]
+        stopped.suspend()
+        time.sleep(60)
+        stopped.resume()
+        assert running.wait(timeout=120) == 0, (tmp_path / "stderr.txt").read_text()
+    (run,), (whole,) = published_runs(store), published_runs(finished)
+    for name in ("samples", "responses", "confusion", "class_stats"):
+        assert run.table(name).read_bytes() == whole.table(name).read_bytes()
+    assert verify(run).is_sound
