@@ -442,7 +442,7 @@ def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None
         "run": outcome.run.run_id + (" (resumed)" if outcome.resumed else ""),
         "images": f"{outcome.processed:,} of {outcome.expected:,}, {outcome.failed:,} failed",
         "accuracy": percent(row["correct_frac"]),
-        "agreement": f"{percent(row['agreement_frac'])} of images have their prediction as dominant class",
+        "agreement": f"{percent(row['agreement_frac'])} (images that have their prediction as dominant class)",
         "sparseness": f"{number(row['sparseness_mean'])} (mean Gini index of the dominant response)",
         "class cosine": f"{number(row['class_cosine_mean'])} (near 1, maps hardly depend on the class)",
         "time": f"{outcome.startup_secs:.1f} s to start, {outcome.compute_secs:.1f} s for the images",

@@ -151,7 +151,7 @@ def unfolded_bytes(column: pa.Array) -> int:
 
 
 def _read_csv(content: bytes, address: str) -> pa.Table:
-    if content.startswith(UTF_16):
+    if content.startswith(UTF_16) or b"\0" in content[:LONGEST_HEADER]:
         raise InputError(f"{address} is written in UTF-16, and a CSV is read in UTF-8; save it as that")
     try:
         content.decode("utf-8")

@@ -14,20 +14,20 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from captum.attr import Deconvolution, GuidedBackprop
-from contests import COLUMNS, Row, Way, against, as_markdown, at_best_batch, clock, contest, shown
+from contests import COLUMNS, Row, Way, against, as_markdown, at_best_batch, clock, contest, required_flops, shown
 from networks import efficientnet_lite0, resnet18, resnet20
+from peers import autograd_loop, batched_gradients, captum_loop
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from auditor import CannotFold, Clear, UnsupportedModel, measure
 from auditor.operations import Treatment
@@ -46,41 +46,6 @@ FORWARD = "forward pass alone"
 PRODUCT = "torch.mm float32"
 PRODUCT_BFLOAT16 = "torch.mm bfloat16"
 SIDE = 2048
-
-
-def captum_loop(method: Deconvolution | GuidedBackprop, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """As captum documents it: a target, a call."""
-    return dominant(method.attribute(images, target=target).sum(1) for target in range(classes))
-
-
-def autograd_loop(model: nn.Module, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain gradients: one forward pass, and one backward a class."""
-    images = images.detach().requires_grad_()
-    logits = model(images)
-    return dominant(
-        torch.autograd.grad(logits[:, target].sum(), images, retain_graph=True)[0].sum(1) for target in range(classes)
-    )
-
-
-def batched_gradients(model: nn.Module, classes: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    images = images.detach().requires_grad_()
-    logits = model(images)
-    seeds = torch.eye(logits.shape[1], device=logits.device)[:classes, None].expand(-1, *logits.shape)
-    (responses,) = torch.autograd.grad(logits, images, seeds, is_grads_batched=True)
-    return dominant(responses.sum(2))
-
-
-def dominant(responses: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Eq. 4 and 5 over classes in order, as `Clear` reduces its own."""
-    best = winner = None
-    for number, response in enumerate(responses):
-        if best is None or winner is None:
-            best, winner = torch.zeros_like(response), torch.full_like(response, -1, dtype=torch.int16)
-        winner = torch.where(response > best, number, winner)
-        best = torch.maximum(best, response)
-    if best is None or winner is None:
-        raise ValueError("no class, no map")
-    return winner, best
 
 
 def peers(model: nn.Module, images: Tensor, sizes: tuple[int, ...], classes: int = 10, of: int = 10) -> dict[str, Way]:
@@ -103,19 +68,6 @@ def products(device: str) -> dict[str, Way]:
     """Of big squares; an image is a row here."""
     square = torch.randn(SIDE, SIDE, device=device)
     return {PRODUCT: Way(lambda rows: rows @ rows, square), PRODUCT_BFLOAT16: Way(lambda rows: rows @ rows, square.bfloat16())}
-
-
-def required_flops(model: nn.Module, image: Tensor, classes: int) -> int:
-    """Of convolutions and linear layers in one forward and `classes` data-gradient passes over one image.
-
-    A multiplication with its addition counts two, as for the matrix product; what else is done counts nothing.
-    """
-    image = image.detach().requires_grad_()
-    with FlopCounterMode(display=False) as ahead:
-        logits = model(image)
-    with FlopCounterMode(display=False) as back:
-        torch.autograd.grad(logits[:, 0].sum(), image)
-    return int(ahead.get_total_flops() + classes * back.get_total_flops())
 
 
 def fraction(work: str, flops: int, secs: float, row_secs: float) -> Row:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 COLUMNS = ["work", "ours", "peer", "peer's", "ratio", "wanted"]
 
@@ -88,3 +89,16 @@ def shown(secs: float) -> str:
 def as_markdown(title: str, rows: list[Row]) -> str:
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in rows)]
     return title + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def required_flops(model: nn.Module, image: Tensor, classes: int) -> int:
+    """Of convolutions and linear layers in one forward and `classes` data-gradient passes over one image.
+
+    A multiplication with its addition counts two, as for the matrix product; what else is done counts nothing.
+    """
+    image = image.detach().requires_grad_()
+    with FlopCounterMode(display=False) as ahead:
+        logits = model(image)
+    with FlopCounterMode(display=False) as back:
+        torch.autograd.grad(logits[:, 0].sum(), image)
+    return int(ahead.get_total_flops() + classes * back.get_total_flops())

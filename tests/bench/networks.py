@@ -8,6 +8,7 @@ batch, so that activations neither explode nor vanish on their way through.
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -53,6 +54,87 @@ def resnet18(classes: int = 10) -> nn.Module:
     stem = [nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)]
     return calibrated(nn.Sequential(*stem, *stages([64, 64, 128, 256, 512], 2), *head), (3, 224, 224))
+
+
+class Bottleneck(nn.Module):
+    """The bottleneck block of He et al. (2016): 1 × 1, 3 × 3 and 1 × 1 convolutions beside a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+            *(nn.Conv2d(width, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+            *(nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)),
+        )
+        projection = nn.Sequential(nn.Conv2d(before, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width))
+        self.shortcut = nn.Identity() if before == 4 * width and stride == 1 else projection
+        self.rectifier = nn.ReLU()
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.rectifier(self.layers(values) + self.shortcut(values))  # type: ignore[no-any-return]
+
+
+def resnet50(classes: int = 1000) -> nn.Module:
+    """ResNet-50 (He et al. 2016), stride in the 3 × 3 convolutions. Input (N, 3, 224, 224)."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1),
+    ]
+    before = 64
+    for number, (width, blocks) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True)):
+        for position in range(blocks):
+            layers.append(Bottleneck(before, width, 2 if position == 0 and number > 0 else 1))
+            before = 4 * width
+    return calibrated(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)), (3, 64, 64))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (N, T, width), by PyTorch's own fused form."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.joined, self.last = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts = self.joined(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*parts.unbind(0))
+        return self.last(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class EncoderBlock(nn.Module):
+    """Attention and a perceptron, each behind a layer norm and beside a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.LayerNorm(width), Attention(width, heads))
+        self.perceptron = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(tokens)
+        return tokens + self.perceptron(tokens)  # type: ignore[no-any-return]
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer (Dosovitskiy et al. 2021) whose tokens are averaged. Input (N, 3, side, side)."""
+
+    def __init__(self, side: int, patch: int, width: int, depth: int, heads: int, classes: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.positions = nn.Parameter(torch.zeros(1, (side // patch) ** 2, width))
+        self.blocks = nn.Sequential(*(EncoderBlock(width, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        return self.head(self.norm(self.blocks(tokens)).mean(1))  # type: ignore[no-any-return]
+
+
+def vit_small(classes: int = 1000, side: int = 224) -> nn.Module:
+    """ViT-S/16: 12 blocks of width 384 with 6 heads."""
+    torch.manual_seed(0)
+    return VisionTransformer(side, 16, 384, 12, 6, classes).eval()
 
 
 def efficientnet_lite0() -> nn.Module:

@@ -253,8 +253,8 @@ def test_text_that_is_no_text_is_named(folder: Path) -> None:
     (folder / "manifest.csv").write_bytes(b"path,label\n\xff\xfe,0\n")
     with pytest.raises(InputError, match=r"manifest.csv: line 2 is not in UTF-8 .*save it as UTF-8"):
         ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
-    for encoding in ("utf-16", "utf-16-be"):
-        text = "\ufeff" * (encoding == "utf-16-be") + "path,label\na,0\n"
+    for encoding, mark in (("utf-16", ""), ("utf-16-be", "\ufeff"), ("utf-16-le", ""), ("utf-16-be", "")):
+        text = mark + "path,label\na,0\n"
         (folder / "manifest.csv").write_bytes(text.encode(encoding))
         with pytest.raises(InputError, match=r"manifest.csv is written in UTF-16, .*save it as that"):
             ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
