@@ -40,7 +40,7 @@ from reports.queries import ask
 from reports.report import write_report
 from reports.sections import say_not_finite
 from storage.aggregates import gather, place_table
-from storage.commits import Commit, sound_commits, sweep_orphans
+from storage.commits import Commit, ensure_folders, sound_commits, sweep_orphans
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError, StoreLost
 from storage.lock import hold
@@ -190,6 +190,7 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
 def take_commits(session: Session, planned: Planned) -> list[str]:
     """Takes the commits whose files are as they were written; says of the others, and returns, why they are not."""
     run, plan = planned.run, planned.plan
+    ensure_folders(run)
     session.commits, faults = sound_commits(run, plan.shards(), lambda shard, commit: part_fault(run, plan, shard, commit))
     for fault in faults:
         session.listener.say(fault)

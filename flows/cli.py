@@ -150,18 +150,21 @@ def list_runs(store: Store = DEFAULT_STORE, form: Annotated[Form, typer.Option("
 def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Show one run: its facts, its figures, and where its files are."""
     with exit_codes():
+        from reports.report import of_damage
         from storage.datasets.dataset import say_empty, say_passed_over
         from storage.runs import find_run, read_manifest
 
         found = find_run(store, run_id)
         manifest = read_manifest(found)
-        row = row_of(found)
+        with of_damage(found):
+            row = row_of(found)
+            classes = ", ".join(row["class_names"])
         facts = {name: value for name, value in row.items() if name != "class_names"}
         if manifest.passed_over:
             facts["passed_over"] = say_passed_over(manifest.passed_over)
         if manifest.empty_classes:
             facts["empty_classes"] = say_empty(manifest.empty_classes)
-        facts |= {"classes": ", ".join(row["class_names"]), "maps": found.maps, "report": found.report}
+        facts |= {"classes": classes, "maps": found.maps, "report": found.report}
         for name, value in facts.items():
             write(f"{name:<25} {value}")
 
@@ -202,14 +205,15 @@ def report(
     """
     with exit_codes():
         from reports.index import write_index
-        from reports.report import write_report
+        from reports.report import of_damage, write_report
         from storage.runs import find_run
 
         run = find_run(store, run_id)
-        if folder is not None:
-            write(write_gallery(run, folder))
-            return
-        write(write_report(run))
+        with of_damage(run):
+            if folder is not None:
+                write(write_gallery(run, folder))
+                return
+            write(write_report(run))
         write_index(store)
 
 
@@ -325,9 +329,11 @@ def gc(
             gone.append(run)
             write(f"{run.run_id}  {size}")
         for path in operators:
-            write(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
-            if delete:
-                remove_operator(path)
+            # A run that began meanwhile may use it.
+            if path in retention.unused_operators(store, gone):
+                write(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
+                if delete:
+                    remove_operator(path)
         if delete:
             retention.sweep(store)
             write_index(store)

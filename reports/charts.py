@@ -255,6 +255,10 @@ def draw(chart: Any) -> Markup:
         .to_dict()
     )
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    # Of some characters the library ends the process.
-    svg = ROLES.sub("", vl_convert.vegalite_to_svg(printable_all(specification), vl_version=version))
+    try:
+        # Of some characters the library ends the process.
+        svg = ROLES.sub("", vl_convert.vegalite_to_svg(printable_all(specification), vl_version=version))
+    except ValueError as error:
+        # A report without a chart is better than none: its table has the numbers.
+        return Markup('<p class="note">This chart could not be drawn ({}).</p>').format(str(error)[:200])
     return Markup(TAG.sub(lambda tag: LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", tag[0]), svg))

@@ -9,6 +9,13 @@ from storage.text import printable
 UNDEFINED = "–"
 NO_CLASS = "(none)"
 NO_LABEL = "(no label)"
+RESERVED = frozenset(
+    (
+        *("constructor", "toString", "valueOf", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString"),
+        *("__proto__", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__"),
+    )
+)
+"""What every object of JavaScript has: by these names the drawing library finds something else than a class."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -71,7 +78,10 @@ def plural(value: int, noun: str) -> str:
 
 
 def class_labels(names: Sequence[str]) -> list[str]:
-    """Names by which classes can be told apart: one that occurs twice, or is blank, gets its index."""
+    """Names by which classes can be told apart: one that occurs twice, is blank, or RESERVED, gets its index."""
     names = list(map(printable, names))
     occurrences = Counter(names)
-    return [name if name.strip() and occurrences[name] == 1 else f"{name} [{index}]".strip() for index, name in enumerate(names)]
+    return [
+        name if name.strip() and occurrences[name] == 1 and name not in RESERVED else f"{name} [{index}]".strip()
+        for index, name in enumerate(names)
+    ]

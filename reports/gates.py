@@ -37,6 +37,8 @@ class Outcome(StrEnum):
 
 
 NOT_JUDGED = "not judged"
+LONGEST_VALUE = 200
+"""Characters of an answer that is no number, in a message."""
 WORST_FIRST = (Outcome.failed, Outcome.error, Outcome.not_evaluated, Outcome.warned, Outcome.passed)
 
 
@@ -190,10 +192,15 @@ def one_number(table: pa.Table) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"a gate's query must return one number, and this returns {value!r}") from error
+        raise InputError(f"a gate's query must return one number, and this returns {cut(value)}") from error
     if isinstance(value, str) or not math.isfinite(number):
-        raise InputError(f"a gate's query must return one finite number, and this returns {value!r}")
+        raise InputError(f"a gate's query must return one finite number, and this returns {cut(value)}")
     return number
+
+
+def cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text):,} characters)"
 
 
 def find_breaches(gate: Gate, value: float, reference: float | None) -> Iterable[str]:

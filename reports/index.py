@@ -1,5 +1,6 @@
 """The page over all runs of a store: what each came to, and how the main figures moved from run to run."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from storage.records import Count, Fraction, Name, Record, read_record
 from storage.runs import Run, published_runs
 from storage.sql import connect, select
 
-SCHEMA = "clear-audit/index/1"
+SCHEMA = "clear-audit/index/2"
 TREND_RUNS = 100
 """Of an audit's runs, the latest ones, that its trend shows."""
 SHOWN_RUNS = 50
@@ -56,8 +57,13 @@ class IndexRow(Record):
 class IndexCache(Record):
     """`index.json`: the rows of runs that were read, so that they need not be read again."""
 
-    format: Annotated[Literal["clear-audit/index/1"], Field(alias="schema")]
+    format: Annotated[Literal["clear-audit/index/2"], Field(alias="schema")]
+    sha256: str
     runs: list[IndexRow]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.sha256 == digest_of([row.model_dump(mode="json") for row in self.runs])
 
 
 def write_index(store: Path) -> Path:
@@ -80,16 +86,22 @@ def refresh(store: Path, cache: Path) -> tuple[list[Row], list[str]]:
     known = read_cache(cache)
     known |= read_runs(store, [run for run in runs if run.run_id not in known])
     rows = [known[run.run_id].model_dump(mode="json") for run in runs if run.run_id in known]
-    replace_file(cache, json.dumps({"schema": SCHEMA, "runs": rows}, indent=1, ensure_ascii=False) + "\n")
+    content = {"schema": SCHEMA, "sha256": digest_of(rows), "runs": rows}
+    replace_file(cache, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return rows, [run.run_id for run in runs if run.run_id not in known]
 
 
 def read_cache(cache: Path) -> dict[str, IndexRow]:
     """Nothing where there is none of this version: all runs are then read again."""
     try:
-        return {row.run_id: row for row in read_record(IndexCache, cache).runs}
+        found = read_record(IndexCache, cache)
     except InputError:
         return {}
+    return {row.run_id: row for row in found.runs} if found.is_whole else {}
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
@@ -100,7 +112,7 @@ def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
         with connect(store, [run.run_id for run in runs]) as connection:
             rows = select(connection, load("index/runs")).to_pylist()
         read = [IndexRow.model_validate(row | {"started_at": row["started_at"].isoformat()}) for row in rows]
-    except (InputError, ValidationError, AttributeError):
+    except (InputError, ValidationError, AttributeError, ValueError, OverflowError):
         # One of them is damaged: each by itself.
         if len(runs) == 1:
             return {}

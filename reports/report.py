@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reports.cells import find_cells
 from reports.evidence import mean_maps
 from reports.formats import class_labels, decimal, moment
 from reports.scope import Scope
+from storage.errors import InputError
 from storage.places import replace_file
 from storage.runs import Run, read_manifest, read_plan
 from storage.sql import connect
@@ -76,6 +78,20 @@ def render(run: Run, pages: Mapping[str, str] | None = None) -> str:
             finished=moment(manifest.finished_at),
             is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
         )
+
+
+@contextmanager
+def of_damage(run: Run) -> Iterator[None]:
+    """Raises InputError for what a run's records and tables make our code raise where they do not fit together."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"run '{run.run_id}' cannot be shown ({type(error).__name__}: {str(error)[:200]}): 'clear-audit verify' says what of "
+            "it is damaged; where it says nothing, the fault is ours"
+        ) from error
 
 
 def fill_template(name: str, **values: Any) -> str:

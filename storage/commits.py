@@ -16,6 +16,7 @@ from storage.places import (
     hash_file,
     is_remote,
     put_folder,
+    remove_any,
     remove_tree,
 )
 from storage.records import Count, Inside, Name, Record, Seconds, read_record
@@ -105,6 +106,13 @@ def read_commit(run: Run, path: Path) -> Commit:
     return commit
 
 
+def ensure_folders(run: Run) -> None:
+    """Has a run that is gone on with the folders that it began with: a copy may have left out empty ones."""
+    if not is_remote(run.store):
+        for folder in (run.attempts, run.commits):
+            folder.mkdir(exist_ok=True)
+
+
 def sound_commits(run: Run, shards: Sequence[Shard], fault_of: FaultOf) -> tuple[dict[int, Commit], list[str]]:
     """The commits that are as they were written, by shard, and what is wrong with the others, a sentence each.
 
@@ -124,7 +132,7 @@ def sound_commits(run: Run, shards: Sequence[Shard], fault_of: FaultOf) -> tuple
     faults = []
     for path, found in checked.items():
         if isinstance(found, str):
-            remove_tree(path) if path.is_dir() else path.unlink()
+            remove_any(path)
             faults.append(f"'{path.relative_to(run.store).as_posix()}' does not hold, and its shard is computed again: {found}")
     commits = [found for found in checked.values() if isinstance(found, Commit)]
     return {commit.shard: commit for commit in commits}, faults
@@ -152,7 +160,7 @@ def sweep_orphans(run: Run, commits: Iterable[Commit]) -> None:
     named = {commit.attempt for commit in commits}
     for path in run.attempts.glob("*"):
         if path.name not in named:
-            remove_tree(path) if path.is_dir() else path.unlink()
+            remove_any(path)
     for folder in (run.folder, run.commits):
-        for path in folder.glob(".*-*"):
-            path.unlink()
+        for path in folder.glob(".*.json-*"):
+            remove_any(path)

@@ -9,6 +9,7 @@ from storage.errors import InputError, StoreLost
 from storage.lease import Lease, is_live
 from storage.places import is_lost, is_remote
 from storage.runs import Run
+from storage.tables import SCHEMAS
 
 
 @contextmanager
@@ -18,12 +19,21 @@ def hold(run: Run) -> Iterator[Callable[[], None]]:
     Raises InputError where another process has it, on this machine or another one that sees the store, or has finished or
     removed it.
     """
+    check_own_folders(run)
     with hold_alone(run) as check:
         if not run.plan.exists():
             raise InputError(f"run '{run.run_id}' was removed by another process just now: the same command begins a new one")
         if run.is_published:
             raise InputError(f"run '{run.run_id}' was finished by another process just now: see its report")
         yield check
+
+
+def check_own_folders(run: Run) -> None:
+    """Raises InputError where a folder that a run is written into, and swept, only leads to one."""
+    folders = (run.folder, run.attempts, run.commits, run.maps, run.gallery, *(run.table(name).parent for name in SCHEMAS))
+    linked = None if is_remote(run.store) else next((folder for folder in folders if folder.is_symlink()), None)
+    if linked is not None:
+        raise InputError(f"'{linked}' is a link, and who goes on with a run removes files there: put the folder itself there")
 
 
 def hold_alone(run: Run) -> AbstractContextManager[Callable[[], None]]:
@@ -83,8 +93,8 @@ def is_held(run: Run) -> bool:
     """Whether a process works on a run now."""
     if is_remote(run.store):
         return is_live(run.lock)
-    if not run.lock.exists():
-        return False
+    if not run.lock.is_file():
+        return run.lock.exists()  # what is no lock of ours is let alone
     lock = FileLock(run.lock, timeout=0)
     try:
         lock.acquire()

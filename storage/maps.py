@@ -9,7 +9,7 @@ import zarr
 import zarr.storage
 from zarr.codecs import BloscCodec
 
-from storage.places import is_remote, remote
+from storage.places import check_regular, is_remote, remote
 
 CHUNK_SAMPLES = 16
 """Images in a chunk: 10× faster to write than one image a chunk, and still cheap to read one."""
@@ -81,7 +81,14 @@ def shard_files(shard: int) -> list[str]:
 
 
 def open_maps(path: Path) -> zarr.Group:
-    """The maps of a run, to read. Of format 3 alone, as ours are: an array of format 2 can be pickled."""
+    """The maps of a run, to read. Of format 3 alone, as ours are: an array of format 2 can be pickled.
+
+    Raises InputError where what describes them is no file.
+    """
+    if not is_remote(path):
+        for described in (path / "zarr.json", *path.glob("*/zarr.json")):
+            if described.exists():
+                check_regular(described)
     return zarr.open_group(readable_store(path), mode="r", zarr_format=3)
 
 

@@ -52,8 +52,8 @@ def load_model(spec: ModelSpec, say: Callable[[str], None] = say_nothing) -> "nn
     from storage.programs import load_program
 
     content = read_bytes(spec.program, "model.program")
-    refuse_torchscript(content, f"model.program '{spec.program}'")
     check_unfolding(content, f"model.program '{spec.program}'", 0)
+    refuse_torchscript(content, f"model.program '{spec.program}'")
     return load_program(spec.program, content)
 
 

@@ -21,7 +21,17 @@ from pydantic import Field
 
 from storage.errors import InputError
 from storage.mirror import local_file
-from storage.places import flush, flush_folder, is_remote, make_folder, put_files, replace_file, scratch, sweep_tree
+from storage.places import (
+    check_regular,
+    flush,
+    flush_folder,
+    is_remote,
+    make_folder,
+    put_files,
+    replace_file,
+    scratch,
+    sweep_tree,
+)
 from storage.records import Record, read_record
 
 if TYPE_CHECKING:
@@ -136,12 +146,14 @@ def read_operator(path: Path, facts: Mapping[str, Any], with_hash: bool = False)
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not is_remote(path):
+            check_regular(path)
         with safe_open(local_file(path.parent.parent, path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("facts") != describe(facts):
                 raise UnusableOperator("it is of another model or method")
             operator = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (OSError, SafetensorError) as error:
+    except (OSError, InputError, SafetensorError) as error:
         raise UnusableOperator(f"it cannot be read ({error})") from error
     if "operator" not in operator:
         raise UnusableOperator("it has no tensor 'operator'")

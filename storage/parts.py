@@ -46,7 +46,7 @@ def part_fault(run: Run, plan: Plan, shard: Shard, commit: Commit) -> str | None
             return f"'{name}' of its attempt cannot be read ({error.strerror or error})"
     try:
         return content_fault(run, plan, shard, commit)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         return f"its tables cannot be read ({str(error).splitlines()[0]})"
 
 

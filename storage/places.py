@@ -253,6 +253,16 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def remove_any(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link, and not what it leads to."""
+    if not is_remote(path) and path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif is_remote(path) and path.is_dir():
+        remove_tree(path)
+    else:
+        path.unlink()
+
+
 def sweep_tree(path: Path) -> None:
     """Removes of a folder what can be removed; of a link to one, the link."""
     if not is_remote(path):

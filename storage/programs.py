@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import InputError
@@ -133,22 +134,28 @@ def graph_faults(value: Any, key: str) -> Iterator[str]:
 def growing_sizes(nodes: Any) -> Iterator[str]:
     """Arithmetic on sizes, step by step, that comes to numbers that no size has: each product may double their digits."""
     known: dict[Any, int] = {}
-
-    def digits_of(given: Any) -> int:
-        (value,) = given["arg"].values()
-        (value,) = value.values() if isinstance(value, dict) else (value,)
-        return value.bit_length() if isinstance(value, int) else known.get(value, SIZE_DIGITS)
-
     for node in nodes:
-        if str(node["target"]).startswith("_operator."):
-            found = [digits_of(given) for given in node["inputs"]]
-            total = sum(found) if node["target"] == "_operator.mul" else max(found, default=0) + 1
-            if total > MOST_DIGITS:
-                yield f"works out sizes of more than {MOST_DIGITS} binary digits"
-                return
-            (output,) = node["outputs"]
-            (made,) = output.values()
-            known[made["as_name"] if isinstance(made, dict) else None] = total
+        if not str(node["target"]).startswith(("_operator.", "torch.sym_")):
+            continue
+        found = [
+            leaf.bit_length() if isinstance(leaf, int) else known.get(leaf, SIZE_DIGITS)
+            for given in node["inputs"]
+            for leaf in leaves(given["arg"])
+        ]
+        total = sum(found) if node["target"] == "_operator.mul" else max(found, default=0) + len(found)
+        if total > MOST_DIGITS:
+            yield f"works out sizes of more than {MOST_DIGITS} binary digits"
+            return
+        known |= dict.fromkeys(leaves(node["outputs"]), total)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What stands at the ends of a JSON value."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from leaves(inner)
+    else:
+        yield value
 
 
 def is_operation(target: Any) -> bool:
@@ -182,14 +189,15 @@ def is_size(text: Any) -> bool:
         return False
     try:
         parsed = ast.parse(text, mode="eval")
-        return all(map(is_size_part, ast.walk(parsed))) and digits(parsed.body) <= MOST_DIGITS
+        is_known = all(map(is_size_part, ast.walk(parsed)))
+        return is_known and digits(parsed.body) <= MOST_DIGITS and terms(parsed.body) <= MOST_TERMS
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
 LONGEST_SIZE = 10_000
-SIZE_DIGITS, MOST_DIGITS = 64, 4096
-"""Binary digits of a size that is given, and of what may be worked out on the way to another."""
+SIZE_DIGITS, MOST_DIGITS, MOST_TERMS = 64, 4096, 1000
+"""Binary digits of a size that is given, and of what may be worked out on the way to another; terms of a size."""
 
 SIZE_PARTS = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.unaryop, ast.boolop, ast.cmpop),
@@ -215,6 +223,21 @@ def digits(node: ast.AST) -> int:
     parts = [digits(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
     is_product = called == "Mul" or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult))
     return sum(parts) if is_product else max(parts, default=0) + len(parts)
+
+
+def terms(node: ast.AST) -> int:
+    """How many terms a size has when it is multiplied out, as may be done with it."""
+    called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        return int(min(terms(node.left), MOST_TERMS + 1) ** min(exponent(node.right), MOST_DIGITS))
+    if isinstance(node, ast.Call) and called in POWERS and len(node.args) == 2:
+        return int(min(terms(node.args[0]), MOST_TERMS + 1) ** min(exponent(node.args[1]), MOST_DIGITS))
+    children = node.args if isinstance(node, ast.Call) else list(ast.iter_child_nodes(node))
+    parts = [terms(child) for child in children if isinstance(child, ast.expr)]
+    if called == "Mul" or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+        return prod(parts)
+    # Each of the largest or least may be compared with each other.
+    return max(sum(parts) ** 2 if called in {"Max", "Min"} else sum(parts), 1)
 
 
 def is_symbol(node: ast.Call) -> bool:

@@ -1,5 +1,6 @@
 """Which runs of a store may go, and their removal."""
 
+import re
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
@@ -16,6 +17,8 @@ from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, readabl
 from storage.tables import SCHEMAS
 
 TRASH = "trash"
+REMOVED = re.compile(r"([^.]+)(?:\.[0-9a-f]{8})?")
+"""What a run's folder is called there: the run's id, and what tells two removals apart."""
 
 
 def removable(store: Path, keep: int | None, before: datetime | None) -> list[Run]:
@@ -33,7 +36,7 @@ def removable(store: Path, keep: int | None, before: datetime | None) -> list[Ru
         # With what began after the first of them: it may yet be finished.
         kept |= {run_id for run_id in own if latest and run_id >= latest[0]}
     chosen = {run_id for run_id, plan in plans.items() if run_id not in kept and (before is None or plan.created_at < before)}
-    chosen -= {run_id for run_id in chosen if is_link(Run(store, run_id)) or is_held(Run(store, run_id))}
+    chosen -= {run_id for run_id in chosen if is_link(Run(store, run_id).folder) or is_held(Run(store, run_id))}
     references = find_references(store, plans, finished)
     while needed := {old for run_id, olds in references.items() if run_id not in chosen for old in olds} & chosen:
         chosen -= needed
@@ -58,12 +61,12 @@ def read_references(run: Run) -> set[str]:
         table = pq.read_table(readable(run.table("gates")), columns=["reference_run_id"], partitioning=None)
     except (OSError, pa.ArrowException):
         return set()
-    return set(table["reference_run_id"].drop_null().to_pylist())
+    return {name for name in table["reference_run_id"].to_pylist() if isinstance(name, str)}
 
 
-def is_link(run: Run) -> bool:
-    """Whether a run's folder only leads to where its files are, which is then not ours to remove."""
-    return not is_remote(run.store) and run.folder.is_symlink()
+def is_link(folder: Path) -> bool:
+    """Whether a folder only leads to where files are, which are then not ours to remove."""
+    return not is_remote(folder) and folder.is_symlink()
 
 
 def remove(run: Run) -> bool:
@@ -75,7 +78,7 @@ def remove(run: Run) -> bool:
     trash = run.store / TRASH / f"{run.run_id}.{secrets.token_hex(4)}"
     try:
         with hold_alone(run):
-            if not run.plan.exists() or is_link(run):
+            if not run.plan.exists() or is_link(run.folder) or is_link(trash.parent):
                 return False
             if is_remote(run.store):
                 create_file(trash / "removed.json", "{}")
@@ -84,7 +87,7 @@ def remove(run: Run) -> bool:
                 trash.parent.mkdir(exist_ok=True)
                 run.folder.rename(trash)
             sweep_removed(run, trash)
-    except InputError:
+    except (InputError, OSError):
         return False
     return True
 
@@ -101,8 +104,12 @@ def sweep_removed(run: Run, trash: Path) -> None:
 
 def sweep(store: Path) -> None:
     """Removes what runs left behind that are gone, or finished."""
-    for trash in (store / TRASH).glob("*"):
-        run = Run(store, trash.name.split(".")[0])
+    folder = store / TRASH
+    for trash in [] if is_link(folder) else folder.glob("*"):
+        named = REMOVED.fullmatch(trash.name)
+        if named is None:  # nothing of ours
+            continue
+        run = Run(store, named[1])
         if run.plan.exists():  # its removal ended before it began
             sweep_tree(trash)
         elif not is_held(run):
@@ -120,7 +127,7 @@ def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:
     stay = [plan for run in list_runs(store) if run not in set(gone) and (plan := readable_plan(run)) is not None]
     first = min((plan.created_at.timestamp() for plan in stay), default=float("inf"))
     files = [path for suffix in (".safetensors", REFUSED) for path in (store / "operators").glob(f"*{suffix}")]
-    return [path for path in sorted(files) if last_used(path) < first]
+    return [path for path in sorted(files) if path.exists() and last_used(path) < first]
 
 
 def size_of(run: Run) -> int:

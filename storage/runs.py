@@ -223,10 +223,10 @@ def id_after(store: Path, run_id: str) -> str:
     if not runs or run_id[:STAMP] > runs[-1][:STAMP]:
         return run_id
     try:
-        latest = datetime.strptime(runs[-1][:STAMP], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:  # no run of ours
+        latest = datetime.strptime(runs[-1][:STAMP], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) + timedelta(seconds=1)
+    except (ValueError, OverflowError):  # no run of ours
         return run_id
-    return f"{latest + timedelta(seconds=1):%Y%m%dT%H%M%SZ}{run_id[STAMP:]}"
+    return f"{latest:%Y%m%dT%H%M%SZ}{run_id[STAMP:]}"
 
 
 def create_run(store: Path, plan: Plan) -> Run:

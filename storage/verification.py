@@ -46,15 +46,23 @@ def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: 
     expected = manifest.artefacts | {in_store(run, run.plan): manifest.plan_hash}
     changed, missing = [], []
     for done, (path, digest) in enumerate(sorted(expected.items()), 1):
-        file = run.store / path
-        if not file.is_file():
+        found = digest_of(run.store / path)
+        if found is None:
             missing.append(path)
-        elif hash_file(file) != digest:
+        elif found != digest:
             changed.append(path)
         progress(done, len(expected))
     names_all = any(path.endswith("zarr.json") for path in manifest.artefacts)
     unknown = {path for path in (in_store(run, path) for path in files_of(run)) if names_all or is_data(path)}
     return Verification(len(expected), changed, missing, sorted(unknown - expected.keys()), list(find_faults(run, manifest)))
+
+
+def digest_of(path: Path) -> str | None:
+    """None where no such file is, or can be."""
+    try:
+        return hash_file(path) if path.is_file() else None
+    except OSError:
+        return None
 
 
 def in_store(run: Run, path: Path) -> str:
@@ -120,7 +128,9 @@ def table_faults(run: Run, plan: Plan, manifest: Manifest, name: str) -> Iterato
     if name in counts and rows != counts[name]:
         yield f"'{in_store(run, path)}' has {rows:,} of {counts[name]:,} rows"
     for field in SCHEMAS[name]:
-        if field.name not in schema.names:
+        if schema.names.count(field.name) > 1:
+            yield f"'{in_store(run, path)}' has several columns '{field.name}'"
+        elif field.name not in schema.names:
             if plan.schema_version == SCHEMA_VERSION:
                 yield f"'{in_store(run, path)}' has no column '{field.name}'"
         elif schema.field(field.name).type != field.type:
@@ -133,8 +143,8 @@ def map_faults(run: Run, plan: Plan) -> Iterator[str]:
     expected |= {"response_peak": (whole[:1], "float32")}
     try:
         found, run_id = describe_maps(run.maps)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"'{in_store(run, run.maps)}' cannot be opened ({str(error).splitlines()[0]})"
+    except Exception as error:  # damaged metadata makes Zarr raise whatever they happen to mean
+        yield f"'{in_store(run, run.maps)}' cannot be opened ({(str(error).splitlines() or [type(error).__name__])[0][:200]})"
         return
     if run_id != run.run_id:
         yield f"'{in_store(run, run.maps)}' is of run '{run_id}'"

@@ -30,6 +30,8 @@ PASSED_OVER = {COUNTER, "total_ops", "total_params", "n_averaged"}
 CHECKPOINT_COPIES, SMALL = 8, 64 << 20
 """How often a trainer may keep a network's tensors (of several steps, with an optimizer's state), and bytes of what is beside."""
 
+ARCHIVE = b"PK\x03\x04"
+
 DEPTH = 3
 SHOWN = 3
 
@@ -104,10 +106,12 @@ def check_unfolding(content: bytes, title: str, needed: int) -> None:
 
     needed: bytes of the network's own tensors. torch.save packs nothing.
     """
+    if not content.startswith(ARCHIVE):  # PyTorch does not take it for an archive either
+        return
     try:
         unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
-    except Exception:  # no archive, or a damaged one: whoever reads it says so
-        return
+    except Exception as error:  # of an archive that is damaged whatever its bytes happen to mean
+        raise InputError(f"{title} is a damaged archive, or no usual one ({error}): save it again by PyTorch") from error
     most = max(2 * len(content), CHECKPOINT_COPIES * needed + SMALL)
     if unpacked > most:
         raise InputError(
@@ -143,8 +147,8 @@ def read_weights(path: str, needed: int = 0) -> Any:
     if suffix not in PICKLED:
         program = "; an exported program is named by model.program" if suffix == ".pt2" else ""
         raise InputError(f"model.weights '{path}' ends in '{suffix}': use .safetensors, or .pt with tensors only{program}")
-    refuse_torchscript(content, f"model.weights '{path}'")
     check_unfolding(content, f"model.weights '{path}'", needed)
+    refuse_torchscript(content, f"model.weights '{path}'")
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean

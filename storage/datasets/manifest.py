@@ -23,7 +23,9 @@ from storage.datasets.images import check_count
 from storage.datasets.labels import read_labels
 from storage.errors import InputError
 
-ROWS_A_BATCH = 4096
+ROWS_A_BATCH, NESTED_ROWS = 4096, 16
+LEAST_BYTES = 4
+"""That a value takes in memory, or a value and where it stands."""
 LARGEST_TABLE, SMALL_TABLE, LARGEST_RATIO = 4 << 30, 256 << 20, 100
 """Bytes that a table may take in memory: so many times those of its file, but not fewer nor more than this."""
 LONGEST_HEADER = 1 << 16
@@ -121,12 +123,16 @@ def _read_parquet(content: bytes, address: str) -> pa.Table:
     with pa.parquet.ParquetFile(io.BytesIO(content)) as file:
         schema, metadata = file.schema_arrow, file.metadata
     check_count(metadata.num_rows, address)
-    if sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)) > most:
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    values = sum(group.column(column).num_values for group in groups for column in range(group.num_columns))
+    if max(sum(group.total_byte_size for group in groups), LEAST_BYTES * values) > most:
         raise too_large
+    # Of text within lists and the like it is not known beforehand what it takes.
+    rows = ROWS_A_BATCH if not any(map(pa.types.is_nested, schema.types)) else NESTED_ROWS
     texts = [field.name for field in schema if is_text(field.type)]
     batches: list[pa.RecordBatch] = []
     with pa.parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts) as file:
-        for batch in file.iter_batches(ROWS_A_BATCH):
+        for batch in file.iter_batches(rows):
             most -= sum(map(unfolded_bytes, batch.columns))
             if most < 0:
                 raise too_large

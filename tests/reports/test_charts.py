@@ -7,6 +7,7 @@ import pytest
 from markupsafe import Markup
 
 from reports import charts
+from reports.formats import class_labels
 from tests.reports.stores import QUOTES, SCRIPT
 
 NAMES = [SCRIPT, QUOTES]
@@ -105,3 +106,14 @@ def test_a_trend_is_marked_at_whole_runs(runs: int, ticks: list[str]) -> None:
     row = {"correct_frac": 0.5, "agreement_frac": 0.25, "sparseness_mean": None}
     texts = text_of(charts.trend([row | {"run_id": str(number)} for number in range(runs)]))
     assert [text for text in texts if re.fullmatch("−?[0-9]+", text)] == ticks
+
+
+@pytest.mark.parametrize("name", ["constructor", "toString", "valueOf", "hasOwnProperty", "__proto__", "null", "NaN"])
+def test_names_that_every_object_of_javascript_has(name: str) -> None:
+    labels = class_labels([name, "dog"])
+    assert labels[0].startswith(name)
+    rows = [{"name": label, **dict.fromkeys(charts.MEASURES, 0.5)} for label in labels]
+    assert name in charts.accuracy_evidence(rows)
+    # And where one comes in all the same, the page does.
+    rows = [{"name": name, **dict.fromkeys(charts.MEASURES, 0.5)}]
+    assert charts.accuracy_evidence(rows)

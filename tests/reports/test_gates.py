@@ -308,3 +308,10 @@ def test_a_reference_that_is_damaged_is_named(tmp_path: Path) -> None:
         readable_reference(run, reference.run_id)
     with pytest.raises(InputError, match="names no finished run"):
         readable_reference(run, "20200101T000000Z")
+
+
+def test_an_answer_that_is_no_number_is_cut(run: Run) -> None:
+    judgement = judge_one(Gate("mine", "SELECT repeat('x', 300000)", max=1), run)
+    assert judgement.outcome is Outcome.error
+    assert judgement.message.endswith("… (300,002 characters)")
+    assert len(judgement.message) < 400

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from reports import index
@@ -61,7 +63,7 @@ def test_a_run_that_is_gone_is_gone(store: Path) -> None:
     assert SECOND not in write_index(store).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "null", '{"schema": "clear-audit/index/0", "runs": []}', '{"runs": [{}]}', "\x00"])
+@pytest.mark.parametrize("damage", ["", "[]", "null", '{"schema": "clear-audit/index/1", "runs": []}', '{"runs": [{}]}', "\x00"])
 def test_a_damaged_cache_is_made_again(store: Path, damage: str) -> None:
     cache = store / "reports" / "index.json"
     write_index(store)
@@ -95,6 +97,25 @@ def test_a_row_that_is_no_row_has_the_cache_made_again(store: Path, change: dict
     cache.write_text(json.dumps(content), encoding="utf-8")
     write_index(store)
     assert cache.read_text(encoding="utf-8") == whole
+
+
+def test_a_cache_that_somebody_changed_is_not_believed(store: Path) -> None:
+    cache = store / "reports" / "index.json"
+    write_index(store)
+    whole = cache.read_text(encoding="utf-8")
+    content = json.loads(whole)
+    content["runs"][1]["correct_frac"] = 0.0123
+    cache.write_text(json.dumps(content), encoding="utf-8")
+    assert "1.2" not in write_index(store).read_text(encoding="utf-8").split(SECOND)[2][:600]
+    assert cache.read_text(encoding="utf-8") == whole
+
+
+def test_a_run_whose_times_are_out_of_range_holds_up_no_other(store: Path) -> None:
+    path = Run(store, SECOND).table("runs")
+    rows = pq.read_table(path, partitioning=None)
+    field = rows.schema.field("started_at")
+    pq.write_table(rows.set_column(rows.schema.names.index("started_at"), field, pa.array([2**63 - 1], field.type)), path)
+    assert f"cannot be read, and is not shown: {SECOND}" in write_index(store).read_text(encoding="utf-8")
 
 
 def test_a_cache_that_is_no_file_is_not_waited_for(store: Path) -> None:

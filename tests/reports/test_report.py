@@ -1,5 +1,6 @@
 """The report as a file and as a page."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,8 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from reports.comparison import compare
 from reports.comparison_page import write_comparison
 from reports.gates import Gate, judge
@@ -162,3 +167,21 @@ def test_what_controls_others_is_written_out_wherever_it_is_shown(tmp_path: Path
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert shown in done.stdout
         assert not re.search("[\x00-\x08\x0b-\x1f]", done.stdout)
+
+
+@pytest.mark.parametrize("damage", ["label", "times", "cells"])
+def test_a_run_that_does_not_fit_together_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    run = make_store(tmp_path, SMALL)
+    if damage == "times":
+        record = json.loads(run.manifest.read_text())
+        run.manifest.write_text(json.dumps(record | {"finished_at": "0001-01-01T00:00:00+23:59"}))
+    else:
+        table, column, value = ("samples", "label", 99) if damage == "label" else ("evidence", "label_energy_frac_mean", [1.0])
+        rows = pq.read_table(run.table(table), partitioning=None)
+        field = rows.schema.field(column)
+        values = pa.array([value] * len(rows), field.type)
+        pq.write_table(rows.set_column(rows.schema.names.index(column), field, values), run.table(table))
+    done = CliRunner().invoke(app, ["report", "--store", str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"run '{run.run_id}' cannot be shown (" in done.stderr
+    assert "'clear-audit verify' says what of it is damaged" in done.stderr

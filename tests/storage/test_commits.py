@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.commits import commit_attempt, open_attempt, read_commits, sweep_orphans
+from storage.commits import commit_attempt, ensure_folders, open_attempt, read_commits, sound_commits, sweep_orphans
 from storage.errors import InputError
 from storage.places import hash_file
-from storage.runs import Plan, Run, Shard, create_run
+from storage.runs import Plan, Run, Shard, create_run, read_plan
 
 MakePlan = Callable[..., Plan]
 FilesOf = Callable[[Path], dict[str, str]]
@@ -112,3 +112,23 @@ def test_what_ended_work_left_is_swept_and_what_is_committed_stays(run: Run, fil
         (folder / ".00001.json-0a1b2c3d").write_text("half")
     sweep_orphans(run, read_commits(run).values())
     assert files_of(run.folder) == before
+
+
+@ON_DISK
+def test_folders_that_a_copy_left_out_are_made_again_and_odd_entries_swept(
+    run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run.attempts.rmdir()
+    run.commits.rmdir()
+    ensure_folders(run)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "file").write_text("x")
+    (run.attempts / "link").symlink_to(elsewhere)
+    (run.commits / "00001.json").symlink_to(elsewhere)
+    (run.folder / ".Trash-1000").mkdir()
+    (run.commits / ".00001.json-0a1b").mkdir()
+    commits, faults = sound_commits(run, read_plan(run).shards(), lambda shard, commit: None)
+    assert (commits, len(faults)) == ({}, 1)
+    sweep_orphans(run, [])
+    assert list(run.attempts.iterdir()) == list(run.commits.iterdir()) == []
+    assert (elsewhere / "file").exists()

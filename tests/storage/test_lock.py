@@ -135,3 +135,17 @@ def test_who_lost_a_run_is_told(s3_store: Path, make_plan: Callable[..., Plan], 
         held.join(lease.RENEWAL_SECS + 5)
         with pytest.raises(StoreLost, match="was taken over by another process"):
             check()
+
+
+@pytest.mark.parametrize("store_place", ["disk"], indirect=True)
+@pytest.mark.parametrize("part", ["attempts", "commits", "maps", "gallery"])
+def test_a_run_whose_folders_are_links_is_not_gone_on_with(run: Run, tmp_path_factory: pytest.TempPathFactory, part: str) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "file").write_text("x")
+    folder = getattr(run, part)
+    if folder.exists():
+        folder.rmdir()
+    folder.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is a link, and who goes on with a run removes files there: put the folder"), hold(run):
+        pytest.fail("held")
+    assert (elsewhere / "file").exists()

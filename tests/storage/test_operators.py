@@ -285,3 +285,11 @@ def test_rows_of_an_operator_in_s3_come_in_order_and_are_swept(s3_store: Path) -
             write_rows(folder, start, torch.full((2, 3), float(start)))
         assert [float(part[0, 0]) for part in read_rows(folder)] == [0, 256, 512]
     assert not list(files_below(s3_store))
+
+
+def test_a_pipe_is_no_operator_and_not_waited_for(tmp_path: Path) -> None:
+    path = operator_path(tmp_path, {})
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(UnusableOperator, match="is not a file"):
+        read_operator(path, {})

@@ -373,6 +373,9 @@ NO_SIZES = [
     "Mul(" + ", ".join(["Symbol('s0')"] * 65) + ")",
     "9" * 4000,
     "s0 + " * 5000 + "s0",
+    " * ".join(f"(s{number} + 1)" for number in range(55)),
+    "Pow(Add(Symbol('s0'), Symbol('s1')), Integer(40))",
+    "Max(" + ", ".join(f"Symbol('s{number}')" for number in range(60)) + ")",
     "-" * 9999 + "1",
 ]
 
@@ -410,6 +413,13 @@ def test_sizes_that_grow_from_step_to_step_are_refused() -> None:
         node["name"] = name
         nodes.insert(place + 1 + step, node)
         last = node
+    records["models/model.json"] = json.dumps(model).encode()
+    with pytest.raises(InputError, match="works out sizes of more than 4096 binary digits"):
+        load_program("m.pt2", pack(records))
+    # A sum between two products starts nothing anew.
+    for node in nodes[place + 5 : place + 40 : 5]:
+        (before,) = node["inputs"][:1]
+        node["target"], node["inputs"] = "torch.sym_sum", [before | {"arg": {"as_sym_ints": [before["arg"]["as_sym_int"]]}}]
     records["models/model.json"] = json.dumps(model).encode()
     with pytest.raises(InputError, match="works out sizes of more than 4096 binary digits"):
         load_program("m.pt2", pack(records))

@@ -232,6 +232,37 @@ def test_links_are_not_followed(store_place: Path, tmp_path_factory: pytest.Temp
     assert not run.table("samples").parent.is_symlink()
 
 
+def test_what_is_not_ours_in_the_trash_is_let_alone(store_place: Path) -> None:
+    make_run(store_place, 1), make_run(store_place, 2, finished=False)
+    for name in (".DS_Store", "...", ".0a1b2c3d", "x.y"):
+        replace_file(store_place / "trash" / name / "file", "x")
+    replace_file(store_place / "trash" / ".hidden", "x")
+    before = files(store_place)
+    sweep(store_place)
+    assert files(store_place) == before
+
+
+@ON_DISK
+def test_a_trash_that_is_a_link_is_let_alone(store_place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "somebodys").mkdir()
+    run = make_run(store_place, 1)
+    (store_place / "trash").symlink_to(elsewhere)
+    sweep(store_place)
+    assert not remove(run)
+    assert [path.name for path in elsewhere.iterdir()] == ["somebodys"]
+
+
+@ON_DISK
+@pytest.mark.parametrize("odd", ["folder", "link"])
+def test_a_lock_that_is_none_keeps_its_run_and_no_other(store_place: Path, odd: str) -> None:
+    runs = [make_run(store_place, day) for day in (1, 2)]
+    runs[0].lock.mkdir() if odd == "folder" else runs[0].lock.symlink_to(store_place)
+    assert removable(store_place, 0, None) == [runs[1]]
+    assert not remove(runs[0])
+    assert remove(runs[1])
+
+
 def test_attempts_that_a_finished_run_left_are_swept(store_place: Path) -> None:
     run, unfinished = make_run(store_place, 1), make_run(store_place, 2, finished=False)
     for attempt in (run.attempts / "00000-late", unfinished.attempts / "00000-0"):

@@ -147,6 +147,8 @@ def test_an_id_follows_those_of_the_store_whatever_the_clock_says(store_place: P
     assert id_after(store_place, early) == "20261121T040001Z-audit-0001"
     assert id_after(store_place, late) == "20261121T040001Z-audit-0002"
     assert id_after(store_place, "20261121T040001Z-other-0003") == "20261121T040001Z-other-0003"
+    create_run(store_place, make_plan(run_id="99991231T235959Z-audit-0001"))
+    assert id_after(store_place, early) == early
     create_run(store_place, make_plan(run_id="of-somebody-else"))
     assert id_after(store_place, early) == early
 

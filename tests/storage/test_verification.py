@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,12 @@ def retype(name: str, **changes: object) -> Callable[[Run], None]:
         (retype("dominant_response", shape=[4, 28, 28]), "maps.zarr/dominant_response' is ((4, 28, 28), 'float16')"),
         (retype("response_peak", shape="x"), "maps.zarr' cannot be opened"),
         (retype("", attributes={"run_id": "another"}), "maps.zarr' is of run 'another'"),
+        (lambda run: (run.maps / "zarr.json").write_text("null"), "maps.zarr' cannot be opened"),
+        (lambda run: (run.maps / "dominant_class" / "zarr.json").write_text("[" * 100_000), "maps.zarr' cannot be opened"),
+        (
+            rewrite("samples", lambda rows: rows.append_column(rows.schema.field("label"), rows["label"])),
+            "has several columns 'label'",
+        ),
         (edit(lambda run: run.commits / "00000.json", failed_count=5), "the commits count"),
         (edit(lambda run: run.commits / "00000.json", run_id="another"), "is of shard 0 of run 'another'"),
         (edit(lambda run: run.plan, sample_count=5), "the manifest counts 12 of 12 images, and the plan 5"),
@@ -213,6 +220,17 @@ def test_what_does_not_fit_together_is_found(run: Run, damage: Callable[[Run], N
     assert done.exit_code == 3
     assert "in what they hold" in done.stderr
     assert done.stdout.startswith("fault")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for path in (run.maps / "zarr.json", run.table("samples")):
+        path.unlink()
+        os.mkfifo(path)
+    manifest = read_manifest(run)
+    edited = manifest.model_copy(update={"artefacts": manifest.artefacts | {f"runs/{'x' * 300}": "0"}})
+    run.manifest.write_text(edited.model_dump_json())
+    assert len(verify(run).missing) == 3
 
 
 @pytest.mark.parametrize("changes", [{"run_id": "another"}, {"processed_count": 1 << 50}, {"expected_count": -1}, {"more": 1}])

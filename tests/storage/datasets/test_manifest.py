@@ -242,6 +242,20 @@ def test_a_table_that_unfolds_to_gigabytes_takes_no_memory(folder: Path) -> None
     assert (folder / "manifest.parquet").stat().st_size < 500_000
 
 
+def test_lists_that_unfold_are_not_unfolded(folder: Path) -> None:
+    many = pa.array([np.zeros(100_000_000, np.int8)], pa.list_(pa.int8()))
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InputError, match=r"manifest.parquet is larger than 256 MB when unpacked"):
+        from_parquet(folder, path=["cat/1.png"], label=[0], note=many)
+    assert pa.total_allocated_bytes() - before < 300 << 20
+    nested = pa.array([{"a": "x" * 500_000}] * 4000)
+    with pytest.raises(InputError, match=r"manifest.parquet is larger than 256 MB when unpacked"):
+        from_parquet(folder, path=["cat/1.png"] * 4000, label=[0] * 4000, note=nested)
+    meta = from_parquet(folder, path=["cat/1.png"] * 40, label=[0] * 40, note=pa.array([{"a": "x"}] * 40)).read(0, 40).meta
+    assert meta is not None
+    assert meta["meta_note"].to_pylist() == [{"a": "x"}] * 40
+
+
 def test_text_that_is_no_text_is_named(folder: Path) -> None:
     offsets, content = pa.py_buffer(np.array([0, 2, 4], np.int32)), pa.py_buffer(b"\xff\xfeab")
     invalid = pa.Array.from_buffers(pa.string(), 2, [None, offsets, content])
