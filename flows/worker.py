@@ -65,6 +65,8 @@ class AuditWorker(WorkerPlugin):
     def device(self) -> torch.device:
         if self.work.threads is not None:
             torch.set_num_threads(self.work.threads)
+        # Convolutions on a GPU have ten binary digits otherwise, and float32 is to be that.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
     @cached_property
