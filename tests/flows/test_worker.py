@@ -274,8 +274,11 @@ def test_warm_up_says_how_the_model_is_read(client: Client, digits_work: Work, t
         assert [note.split(" as ")[0] for note in facts["notes"]] == notes
 
 
-def test_float32_is_that_on_every_device(digits_work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    assert AuditWorker(digits_work).device.type in ("cpu", "cuda")
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+def test_float32_is_that_on_every_device(digits_work: Work) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert AuditWorker(digits_work).device.type in ("cpu", "cuda")
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
