@@ -248,7 +248,7 @@ def test_the_artefacts_are_the_maps_files_and_their_hashes(work: Work, files_of:
     artefacts = join(work)
     files = files_of(work.run.store)
     assert artefacts == {path: digest for path, digest in files.items() if f"{work.run.run_id}/maps.zarr/" in path}
-    assert len(artefacts) == 9
+    assert len(artefacts) == 9 + 4  # and what describes the group and its three arrays
 
 
 def test_only_the_runs_own_samples_count(work: Work, tmp_path: Path) -> None:
