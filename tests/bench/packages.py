@@ -48,6 +48,7 @@ def main() -> None:
         download([*closure(ROOTS), *ALONE], wheels)
         for wheel in sorted(wheels.glob("*.whl")):
             unpack(wheel, packages)
+        strip(packages)
         ARCHIVE.parent.mkdir(exist_ok=True)
         with tarfile.open(ARCHIVE, "w:xz", preset=6) as archive:
             for path in sorted(packages.iterdir()):
@@ -87,6 +88,13 @@ def unpack(wheel: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(entry) as source, target.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
+
+
+def strip(folder: Path) -> None:
+    """Takes off what only debuggers need, a fifth of it all, where there is a program for that."""
+    compiled = [str(path) for path in folder.rglob("*.so*") if path.is_file()]
+    if shutil.which("strip"):
+        subprocess.run(["strip", "--strip-unneeded", *compiled], check=True)
 
 
 if __name__ == "__main__":
