@@ -1,6 +1,6 @@
 """An audit that is killed again and again, at any moment, its workers as well: it ends as one that was left alone.
 
-CLEAR_AUDIT_SOAK_KILLS says how many kills it takes, 40 where it says nothing.
+SOAK_KILLS says how many kills it takes, 40 where it says nothing.
 """
 
 import os
@@ -20,7 +20,7 @@ from storage.runs import list_runs, published_runs
 from tests.flows.conftest import DEMO, MODEL, clear_audit
 from tests.flows.test_survival import assert_same
 
-KILLS = int(os.environ.get("CLEAR_AUDIT_SOAK_KILLS", "40"))
+KILLS = int(os.environ.get("SOAK_KILLS", "40"))
 LONGEST_SECS = 25.0
 """Of a run that is killed: from the start of its process to its end, on a slow machine."""
 

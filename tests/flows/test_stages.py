@@ -1,7 +1,7 @@
 """Audits that are killed in each of their stages, ten in each, at places that are chosen by what they have done: each ends as one
 that was left alone, to the last byte, on a disk and in S3.
 
-CLEAR_AUDIT_SOAK_STAGES names the stages, all where it names none.
+SOAK_STAGES names the stages, all where it names none.
 """
 
 import json
@@ -76,7 +76,7 @@ def test_killed_in_any_stage_it_ends_as_one_that_was_left_alone(
     expected = content_of(published_runs(top / "reference")[0])
     # Where all is computed: what the other stages begin with.
     assert run("joining", 0, many_shards, top / "computed", prefect_api).returncode == -signal.SIGKILL
-    chosen = os.environ.get("CLEAR_AUDIT_SOAK_STAGES", " ".join(events)).split()
+    chosen = os.environ.get("SOAK_STAGES", " ".join(events)).split()
     for stage, count in [(stage, events[stage]) for stage in chosen]:
         for step in range(KILLS):
             store = top / f"{stage}-{step}"
