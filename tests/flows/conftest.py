@@ -8,16 +8,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from distributed import Client
 
-from flows.server import PrefectServer
-from flows.worker import Work
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.models import ModelSpec
+
+# Imported where they are used: what needs neither Dask nor Prefect is tested without them, on a machine with a GPU say.
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from flows.worker import Work
 
 DEMO = Path(__file__).parents[2] / "flows" / "demo"
 SAMPLES = 300
@@ -100,8 +104,10 @@ gallery_samples = 2
 
 
 @pytest.fixture(scope="session")
-def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Work:
+def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> "Work":
     """What a worker needs to audit the first digits with the demo's network."""
+    from flows.worker import Work
+
     folder = tmp_path_factory.mktemp("work")
     write_idx(folder, digits)
     return Work(
@@ -121,8 +127,10 @@ def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Wor
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def client() -> "Iterator[Client]":
     """A cluster of two workers in this process."""
+    from distributed import Client
+
     with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0", set_as_default=False) as made:
         yield made
 
@@ -176,6 +184,8 @@ def finished(digits_config: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def prefect_api(finished: Path) -> Iterator[str]:
     """A Prefect server that several runs share, so that each need not start its own."""
+    from flows.server import PrefectServer
+
     server = PrefectServer()
     server.wait()
     assert server.url is not None
