@@ -39,7 +39,7 @@ THERE = {
 
 TARGET = {"python_version": "3.12", "python_full_version": "3.12.0", "extra": ""}
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64")
-LEFT_OUT = re.compile(r"(^|/)(tests?|testing/tests|docs|examples)/|\.pyi$|\.(c|h|cpp|pyx|pxd)$")
+LEFT_OUT = re.compile(r"(^|/)(tests?|testing/tests|docs|examples)/|^prefect/server/ui|\.pyi$|\.(c|h|cpp|pyx|pxd)$")
 
 
 def main() -> None:
