@@ -128,6 +128,10 @@ def say_lost(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+HALF = re.compile(r"\..+-[0-9a-f]{8}")
+"""What a file is called that is being made: a process that is killed leaves it behind, and nobody reads it."""
+
+
 def create_file(path: Path, text: str) -> None:
     """Creates a file whole or not at all. Raises FileExistsError where it exists already.
 

@@ -117,6 +117,8 @@ def sweep(store: Path) -> None:
     for run in published_runs(store):
         if run.attempts.exists():
             sweep_tree(run.attempts)
+        for half in [] if is_remote(store) else run.folder.glob(".*.json-*"):
+            half.unlink()
 
 
 def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from storage.commits import read_commits
 from storage.errors import InputError
 from storage.maps import describe_maps
-from storage.places import files_below, hash_file
+from storage.places import HALF, files_below, hash_file
 from storage.runs import Manifest, Plan, Run, read_manifest, read_plan
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 
@@ -73,7 +73,7 @@ def files_of(run: Run) -> Iterator[Path]:
     """All files of a finished run but the manifest, and what work may have left behind, which nobody reads."""
     for path in files_below(run.folder):
         part = path.relative_to(run.folder).as_posix().split("/")[0]
-        if part not in (run.manifest.name, run.lock.name, run.attempts.name):
+        if part not in (run.manifest.name, run.lock.name, run.attempts.name) and not HALF.fullmatch(path.name):
             yield path
     for name in SCHEMAS:
         yield from files_below(run.table(name).parent)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from storage.maps import MapShape, create_maps
 from storage.places import files_below, hash_file, put_folder, scratch
+from storage.retention import sweep
 from storage.runs import Run, published_runs, read_manifest, read_plan
 from storage.tables import write_table
 from storage.verification import Verification, verify
@@ -62,6 +63,16 @@ def test_a_run_of_an_older_version_is_sound(version: str) -> None:
     # Of the first, no arrays are kept here.
     assert all("/maps.zarr/" in path for path in found.missing) == (version == "v1") or not found.missing
     assert replace(found, missing=[]).is_sound
+
+
+def test_half_of_a_record_that_a_kill_left_is_no_part_of_the_run_and_swept(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for name in (".manifest.json-de360174", "commits/.00000.json-0a1b2c3d"):
+        (run.folder / name).write_text("{")
+    assert verify(run).is_sound
+    sweep(tmp_path)
+    assert not list(run.folder.glob(".*"))
+    assert verify(run).is_sound
 
 
 def flip_a_byte(path: Path) -> Path:
