@@ -61,7 +61,8 @@ NOTES = f"""
   a sum of two negative responses would lose all. Biases take nothing; what has no such contribution is lost. Norms, gates,
   constant factors and terms pass a relevance on. Batch norm is one layer with the convolution or linear layer whose output
   it takes, whatever no-op or reshaping stands between (Hui & Binder 2019; zennit's canonizers); under ε it makes no
-  difference. A batch norm before a layer is not merged into that.
+  difference. A batch norm before a layer is not merged into that, nor is one that
+  is written out as a product and a sum (FrozenBatchNorm2d).
 - What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
 - `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
   the class response is positive, its derivative.
