@@ -319,7 +319,6 @@ def gc(
             raise InputError(f"store '{store}' does not exist: name it with --store")
         before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
         runs = retention.removable(store, keep, before)
-        operators = retention.unused_operators(store, runs)
         gone = []
         for run in runs:
             size = file_size(retention.size_of(run))
@@ -328,12 +327,12 @@ def gc(
                 continue
             gone.append(run)
             write(f"{run.run_id}  {size}")
+        # Not before: a run that began meanwhile may use one.
+        operators = retention.unused_operators(store, gone)
         for path in operators:
-            # A run that began meanwhile may use it.
-            if path in retention.unused_operators(store, gone):
-                write(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
-                if delete:
-                    remove_operator(path)
+            write(f"{path.relative_to(store)}  {file_size(path.stat().st_size)}")
+            if delete:
+                remove_operator(path)
         if delete:
             retention.sweep(store)
             write_index(store)

@@ -101,7 +101,7 @@ class FolderDataset:
 def _files(filesystem: AbstractFileSystem, root: str, address: str) -> Iterator[str]:
     """All files below the root, and folders, with a slash behind them, but those that are hidden, or the system's.
 
-    Each folder is entered once, by its own name where it has one that is seen. Raises InputError: see `_links_to`.
+    Each folder is entered once, by its own name where it has one that is seen. Raises InputError: see `_check_link`.
     """
     top = realpath(root or "/") if isinstance(filesystem, LocalFileSystem) else root
     entered: dict[str, str] = {}
