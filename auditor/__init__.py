@@ -3,9 +3,9 @@
 from auditor.clear import Clear, Maps, agreement
 from auditor.conservation import Conservation, measure_conservation
 from auditor.errors import UnsupportedModel
-from auditor.folding import CannotFold
+from auditor.folding.operator import CannotFold
+from auditor.interpretation import READINGS
 from auditor.measurement import Measurement, measure
-from auditor.readings import READINGS
 
 __all__ = [
     "READINGS",

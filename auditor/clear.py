@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from auditor.backprojection import REDUCTIONS, Backprojection, Method, few_at_a_time
-from auditor.calls import tensors
+from auditor.backward.head import watch
+from auditor.backward.trace import REDUCTIONS, Backprojection, Method, few_at_a_time
 from auditor.errors import UnsupportedModel, check_memory
-from auditor.folding import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
-from auditor.head import watch
+from auditor.folding.operator import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
 from auditor.images import Images, as_batch, refusal
-from auditor.operations import RULES
+from auditor.operations.calls import tensors
+from auditor.operations.rule_table import RULES
 from auditor.statistics.dominance import Dominance
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

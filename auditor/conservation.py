@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from auditor.backprojection import REDUCTIONS, Backprojection
+from auditor.backward.tape import Step, nodes_behind
+from auditor.backward.trace import REDUCTIONS, Backprojection
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
-from auditor.operations import RULES
-from auditor.tape import Step, nodes_behind
+from auditor.operations.rule_table import RULES
 
 CLASSES = 3
 """As many classes a sample are sent back: those with most positive response."""

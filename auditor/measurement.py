@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from auditor.backprojection import Backprojection
+from auditor.backward.trace import Backprojection
 from auditor.clear import Clear, Maps
+from auditor.folding.class_statistics import Survey
 from auditor.images import Images
 from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
-from auditor.survey import Survey
 
 
 @dataclass(frozen=True)

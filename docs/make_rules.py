@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from auditor.operations import KINDS, RULES, SELF_GATES
+from auditor.operations.rule_table import KINDS, RULES, SELF_GATES
 
 HEAD = """# Rules and operations
 
 What each rule does to each kind of operation on the way from the class responses to the image. This is the table that decides
-(`auditor/operations.py`), printed by `python docs/make_rules.py`. What has no answer is an error that names the operation and the
-rules that would work; nothing falls back in silence.
+(`auditor/operations/rule_table.py`), printed by `python docs/make_rules.py`. What has no answer is an error that names the
+operation and the rules that would work; nothing falls back in silence.
 """
 
 SELF_GATES_LISTED = ", ".join(sorted(SELF_GATES))

@@ -21,7 +21,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
 from auditor.clear import competing_count
-from auditor.readings import READINGS
+from auditor.interpretation import READINGS
 from flows.cluster import Cluster, drive_shards, worker_threads
 from flows.config import AuditConfig
 from flows.drawing import open_studio

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from auditor.rendering import against_rest, binary_heatmap, clear_map, full_brightness, palette, picture, translucent
+from auditor.colour_maps import against_rest, binary_heatmap, clear_map, full_brightness, palette, picture, translucent
 from flows.config import AuditConfig
 from storage.datasets import Dataset
 from storage.datasets.preparation import InputSpec, prepare

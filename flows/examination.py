@@ -7,8 +7,8 @@ import torch
 from distributed.system import MEMORY_LIMIT
 
 from auditor import CannotFold, Conservation, agreement, measure_conservation
-from auditor.backprojection import few_at_a_time
-from auditor.folding import FoldPlan, plan_fold
+from auditor.backward.trace import few_at_a_time
+from auditor.folding.operator import FoldPlan, plan_fold
 from flows.worker import AuditWorker, this_worker
 
 MEMORY_PART = 4

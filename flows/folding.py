@@ -9,7 +9,7 @@ from typing import Any
 from distributed import Client
 
 from auditor import CannotFold
-from auditor.folding import FoldPlan, fold_rows, restore_operator
+from auditor.folding.operator import FoldPlan, fold_rows, restore_operator
 from flows.driving import drive, try_alone
 from flows.examination import in_bytes
 from flows.worker import AuditWorker, Work, this_worker

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from auditor.rendering import PERCENTILE, full_brightness
+from auditor.colour_maps import PERCENTILE, full_brightness
 from flows.drawing import Studio, draw_inputs, draw_maps, read_maps
 from flows.listener import Listener
 from reports.cards import picture_path

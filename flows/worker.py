@@ -11,7 +11,7 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
-from auditor.backprojection import Backprojection, samples_at_once
+from auditor.backward.trace import Backprojection, samples_at_once
 from auditor.clear import TopK
 from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised

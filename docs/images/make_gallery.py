@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from auditor.rendering import over_image
+from auditor.colour_maps import over_image
 from reports.cards import picture_path
 from storage.runs import Run, find_run
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from tests.architectures.page import defects, failures, page, summary
 from tests.architectures.soak import soak
 from tests.architectures.zoo import SOURCES, Architecture, architectures

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import auditor
 from auditor import Clear, UnsupportedModel
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from tests.architectures.zoo import Architecture, Network, build
 from tests.auditor import autograd_graph
 from tests.auditor.autograd_graph import NoReference
@@ -79,7 +79,7 @@ def outcome(judge: Callable[[], Record]) -> Record:
 
 def raw(error: Exception) -> Record:
     where = traceback.extract_tb(error.__traceback__)[-1]
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == AUDITOR]
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if AUDITOR in Path(frame.filename).parents]
     place = f"{(ours or [where])[-1].name} of {(ours or [where])[-1].filename.rpartition('/')[2]}"
     return {"outcome": "exception", "message": f"{type(error).__name__}: {error}, in {place}"}
 

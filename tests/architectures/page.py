@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from tests.architectures.checks import KEPT, TOLERANCES, faults, loss
 
 Line = dict[str, Any]

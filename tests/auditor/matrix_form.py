@@ -25,7 +25,7 @@ Pair = tuple[int, int]
 class Node:
     """An operation's output for one image, flattened in `values`.
 
-    kind: image, constant, or as in `auditor.operations`.
+    kind: image, constant, or as in `auditor.operations.rule_table`.
     sources: what it is made of, each with a matrix: values = Σ matrix · source + a shift. What else in it depends on the
     image, as a max-pooling's switches or a gate, is held fixed in the matrix.
     slopes: of an activation, its derivative at each value of its source, whose matrix is the identity. at_zero: its value there.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from auditor.patterns import PIXELS, Patterns, find_patterns
+from auditor.folding.low_rank import PIXELS, Patterns, find_patterns
 
 SAMPLES, POSITIONS, WIDTH = 6, 9, PIXELS + 150
 

@@ -530,7 +530,7 @@ WRITTEN_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Node], Node]]
         lambda node: functions.activation(node, "hardswish"),
     ),
 }
-"""A response times a bounded function of itself: an activation (auditor.operations.SELF_GATES)."""
+"""A response times a bounded function of itself: an activation (auditor.operations.rule_table.SELF_GATES)."""
 
 
 def in_place(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -904,4 +904,4 @@ CATALOGUE: dict[str, dict[str, Factory]] = {
         "product": pairs(),
     }.items()
 }
-"""By the kinds of `auditor.operations`."""
+"""By the kinds of `auditor.operations.rule_table`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from auditor import Clear, UnsupportedModel, agreement, measure
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from auditor.statistics.description import SCORES
 from tests.auditor.networks import (
     CLASSES,
@@ -99,7 +99,7 @@ def test_maps_pixel_by_pixel(kind: type[nn.Module], classes: list[int] | None, m
     competing = list(range(CLASSES)) if classes is None else classes
     dominant_class, dominant_response = by_pixel(all_responses(model, images), [competing] * 3)
     for chunk in (1, 300, 10**9):
-        monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", chunk)
+        monkeypatch.setattr("auditor.backward.trace.CHUNK_VALUES", chunk)
         maps = Clear(model, classes=classes)(images)
         np.testing.assert_array_equal(maps.dominant_class.numpy(), dominant_class)
         np.testing.assert_array_equal(maps.dominant_response.numpy(), dominant_response)

@@ -151,6 +151,8 @@ def test_rule_whose_parts_cancel_beyond_float32_is_refused_with_the_operation_wh
 
 def test_what_is_not_finite_is_refused_with_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     """No rule of ours does so: here denominators are not stabilised, and 0 / 0 is taken for a share."""
-    monkeypatch.setattr("auditor.relevance.reciprocal", lambda denominators: denominators / denominators.square() + torch.nan)
+    monkeypatch.setattr(
+        "auditor.operations.lrp.reciprocal", lambda denominators: denominators / denominators.square() + torch.nan
+    )
     with pytest.raises(UnsupportedModel, match=r"what is sent back is not finite behind operation 'conv2d' \(2 of 2\)"):
         measure_conservation(Clear(with_head(layer([3.0])), "lrp_epsilon"), IMAGE)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor import Clear
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from tests.auditor import autograd_graph
 from tests.auditor.families import CLASSES, FAMILIES, family
 from tests.auditor.rewriting import deviation, noops, without_biases

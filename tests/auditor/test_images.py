@@ -130,7 +130,7 @@ def test_an_exception_that_the_model_has_only_when_it_is_watched_comes_as_it_is(
     def failing(*arguments: Any) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("auditor.backprojection.find_head", failing)
+    monkeypatch.setattr("auditor.backward.trace.find_head", failing)
     with pytest.raises(KeyError, match="ours"):
         Clear(MODEL)(IMAGES)
 

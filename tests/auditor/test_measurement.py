@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor import Clear, measure
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from auditor.statistics.description import SCORES, describe
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin
 
@@ -46,7 +46,7 @@ def test_statistics_of_a_batch(
     model: nn.Module, images: Tensor, labels: Tensor, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     responses = all_responses(Clear(model), images)
-    monkeypatch.setattr("auditor.backprojection.CHUNK_VALUES", chunk)
+    monkeypatch.setattr("auditor.backward.trace.CHUNK_VALUES", chunk)
     measured, maps = measure(Clear(model), images, labels), Clear(model)(images)
     assert torch.equal(measured.maps.dominant_class, maps.dominant_class)
     assert torch.equal(measured.maps.dominant_response, maps.dominant_response)

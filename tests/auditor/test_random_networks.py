@@ -41,7 +41,7 @@ def compare(model: nn.Module, images: Tensor, reduction: str) -> None:
         expected = REDUCTIONS[reduction](np.stack([matrix_rules.responses(node, rule) for node in traced]))
         clear = Clear(model, rule, precision="float64", reduction=reduction)
         try:
-            with patch("auditor.relevance.EPSILON", 0):
+            with patch("auditor.operations.lrp.EPSILON", 0):
                 found = torch.cat([responses for _, responses in clear.responses(images)], 1).numpy()
         except UnsupportedModel:
             # Two bounded responses that are multiplied: which of them is the gate is known to the matrix form alone.

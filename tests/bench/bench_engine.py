@@ -30,9 +30,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from auditor import CannotFold, Clear, UnsupportedModel, measure
-from auditor.operations import Treatment
-from auditor.rectifier import Rectification, convolve_rectified, turned
-from auditor.scatter import scatter, strips
+from auditor.kernels.relu_backward import Rectification, convolve_rectified, turned
+from auditor.kernels.sparse_conv_transpose import scatter, strips
+from auditor.operations.rule_table import Treatment
 from flows.cluster import KEEP_MEMORY
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits

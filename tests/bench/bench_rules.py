@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from auditor import Clear, measure
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from flows.config import load_config
 from storage.datasets import open_dataset
 from storage.datasets.preparation import normalize, read_prepared

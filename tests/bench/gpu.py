@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from auditor import Clear, measure
-from auditor.operations import RULES
+from auditor.operations.rule_table import RULES
 from flows.batches import BatchSize, compute_batches
 from flows.demo import allcnn
 from tests.bench.contests import clock, required_flops

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from auditor.rendering import PERCENTILE
+from auditor.colour_maps import PERCENTILE
 from flows.cli import app
 from flows.comparing import draw_flips
 from reports.comparison import Comparison, Flip, compare

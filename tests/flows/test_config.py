@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditor import Clear
-from auditor.backprojection import REDUCTIONS
-from auditor.operations import RULES
+from auditor.backward.trace import REDUCTIONS
+from auditor.operations.rule_table import RULES
 from flows.config import OF_KUBERNETES, PREFIX, AuditConfig, known_keys, load_config, planned_config
 from reports.gates import Gate
 from storage.errors import InputError

@@ -10,7 +10,7 @@ from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from auditor import Clear, measure_conservation
-from auditor.folding import FoldPlan, plan_fold
+from auditor.folding.operator import FoldPlan, plan_fold
 from flows.examination import Finding, allowed_memory, examine, in_bytes, why_not
 from flows.worker import AuditWorker, Work
 from storage.models import load_model

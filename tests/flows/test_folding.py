@@ -13,7 +13,7 @@ from distributed import Client
 
 import flows.folding
 from auditor import CannotFold, Clear
-from auditor.folding import FoldPlan, fold_rows, plan_fold
+from auditor.folding.operator import FoldPlan, fold_rows, plan_fold
 from flows.cluster import open_cluster
 from flows.config import ComputeSection
 from flows.folding import Fold, adopt_planned, ensure_operator, make_fold, restore_plan

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from auditor import Clear
-from auditor.rendering import binary_heatmap, clear_map, palette
+from auditor.colour_maps import binary_heatmap, clear_map, palette
 from flows.cli import app
 from flows.config import planned_config
 from flows.drawing import open_studio

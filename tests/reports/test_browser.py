@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from auditor.rendering import over_image
+from auditor.colour_maps import over_image
 from reports.comparison import compare
 from reports.comparison_page import write_comparison
 from reports.folder import write_folder

@@ -1,0 +1,208 @@
+"""Layer-wise relevance propagation: what arrives is shared among a layer's inputs by what they contributed."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from auditor.operations.calls import Call, tensors
+from auditor.operations.rule_table import MATRIX_PRODUCTS, SUMS
+
+EPSILON = 1e-6
+"""ε of Bach et al. 2015, eq. 58, relative to the root mean square of a layer's denominators, as in zennit's `Stabilizer`.
+
+Montavon et al. 2019 make it .25, a filter, which loses a part of the relevance at every layer. Here it keeps denominators from
+zero and does no more, so that relevance is conserved.
+"""
+
+Taken = Callable[[Tensor], Tensor]
+Part = tuple[Taken, Callable[..., Tensor]]
+"""What is taken of each input, and the map, without bias, that the taken goes through."""
+
+
+class Share(torch.autograd.Function):
+    """A linear operation; back, R_i = Σ_j (contribution of i to j / denominator of j) R_j.
+
+    ε: the contribution is x_i w_ij, the denominator z_j + ε sign z_j with z_j the output, its bias included.
+    z⁺: contributions of the output's sign alone, and their sum; what has none shares nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, parts: list[Part], positive: bool, in_place: bool, *inputs: Tensor) -> Tensor:
+        """parts: what they make of the inputs adds up to the contributions. in_place: writes into the first input."""
+        ctx.parts = []
+        contributed = torch.zeros_like(output)
+        for taken, function in parts:
+            with torch.enable_grad():
+                leaves = [taken(values.detach()).clone().requires_grad_() for values in inputs]
+                part = function(*leaves)
+            if positive:
+                contributed += part.detach()
+            ctx.parts.append((leaves, part))
+        ctx.scale = reciprocal(contributed if positive else output)
+        if not in_place:
+            return output.clone()
+        ctx.mark_dirty(inputs[0])
+        return inputs[0].copy_(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        shares = gradients[0] * ctx.scale
+        relevance: list[Any] = []
+        for leaves, part in ctx.parts:
+            slopes = torch.autograd.grad(part, leaves, shares, retain_graph=True)
+            received = [leaf.detach() * slope for leaf, slope in zip(leaves, slopes, strict=True)]
+            relevance = [a + b for a, b in zip(relevance, received, strict=True)] if relevance else received
+        return None, None, None, None, *relevance
+
+
+def reciprocal(denominators: Tensor) -> Tensor:
+    """1 / (d + ε sign d · root mean square of d); 0 where that is too small to be divided by.
+
+    The mean is over a sample's maps, (N, K, h, w) and the like, or a token's or vector's values: never over samples.
+    Too small is what subnormal numbers, which have fewer digits, may have made.
+    """
+    axes: Sequence[int] = range(1, denominators.dim()) if denominators.dim() > 3 else (-1,)
+    count = prod(denominators.shape[axis] for axis in axes)
+    # In float64, whose range the squares do not leave.
+    size = torch.linalg.vector_norm(denominators, dim=tuple(axes), keepdim=True, dtype=torch.float64) / max(count, 1) ** 0.5
+    stabilised = denominators + EPSILON * torch.where(denominators < 0, -size, size).to(denominators.dtype)
+    numbers = torch.finfo(torch.promote_types(denominators.dtype, torch.float32))
+    return torch.where(stabilised.abs() > numbers.tiny / numbers.eps, 1 / stabilised, 0)
+
+
+def as_is(values: Tensor) -> Tensor:
+    return values
+
+
+def positive_part(values: Tensor) -> Tensor:
+    return values.clamp(min=0)
+
+
+def negative_part(values: Tensor) -> Tensor:
+    return values.clamp(max=0)
+
+
+def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: dict[int, Tensor]) -> Tensor:
+    """Carries out a layer, an average or attention. held: operands that do not take part, detached."""
+    if call.name in SUMS:
+        return share_sum(call, positive, sources)
+    with torch.no_grad():
+        output = call.run()
+    (source,) = sources
+    if kind == "layer" or call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
+        return share_layer(call, output, source, positive)
+    return share_average(output, lambda values: call.run(held | {id(source): values}), [source], positive)
+
+
+def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[Tensor], positive: bool) -> Tensor:
+    """function: from the inputs to the output, affine; under z⁺ linear, with no weight below zero."""
+    parts: list[Part] = [(as_is, function)]
+    if positive:
+        is_positive = output >= 0
+        parts = [
+            (positive_part, lambda *values: torch.where(is_positive, function(*values), 0)),
+            (negative_part, lambda *values: torch.where(is_positive, 0, function(*values))),
+        ]
+    return Share.apply(output, parts, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
+    """A sum or difference of two responses."""
+    factor = call.keywords.get("alpha", 1) * (-1 if "sub" in call.name else 1)
+    if len(sources) == 1:
+        # A response added to itself.
+        sources = sources * 2
+    if call.name == "rsub":
+        sources = sources[::-1]
+    with torch.no_grad():
+        output = torch.add(*sources, alpha=factor)
+    parts: list[Part] = [(as_is, lambda first, second: torch.add(first, second, alpha=factor))]
+    if positive:
+        is_positive = output >= 0
+
+        def of_sign(first: Tensor, second: Tensor, is_wanted: Tensor) -> Tensor:
+            """The summands whose sign is the output's; what is subtracted changes its own."""
+            return torch.where(is_wanted, first, 0) + torch.where(is_wanted == (factor > 0), factor * second, 0)
+
+        parts = [
+            (positive_part, lambda first, second: of_sign(first, second, is_positive)),
+            (negative_part, lambda first, second: of_sign(first, second, ~is_positive)),
+        ]
+    in_place = call.in_place and sources[0] is not sources[1]
+    if in_place and sources[0]._is_view():
+        shared: Tensor = Share.apply(output, parts, positive, False, *sources)  # type: ignore[no-untyped-call]
+        return sources[0].copy_(shared)
+    return Share.apply(output, parts, positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def bias_of(call: Call) -> Tensor | None:
+    if call.name in MATRIX_PRODUCTS:
+        return None
+    bias: Tensor | None = call.argument(0, "input") if call.name in {"addmm", "baddbmm"} else call.argument(2, "bias")
+    return bias
+
+
+def share_layer(
+    call: Call,
+    output: Tensor,
+    source: Tensor,
+    positive: bool,
+    arrange: Callable[[Tensor], Tensor] = as_is,
+    flips: Tensor | None = None,
+) -> Tensor:
+    """A product with weights, or with what the input decides, and what only arranges its outputs.
+
+    flips: of the shape of `output` or broadcast to it, −1, 0 or 1. Under z⁺, contributions to an output are those of its sign
+    times `flips`.
+    """
+    bias = bias_of(call)
+    no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
+    weights = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
+
+    def layer(inputs: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+        held = {id(weight): part(weight.detach()) for weight in weights}
+        return arrange(call.run(no_bias | held | {id(source): inputs}))
+
+    parts: list[Part] = [(as_is, lambda inputs: layer(inputs, as_is))]
+    if positive:
+        signs = torch.where(output < 0, -1, 1) * (1 if flips is None else flips)
+
+        def contributions(inputs: Tensor, same: Taken, opposite: Taken) -> Tensor:
+            """To outputs above zero by weights of the sign of the inputs, to those below by weights of the other."""
+            return torch.where(signs > 0, layer(inputs, same), 0) + torch.where(signs < 0, layer(inputs, opposite), 0)
+
+        parts = [(positive_part, lambda inputs: contributions(inputs, positive_part, negative_part))]
+        if bool((source < 0).any()):
+            # Not behind a rectifier, where it would be for nothing.
+            parts.append((negative_part, lambda inputs: contributions(inputs, negative_part, positive_part)))
+    return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+    """Batch norm and the layer whose outputs it takes, `arrange`d, as one layer under z⁺ (Hui & Binder 2019).
+
+    What the norm multiplies by cancels out of a share, all but its sign.
+    """
+    (values,) = norm.carriers
+    with torch.no_grad():
+        channels = values.new_zeros((1, values.shape[1], *[1] * (values.dim() - 2)))
+        scale = norm.of(values)(channels + 1) - norm.of(values)(channels)
+        output = norm.run()
+    return share_layer(before, output, before.carriers[0], True, arrange, scale.sign())
+
+
+def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
+    """Of each output of a function of each value alone, the part in it that is the value's and no constant's, as ε shares.
+
+    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is none: all is the
+    value's.
+    """
+    with torch.no_grad():
+        constant = function(torch.zeros_like(values))
+        if not constant.any():
+            return None
+        output = function(values.clone())
+        return (output - constant) * reciprocal(output)
