@@ -40,16 +40,16 @@ from reports.queries import ask
 from reports.report import write_report
 from reports.sections import say_not_finite
 from storage.aggregates import gather, place_table
-from storage.commits import Commit, ensure_folders, sound_commits, sweep_orphans
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError, StoreLost
-from storage.lock import hold
+from storage.filesystems import files_below, hash_file, parse_store
 from storage.maps import MapShape
-from storage.parts import part_fault
-from storage.places import files_below, hash_file, parse_store
-from storage.retention import sweep
-from storage.runs import Manifest, Plan, Run, Trigger, publish, readable_plan
-from storage.sql import connect
+from storage.runs.commits import Commit, ensure_folders, sound_commits, sweep_orphans
+from storage.runs.lock import hold
+from storage.runs.parts import part_fault
+from storage.runs.retention import sweep
+from storage.runs.run import Manifest, Plan, Run, Trigger, publish, readable_plan
+from storage.sql.read_only import connect
 from storage.tables import SCHEMAS, write_table
 
 EMPTY = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flows.config import AuditConfig
     from flows.listener import Listener
     from reports.gates import Judgement
-    from storage.runs import Run
+    from storage.runs.run import Run
 
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def options(
 def open_store(text: str) -> Path:
     """A place that the command line names, in reach. Ends the program where it is not."""
     from storage.errors import InputError
-    from storage.places import check_reachable, parse_store
+    from storage.filesystems import check_reachable, parse_store
 
     try:
         store = parse_store(str(text))
@@ -152,7 +152,7 @@ def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     with exit_codes():
         from reports.report import of_damage
         from storage.datasets.dataset import say_empty, say_passed_over
-        from storage.runs import find_run, read_manifest
+        from storage.runs.run import find_run, read_manifest
 
         found = find_run(store, run_id)
         manifest = read_manifest(found)
@@ -179,8 +179,8 @@ def query(
 ) -> None:
     """Ask the tables of all finished runs, in SQL."""
     with exit_codes():
-        from storage.asking import ask
         from storage.errors import InputError
+        from storage.sql.sandboxed_query import ask
 
         if form is Form.parquet and output is None:
             raise InputError("--format parquet writes a file: name it with --output")
@@ -206,7 +206,7 @@ def report(
     with exit_codes():
         from reports.index import write_index
         from reports.report import of_damage, write_report
-        from storage.runs import find_run
+        from storage.runs.run import find_run
 
         run = find_run(store, run_id)
         with of_damage(run):
@@ -247,7 +247,7 @@ def check(
         from flows.config import load_config, planned_config
         from reports import gates, verdicts
         from storage.errors import InputError
-        from storage.runs import find_reference, find_run
+        from storage.runs.run import find_reference, find_run
 
         run = find_run(store, run_id)
         chosen = planned_config(run) if config is None else load_config(config)
@@ -273,8 +273,8 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     with exit_codes():
         from flows.listener import ProgressBar
         from reports.formats import plural
-        from storage import verification
-        from storage.runs import find_run
+        from storage.runs import verification
+        from storage.runs.run import find_run
 
         run = find_run(store, run_id)
         with ProgressBar() as listener:
@@ -309,9 +309,9 @@ def gc(
 
         from reports.formats import file_size, plural
         from reports.index import write_index
-        from storage import retention
         from storage.errors import InputError
         from storage.operators import remove_operator
+        from storage.runs import retention
 
         if keep is None and older_than is None:
             raise InputError("nothing says which runs may go: give --keep, --older-than, or both")
@@ -360,7 +360,7 @@ def compare(
         from reports import comparison_page, gates
         from reports.comparison import compare as compare_runs
         from storage.errors import InputError
-        from storage.runs import find_reference, find_run
+        from storage.runs.run import find_reference, find_run
 
         second = find_run(store, after)
         first = find_reference(second, before)
@@ -390,7 +390,7 @@ def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
 def run_ids(store: Path) -> list[str]:
     """The published runs of a store. Raises InputError where there is no such store."""
     from storage.errors import InputError
-    from storage.runs import published_runs
+    from storage.runs.run import published_runs
 
     if not store.is_dir():
         raise InputError(f"store '{store}' does not exist: name it with --store, or make it with 'clear-audit run CONFIG'")
@@ -400,7 +400,7 @@ def run_ids(store: Path) -> list[str]:
 def row_of(run: "Run") -> dict[str, Any]:
     """A run's row of the table `runs`. Raises InputError where it is damaged."""
     from storage.errors import InputError
-    from storage.sql import connect, select
+    from storage.sql.read_only import connect, select
 
     with connect(run.store, [run.run_id]) as connection:
         rows: list[dict[str, Any]] = select(connection, "SELECT * FROM runs").to_pylist()

@@ -22,7 +22,7 @@ from flows.shard import audit_shard
 from flows.worker import AuditWorker, Work, warm_up
 from storage.errors import InputError
 from storage.maps import MapShape
-from storage.runs import Run, Shard
+from storage.runs.run import Run, Shard
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system

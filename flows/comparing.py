@@ -15,7 +15,7 @@ from reports.layers import Drawn, lay_out, plain
 from reports.pictures import as_uri
 from storage.datasets import open_dataset
 from storage.errors import InputError
-from storage.runs import Run, read_plan
+from storage.runs.run import Run, read_plan
 
 
 @dataclass(frozen=True)

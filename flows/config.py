@@ -16,9 +16,9 @@ from reports.gates import BUILT_IN, Gate
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
-from storage.models import ModelSpec
-from storage.records import read_record
-from storage.runs import PREVIOUS, Plan, Run, read_plan
+from storage.json_records import read_record
+from storage.models.model import ModelSpec
+from storage.runs.run import PREVIOUS, Plan, Run, read_plan
 
 PREFIX = "CLEAR_AUDIT_"
 OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)?)")

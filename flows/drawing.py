@@ -13,7 +13,7 @@ from flows.config import AuditConfig
 from storage.datasets import Dataset
 from storage.datasets.preparation import InputSpec, prepare
 from storage.maps import open_maps
-from storage.runs import Run, read_plan
+from storage.runs.run import Run, read_plan
 
 
 @dataclass(frozen=True)

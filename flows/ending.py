@@ -44,7 +44,7 @@ def exit_codes(afterwards: Callable[[], str] = lambda: "") -> Iterator[None]:
     """
     from flows.errors import ClusterLost, ServerLost
     from storage.errors import InputError, StoreLost
-    from storage.places import is_lost, say_lost
+    from storage.filesystems import is_lost, say_lost
 
     def then() -> str:
         words = afterwards()

@@ -11,9 +11,9 @@ from flows.drawing import Studio, draw_inputs, draw_maps, read_maps
 from flows.listener import Listener
 from reports.cards import picture_path
 from reports.gallery import Choice, Gallery, GallerySample
+from storage.filesystems import put_folder, scratch
 from storage.maps import CHUNK_SAMPLES
-from storage.places import put_folder, scratch
-from storage.runs import Run
+from storage.runs.run import Run
 
 
 def draw_gallery(run: Run, studio: Studio, choices: Sequence[Choice], shown: Mapping[int, int]) -> None:

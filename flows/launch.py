@@ -14,7 +14,7 @@ from flows.server import prefect_server
 from reports.formats import plural
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
-from storage.places import check_writable
+from storage.filesystems import check_writable
 
 if TYPE_CHECKING:
     from flows.audit import Outcome

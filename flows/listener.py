@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from flows.ending import silence
-from storage.runs import Run
+from storage.runs.run import Run
 from storage.text import printable
 
 

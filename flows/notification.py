@@ -15,7 +15,7 @@ import requests
 
 from flows.config import AuditConfig
 from reports.gates import Judgement, as_object, overall_of
-from storage.runs import Run
+from storage.runs.run import Run
 from storage.text import printable_all
 
 SCHEMA = "clear-audit/notification/1"

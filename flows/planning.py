@@ -20,9 +20,9 @@ from storage.datasets import Dataset
 from storage.datasets.dataset import say_empty, say_passed_over
 from storage.errors import InputError
 from storage.maps import shard_samples
-from storage.models import model_hash
+from storage.models.model import model_hash
 from storage.operators import read_refusal, write_refusal
-from storage.runs import (
+from storage.runs.run import (
     ConservedRelevance,
     Examination,
     Plan,

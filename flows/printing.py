@@ -12,7 +12,7 @@ from storage.text import printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from storage.asking import Values
+    from storage.sql.sandboxed_query import Values
 
 
 class Form(StrEnum):

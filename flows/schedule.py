@@ -38,9 +38,9 @@ from flows.listener import Listener
 from flows.server import prefect_server
 from reports.gates import overall_of, say_judgement, worst_first
 from storage.errors import InputError
-from storage.lock import is_held
-from storage.places import parse_store
-from storage.runs import list_runs
+from storage.filesystems import parse_store
+from storage.runs.lock import is_held
+from storage.runs.run import list_runs
 
 ENTRYPOINT = "clear_audit.deployed.deployed_audit"
 """Where Prefect finds the flow: its users have folders called `flows` themselves."""

@@ -16,12 +16,12 @@ from flows.batches import compute_batches, feed_device
 from flows.folding import Fold, adopt_planned
 from flows.rows import failure_rows, response_rows, sample_rows
 from flows.worker import AuditWorker, this_worker
-from storage.commits import commit_attempt, leave_attempt, open_attempt
 from storage.datasets import Dataset, Samples
 from storage.datasets.preparation import read_prepared
 from storage.evidence import EVIDENCE_SUMS, cell_pixels, write_sums
 from storage.maps import MapShape, write_shard
-from storage.runs import Run, Shard
+from storage.runs.commits import commit_attempt, leave_attempt, open_attempt
+from storage.runs.run import Run, Shard
 from storage.tables import SCHEMAS, write_table
 
 NOT_FINITE = {"scores": "the model's scores are not finite", "maps": "the maps are not finite"}

@@ -19,9 +19,9 @@ from flows.batches import SAMPLES, BatchSize
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
-from storage.factories import say_raised
-from storage.models import ModelSpec, load_model
-from storage.programs import check_input, place_program
+from storage.models.factories import say_raised
+from storage.models.model import ModelSpec, load_model
+from storage.models.programs import check_input, place_program
 
 Made = TypeVar("Made")
 

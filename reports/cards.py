@@ -14,7 +14,7 @@ from reports.pictures import embed
 from reports.queries import Answer, Row
 from reports.scope import Scope
 from storage.errors import InputError
-from storage.runs import Plan, Run
+from storage.runs.run import Plan, Run
 
 KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
 """The pictures of a sample: what ends their file names, and what a reader knows them as."""

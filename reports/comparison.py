@@ -9,8 +9,8 @@ from scipy.stats import binomtest, bootstrap
 
 from reports.queries import Row, load
 from storage.errors import InputError
-from storage.runs import Run, read_plan
-from storage.sql import connect, select
+from storage.runs.run import Run, read_plan
+from storage.sql.read_only import connect, select
 
 if TYPE_CHECKING:
     import pyarrow as pa

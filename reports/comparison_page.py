@@ -17,8 +17,8 @@ from reports.queries import Row
 from reports.report import PIXELATED_BELOW, fill_template
 from reports.sections import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from reports.summary import facts_table
-from storage.places import replace_file
-from storage.runs import Run, read_manifest, read_plan
+from storage.filesystems import replace_file
+from storage.runs.run import Run, read_manifest, read_plan
 
 SCHEMA = "clear-audit/comparison/1"
 """Of the JSON: keys are added, never changed or dropped, without another number."""

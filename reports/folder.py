@@ -13,9 +13,9 @@ from reports.queries import Row
 from reports.report import PIXELATED_BELOW, fill_template, render
 from reports.scope import Scope
 from storage.errors import InputError
-from storage.places import replace_file
-from storage.runs import Plan, Run, read_plan
-from storage.sql import connect
+from storage.filesystems import replace_file
+from storage.runs.run import Plan, Run, read_plan
+from storage.sql.read_only import connect
 
 PAGE_SAMPLES = 100
 

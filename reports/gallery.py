@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 from reports.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.gates import Judgement, Outcome
 from reports.queries import Answer, Parameter, Row, ask
-from storage.records import Count, Record, read_record
-from storage.runs import Run
+from storage.json_records import Count, Record, read_record
+from storage.runs.run import Run
 
 if TYPE_CHECKING:
     import duckdb

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from reports.queries import FOLDER, fill, load
-from storage.asking import ask, asks_reference
 from storage.errors import InputError
-from storage.runs import Run, find_reference, read_plan
-from storage.sql import connect, reads_reference, select
+from storage.runs.run import Run, find_reference, read_plan
+from storage.sql.read_only import connect, reads_reference, select
+from storage.sql.sandboxed_query import ask, asks_reference
 from storage.tables import SCHEMAS
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from reports.gates import Outcome, overall
 from reports.queries import Row, load
 from reports.report import fill_template
 from storage.errors import InputError
-from storage.places import replace_file
-from storage.records import Count, Fraction, Name, Record, read_record
-from storage.runs import Run, published_runs
-from storage.sql import connect, select
+from storage.filesystems import replace_file
+from storage.json_records import Count, Fraction, Name, Record, read_record
+from storage.runs.run import Run, published_runs
+from storage.sql.read_only import connect, select
 
 SCHEMA = "clear-audit/index/2"
 TREND_RUNS = 100

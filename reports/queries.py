@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.sql import select
-from storage.union import quote
+from storage.sql.read_only import select
+from storage.sql.union import quote
 
 if TYPE_CHECKING:
     import duckdb

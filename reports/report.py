@@ -17,9 +17,9 @@ from reports.evidence import mean_maps
 from reports.formats import class_labels, decimal, moment
 from reports.scope import Scope
 from storage.errors import InputError
-from storage.places import replace_file
-from storage.runs import Run, read_manifest, read_plan
-from storage.sql import connect
+from storage.filesystems import replace_file
+from storage.runs.run import Run, read_manifest, read_plan
+from storage.sql.read_only import connect
 from storage.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -11,7 +11,7 @@ from reports.formats import UNDEFINED, count, decimal, duration, file_size, mome
 from reports.gates import overall
 from reports.queries import Answer, Row
 from storage.datasets.dataset import say_empty, say_passed_over
-from storage.runs import ConservedRelevance, Examination, Manifest, Plan, Run, Trigger
+from storage.runs.run import ConservedRelevance, Examination, Manifest, Plan, Run, Trigger
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"

@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from reports.gates import Judgement, Outcome, as_object, overall_of, show, worst_first
-from storage.runs import Run
+from storage.runs.run import Run
 from storage.text import printable
 
 SCHEMA = "clear-audit/gates/1"

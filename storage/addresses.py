@@ -8,7 +8,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from storage.errors import InputError
-from storage.places import check_regular
+from storage.filesystems import check_regular
 
 
 def filesystem_of(address: str) -> tuple[AbstractFileSystem, str]:

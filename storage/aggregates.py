@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.commits import Commit
 from storage.errors import InputError
 from storage.evidence import EVIDENCE_SUMS, mean_evidence
+from storage.filesystems import files_below, hash_file, publish_files, put_files, put_folder, readable, scratch
 from storage.maps import MapShape, create_maps
-from storage.parts import map_places
-from storage.places import files_below, hash_file, publish_files, put_files, put_folder, readable, scratch
-from storage.runs import Plan, Run
-from storage.sql import connect, select
+from storage.runs.commits import Commit
+from storage.runs.parts import map_places
+from storage.runs.run import Plan, Run
+from storage.sql.read_only import connect, select
 from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import zarr
 import zarr.storage
 from zarr.codecs import BloscCodec
 
-from storage.places import check_regular, is_remote, remote
+from storage.filesystems import check_regular, is_remote, remote
 
 CHUNK_SAMPLES = 16
 """Images in a chunk: 10× faster to write than one image a chunk, and still cheap to read one."""

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from storage.errors import InputError
-from storage.mirror import local_file
-from storage.places import (
+from storage.filesystems import (
     check_regular,
     flush,
     flush_folder,
@@ -32,7 +31,8 @@ from storage.places import (
     scratch,
     sweep_tree,
 )
-from storage.records import Record, read_record
+from storage.json_records import Record, read_record
+from storage.local_cache import local_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.places import readable
+from storage.filesystems import readable
 
 SCHEMA_VERSION = 6
 

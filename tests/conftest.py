@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.places import parse_store, remote
+from storage.filesystems import parse_store, remote
 from tests.s3 import environment, serve_s3
 
 NUMBERS = itertools.count()

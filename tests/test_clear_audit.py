@@ -14,7 +14,7 @@ import auditor
 import clear_audit
 from clear_audit.names import OWN
 from flows.schedule import ENTRYPOINT, deployed_audit
-from storage.factories import OWN as OWN_OF_FACTORIES
+from storage.models.factories import OWN as OWN_OF_FACTORIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +56,7 @@ def test_the_processes_that_we_start_find_ours(hostile: Path) -> None:
     """A question's, which answers; a Dask worker's and a deployment's, as they are imported."""
     script = (
         "from clear_audit.names import own_packages_first; own_packages_first()\n"
-        "from pathlib import Path; from storage.asking import ask\n"
+        "from pathlib import Path; from storage.sql.sandboxed_query import ask\n"
         f"print(ask(Path({str(hostile)!r}), [], 'SELECT 1 AS one').to_pylist())"
     )
     assert python(hostile, "-P", "-c", script) == "[{'one': 1}]\n"

@@ -31,10 +31,10 @@ from flows.driving import WINDOW, drive
 from flows.shard import Findings, commit
 from reports.gates import as_rows
 from storage.aggregates import gather
-from storage.commits import read_commits, sweep_orphans
 from storage.datasets import Dataset
 from storage.maps import CHUNK_SAMPLES, MapShape
-from storage.runs import Manifest, Plan, Run, Shard, create_run, find_unfinished, hash_file, publish
+from storage.runs.commits import read_commits, sweep_orphans
+from storage.runs.run import Manifest, Plan, Run, Shard, create_run, find_unfinished, hash_file, publish
 from storage.tables import SCHEMAS, write_table
 from tests.reports.stores import SMALL, make_plan, response, sample
 

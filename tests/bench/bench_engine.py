@@ -36,7 +36,7 @@ from auditor.operations.rule_table import Treatment
 from flows.cluster import KEEP_MEMORY
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
-from storage.models import ModelSpec, load_model
+from storage.models.model import ModelSpec, load_model
 
 DECONVOLUTION = "captum Deconvolution"
 GUIDED = "captum GuidedBackprop"

@@ -28,7 +28,7 @@ from torch import Tensor
 from auditor import Clear, measure
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
-from storage.models import ModelSpec, load_model
+from storage.models.model import ModelSpec, load_model
 
 BATCH = 64
 MEMORY_GROWTH = 6

@@ -19,8 +19,8 @@ from reports.charts import start_engine
 from reports.gallery import Gallery, GallerySample, choose_samples
 from reports.gates import Gate, judge
 from reports.report import write_report
-from storage.runs import Run
-from storage.sql import connect
+from storage.runs.run import Run
+from storage.sql.read_only import connect
 from tests.reports.stores import Content, Row, make_store, response, sample
 from tests.reports.test_browser import CHROMIUM, DRIVER, FLAGS
 

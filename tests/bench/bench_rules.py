@@ -25,7 +25,7 @@ from auditor.operations.rule_table import RULES
 from flows.config import load_config
 from storage.datasets import open_dataset
 from storage.datasets.preparation import normalize, read_prepared
-from storage.models import load_model
+from storage.models.model import load_model
 from tests.bench.networks import efficientnet_lite0
 
 DEMO = Path(__file__).parents[2] / "flows" / "demo" / "demo.toml"

@@ -33,13 +33,13 @@ from flows.launch import run_audit
 from flows.listener import Listener
 from reports.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
-from storage.commits import Commit, open_attempt
 from storage.datasets import DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.evidence import cell_pixels, mean_evidence, write_sums
 from storage.maps import MapShape, shard_files, write_shard
-from storage.runs import Manifest, Plan, Run, Shard, create_run, files_below, publish
-from storage.sql import connect, select
+from storage.runs.commits import Commit, open_attempt
+from storage.runs.run import Manifest, Plan, Run, Shard, create_run, files_below, publish
+from storage.sql.read_only import connect, select
 from storage.tables import SCHEMAS, compact, write_table
 from tests.bench.bench_control import memory, resume
 from tests.bench.networks import efficientnet_lite0

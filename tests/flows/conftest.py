@@ -15,7 +15,7 @@ import pytest
 
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
-from storage.models import ModelSpec
+from storage.models.model import ModelSpec
 
 # Imported where they are used: what needs neither Dask nor Prefect is tested without them, on a machine with a GPU say.
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ def main() -> None:
 def watch_s3(killer: Killer) -> None:
     import s3fs
 
-    from storage import lease
+    from storage.runs import lease
 
     lease.LEASE_SECS, lease.RENEWAL_SECS, lease.ASKING_SECS = 3.0, 0.5, 0.2
     call = s3fs.S3FileSystem._call_s3

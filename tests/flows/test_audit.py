@@ -21,14 +21,14 @@ from PIL import Image
 from auditor import Clear
 from flows.audit import git_state
 from flows.demo.allcnn import build
-from storage.commits import read_commits
-from storage.lock import hold
 from storage.maps import open_maps
-from storage.models import ModelSpec, load_model
-from storage.runs import Run, Trigger, list_runs, published_runs, read_manifest, read_plan
-from storage.sql import connect, select
+from storage.models.model import ModelSpec, load_model
+from storage.runs.commits import read_commits
+from storage.runs.lock import hold
+from storage.runs.run import Run, Trigger, list_runs, published_runs, read_manifest, read_plan
+from storage.runs.verification import verify
+from storage.sql.read_only import connect, select
 from storage.tables import SCHEMAS, write_table
-from storage.verification import verify
 from tests.flows.conftest import DEMO, MODEL, SAMPLES, Digits, clear_audit
 
 

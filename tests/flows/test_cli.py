@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from storage.runs import published_runs, read_manifest
+from storage.runs.run import published_runs, read_manifest
 from tests.flows.conftest import MODEL, Digits, write_idx
 from tests.reports.stores import SMALL, make_store
 

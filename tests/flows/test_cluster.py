@@ -19,7 +19,7 @@ from flows.config import ComputeSection
 from flows.driving import drive
 from flows.errors import ClusterLost
 from flows.worker import Work
-from storage.runs import list_runs, published_runs
+from storage.runs.run import list_runs, published_runs
 from tests.flows.conftest import Digits, clear_audit, write_idx
 from tests.flows.test_survival import assert_same
 

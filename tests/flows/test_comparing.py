@@ -14,7 +14,7 @@ from auditor.colour_maps import PERCENTILE
 from flows.cli import app
 from flows.comparing import draw_flips
 from reports.comparison import Comparison, Flip, compare
-from storage.runs import Run, published_runs
+from storage.runs.run import Run, published_runs
 
 
 @pytest.fixture

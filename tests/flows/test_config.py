@@ -20,8 +20,8 @@ from auditor.operations.rule_table import RULES
 from flows.config import OF_KUBERNETES, PREFIX, AuditConfig, known_keys, load_config, planned_config
 from reports.gates import Gate
 from storage.errors import InputError
-from storage.models import ModelSpec
-from storage.runs import Plan, Run, create_run
+from storage.models.model import ModelSpec
+from storage.runs.run import Plan, Run, create_run
 
 FLOWS = Path(__file__).parents[2] / "flows"
 

@@ -14,7 +14,7 @@ from flows.ending import FAILED, INTERRUPTED, USAGE, exit_codes, is_unread
 from flows.errors import ClusterLost, ServerLost
 from flows.listener import Listener, Terminal
 from storage.errors import InputError
-from storage.runs import Run
+from storage.runs.run import Run
 
 OLD_STORE = Path(__file__).parents[1] / "storage" / "old_stores" / "v1"
 RESUMES = "; the same command resumes the run"

@@ -19,7 +19,7 @@ from flows.config import ComputeSection
 from flows.folding import Fold, adopt_planned, ensure_operator, make_fold, restore_plan
 from flows.worker import AuditWorker, Work
 from storage.errors import InputError
-from storage.models import load_model
+from storage.models.model import load_model
 from storage.operators import read_operator, write_operator
 from tests.flows.conftest import Digits, write_deadly
 

@@ -19,8 +19,8 @@ from flows.listener import Listener
 from reports.cards import KINDS, picture_path
 from storage.datasets import open_dataset
 from storage.datasets.preparation import normalize, prepare
-from storage.models import load_model
-from storage.runs import Run, published_runs
+from storage.models.model import load_model
+from storage.runs.run import Run, published_runs
 from tests.reports.page import parse
 
 

@@ -25,7 +25,7 @@ from flows.notification import News, notify
 from reports.gates import Gate, Judgement
 from reports.gates import Outcome as GateOutcome
 from storage.errors import InputError
-from storage.runs import Run, published_runs
+from storage.runs.run import Run, published_runs
 from tests.flows.conftest import clear_audit
 
 SECRET = "T0K3N"

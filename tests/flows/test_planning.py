@@ -18,7 +18,7 @@ from flows.planning import Planned, draft_plan, plan_run, say_missing
 from flows.worker import AuditWorker, Work
 from storage.datasets import DatasetSpec, open_dataset
 from storage.errors import InputError
-from storage.runs import Trigger, list_runs, read_plan
+from storage.runs.run import Trigger, list_runs, read_plan
 
 TRIGGER = Trigger(kind="python", flow_run_id="f0")
 

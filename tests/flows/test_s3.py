@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.places import files_below, hash_file
-from storage.runs import Run, list_runs, published_runs, read_manifest
+from storage.filesystems import files_below, hash_file
+from storage.runs.run import Run, list_runs, published_runs, read_manifest
+from storage.runs.verification import verify
 from storage.tables import SCHEMAS
-from storage.verification import verify
 from tests.flows.conftest import clear_audit
 from tests.s3 import Door, environment
 

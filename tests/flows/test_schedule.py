@@ -31,7 +31,7 @@ from flows.config import AuditConfig, load_config
 from flows.listener import Listener
 from reports.gates import Gate, Judgement
 from reports.gates import Outcome as GateOutcome
-from storage.runs import Run, list_runs, published_runs, read_manifest, read_plan
+from storage.runs.run import Run, list_runs, published_runs, read_manifest, read_plan
 
 WAIT_SECS = 120
 

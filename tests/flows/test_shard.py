@@ -20,11 +20,11 @@ import flows.shard
 from auditor import Clear
 from flows.shard import audit_shard
 from flows.worker import AuditWorker, Work
-from storage.commits import read_commits
 from storage.datasets import DatasetSpec
 from storage.maps import MapShape
-from storage.models import load_model
-from storage.runs import Run, Shard
+from storage.models.model import load_model
+from storage.runs.commits import read_commits
+from storage.runs.run import Run, Shard
 from tests.flows.conftest import Digits, write_idx
 
 

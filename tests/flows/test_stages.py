@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from reports.report import render
-from storage.places import files_below, is_remote, remote
-from storage.runs import Run, list_runs, published_runs
+from storage.filesystems import files_below, is_remote, remote
+from storage.runs.run import Run, list_runs, published_runs
+from storage.runs.verification import verify
 from storage.tables import SCHEMAS
-from storage.verification import verify
 from tests.flows.conftest import clear_audit
 from tests.flows.killing import STAGES
 from tests.flows.test_kills import workers_of

@@ -11,10 +11,10 @@ import pytest
 
 from flows.shard import set_aside
 from flows.worker import Work
-from storage.commits import read_commits
 from storage.datasets import open_dataset
 from storage.maps import MapShape
-from storage.runs import Run, Shard, create_run, published_runs, read_plan
+from storage.runs.commits import read_commits
+from storage.runs.run import Run, Shard, create_run, published_runs, read_plan
 from storage.tables import PER_SHARD, SCHEMAS
 from tests.flows.conftest import Digits, clear_audit, write_deadly, write_idx
 

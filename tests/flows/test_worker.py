@@ -14,7 +14,7 @@ from torch import nn
 from auditor import UnsupportedModel
 from flows.worker import AuditWorker, Work, warm_up
 from storage.errors import InputError
-from storage.models import ModelSpec, load_model
+from storage.models.model import ModelSpec, load_model
 
 BATCH = ({0: torch.export.Dim("batch")},)
 

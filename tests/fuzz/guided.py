@@ -18,8 +18,8 @@ with atheris.instrument_imports(include=["storage", "flows.config"]):
     from storage.datasets.idx import IdxDataset
     from storage.datasets.manifest import ManifestDataset
     from storage.errors import InputError
-    from storage.runs import Run
-    from storage.sql import connect, select
+    from storage.runs.run import Run
+    from storage.sql.read_only import connect, select
 
 from tests.fuzz.conftest import check_sentence, hearing
 from tests.fuzz.test_fuzz_config import CONFIG, written

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.commits import read_commits
 from storage.errors import InputError
-from storage.runs import Run, find_reference, find_run, find_unfinished, list_runs, published_runs, read_manifest, read_plan
+from storage.runs.commits import read_commits
+from storage.runs.run import Run, find_reference, find_run, find_unfinished, list_runs, published_runs, read_manifest, read_plan
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_json
 

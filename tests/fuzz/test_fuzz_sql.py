@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import InputError
-from storage.runs import Run
-from storage.sql import connect, select
+from storage.runs.run import Run
+from storage.sql.read_only import connect, select
 from storage.tables import SCHEMAS, write_table
 from tests.fuzz.conftest import Watch, check_sentence
 

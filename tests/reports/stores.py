@@ -13,11 +13,11 @@ from PIL import Image
 
 from reports.gates import Gate, Judgement, as_rows, judge
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
-from storage.commits import Commit
 from storage.evidence import mean_evidence, write_sums
-from storage.places import create_file, put_folder, replace_file, scratch
-from storage.runs import Examination, Manifest, Plan, Run, create_run, publish
-from storage.sql import connect, select
+from storage.filesystems import create_file, put_folder, replace_file, scratch
+from storage.runs.commits import Commit
+from storage.runs.run import Examination, Manifest, Plan, Run, create_run, publish
+from storage.sql.read_only import connect, select
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 
 RUN_ID = "20261121T030000Z-digits-4f2a"

@@ -9,7 +9,7 @@ import pytest
 
 from reports.report import render
 from storage.errors import InputError
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import KINDS, SCRIPT, SMALL, Content, draw_gallery, make_store, many_classes, write_gallery
 

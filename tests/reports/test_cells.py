@@ -5,8 +5,8 @@ from pathlib import Path
 from reports.cells import find_cells
 from reports.report import render
 from reports.scope import Scope
-from storage.runs import Run
-from storage.sql import connect
+from storage.runs.run import Run
+from storage.sql.read_only import connect
 from tests.reports.page import Page, parse
 from tests.reports.stores import QUOTES, SCRIPT, Content, make_store, many_classes, sample
 

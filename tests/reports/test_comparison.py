@@ -9,7 +9,7 @@ import pytest
 
 from reports.comparison import Comparison, Figure, compare, interval
 from storage.errors import InputError
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.stores import SCRIPT, Content, Row, make_store, sample
 
 CLASSES = ["cat", SCRIPT, "dog"]

@@ -9,7 +9,7 @@ from PIL import Image
 from reports.cards import picture_path
 from reports.folder import write_folder
 from storage.errors import InputError
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import KINDS, Content, make_store, sample
 

@@ -10,8 +10,8 @@ import pytest
 from reports.gallery import Choice, choose_samples, read_gallery
 from reports.gates import Gate, Judgement, Outcome
 from storage.errors import InputError
-from storage.runs import Run
-from storage.sql import connect
+from storage.runs.run import Run
+from storage.sql.read_only import connect
 from tests.reports.stores import SMALL, Content, Row, make_store, many_classes, sample, write_gallery
 
 

@@ -20,9 +20,9 @@ from reports.gates import (
     readable_reference,
     worst_first,
 )
-from storage.asking import ask
 from storage.errors import InputError
-from storage.runs import Run
+from storage.runs.run import Run
+from storage.sql.sandboxed_query import ask
 from tests.reports.stores import SAMPLES, SMALL, Content, make_store, sample
 
 EARLIER = "20261120T030000Z-digits-0001"

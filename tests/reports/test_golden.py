@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from reports.report import render
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import GATES, Content, Row, make_store
 from tests.reports.test_gallery import random_rows

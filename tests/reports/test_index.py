@@ -11,7 +11,7 @@ import pytest
 from reports import index
 from reports.gates import Gate
 from reports.index import refresh, write_index
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.page import parse, plain
 from tests.reports.stores import SAMPLES, SCRIPT, SMALL, Content, make_store
 

@@ -3,8 +3,8 @@
 import pytest
 
 from reports import queries
-from storage.runs import Run
-from storage.sql import connect, select
+from storage.runs.run import Run
+from storage.sql.read_only import connect, select
 from tests.reports.page import Page
 from tests.reports.stores import SMALL, Content, make_store
 

@@ -21,7 +21,7 @@ from reports.gates import Gate, judge
 from reports.index import write_index
 from reports.report import TEMPLATES, render, write_report
 from reports.verdicts import as_junit, as_markdown
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.page import Page, parse
 from tests.reports.stores import QUOTES, SAMPLES, SCRIPT, SMALL, make_store
 

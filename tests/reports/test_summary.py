@@ -12,8 +12,8 @@ import pytest
 from reports import summary
 from reports.queries import ask
 from reports.report import render
-from storage.runs import ConservedRelevance, Examination, Run, Trigger, published_runs, read_manifest, read_plan
-from storage.sql import connect
+from storage.runs.run import ConservedRelevance, Examination, Run, Trigger, published_runs, read_manifest, read_plan
+from storage.sql.read_only import connect
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample
 

@@ -7,7 +7,7 @@ import pytest
 
 from reports.gates import Gate, Judgement, judge
 from reports.verdicts import as_json, as_junit, as_markdown, cell
-from storage.runs import Run
+from storage.runs.run import Run
 from tests.reports.stores import GATES, RUN_ID, SCRIPT, SMALL, make_store
 
 HOSTILE = Gate('a"]]>&<b>\x00|`*\n', "SELECT '\x07'", min=1)

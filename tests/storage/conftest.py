@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.places import files_below
-from storage.runs import Manifest, Plan, Run
+from storage.filesystems import files_below
+from storage.runs.run import Manifest, Plan, Run
 from storage.tables import SCHEMA_VERSION, SCHEMAS, write_table
 
 MakePlan = Callable[..., Plan]

@@ -8,9 +8,9 @@ import pytest
 from storage.addresses import filesystem_of, open_file
 from storage.datasets import DatasetSpec, open_dataset
 from storage.errors import InputError
-from storage.records import read_record
-from storage.runs import Plan
-from storage.weights import read_weights
+from storage.json_records import read_record
+from storage.models.weights import read_weights
+from storage.runs.run import Plan
 
 
 def test_an_address_that_nothing_reads_is_named(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.aggregates import gather
-from storage.commits import read_commits
 from storage.errors import InputError
+from storage.filesystems import put_files, readable, remote, remove_tree, scratch
 from storage.maps import open_maps
-from storage.places import put_files, readable, remote, remove_tree, scratch
-from storage.runs import Plan, Run
+from storage.runs.commits import read_commits
+from storage.runs.run import Plan, Run
 from storage.tables import SCHEMAS
 from tests.storage.shards import CLASSES, META, STARTED, Row, Work, build
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from storage.filesystems import files_below
 from storage.operators import (
     UnusableOperator,
     describe,
@@ -28,7 +29,6 @@ from storage.operators import (
     write_refusal,
     write_rows,
 )
-from storage.places import files_below
 
 FACTS: dict[str, Any] = {"model": "m0", "plan": {"rows": 6, "shape": (4, 5)}, "input": [1, 4, 5], "head": None}
 

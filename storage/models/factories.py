@@ -21,12 +21,12 @@ from storage.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from storage.models import ModelSpec
+    from storage.models.model import ModelSpec
 
 OWN = {"auditor", "clear_audit", "flows", "reports", "storage"}
 """The top-level names of the product, which a user's own modules may have as well."""
 
-HOME = Path(__file__).resolve().parents[1]
+HOME = Path(__file__).resolve().parents[2]
 
 PLACES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 

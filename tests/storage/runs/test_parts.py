@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.aggregates import gather
-from storage.commits import Commit, read_commits, sound_commits
-from storage.parts import TABLES, map_places, part_fault
-from storage.places import hash_file, is_remote, readable
-from storage.runs import Plan
+from storage.filesystems import hash_file, is_remote, readable
+from storage.runs.commits import Commit, read_commits, sound_commits
+from storage.runs.parts import TABLES, map_places, part_fault
+from storage.runs.run import Plan
 from storage.tables import write_table
 from tests.storage.shards import Work, build
 

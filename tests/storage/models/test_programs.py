@@ -18,8 +18,8 @@ from torch.export import Dim
 from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 
 from storage.errors import InputError
-from storage.models import ModelSpec, load_model, model_hash
-from storage.programs import check_input, is_operation, is_size, load_program
+from storage.models.model import ModelSpec, load_model, model_hash
+from storage.models.programs import check_input, is_operation, is_size, load_program
 
 BATCH = ({0: Dim("batch")},)
 WHOLE = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from storage.errors import InputError
-from storage.factories import call_factory
-from storage.models import ModelSpec
+from storage.models.factories import call_factory
+from storage.models.model import ModelSpec
 
 FACTORY = """
 import torch

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InputError
-from storage.lock import hold_alone, is_held
+from storage.filesystems import create_file, files_below, is_remote, readable, sweep_tree
 from storage.operators import REFUSED, last_used
-from storage.places import create_file, files_below, is_remote, readable, sweep_tree
-from storage.runs import PREVIOUS, Plan, Run, list_runs, published_runs, readable_plan
+from storage.runs.lock import hold_alone, is_held
+from storage.runs.run import PREVIOUS, Plan, Run, list_runs, published_runs, readable_plan
 from storage.tables import SCHEMAS
 
 TRASH = "trash"

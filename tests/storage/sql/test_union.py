@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.runs import Run
-from storage.sql import connect, select
+from storage.runs.run import Run
+from storage.sql.read_only import connect, select
+from storage.sql.union import common_type
 from storage.tables import SCHEMAS
-from storage.union import common_type
 
 PutRows = Callable[..., Path]
 

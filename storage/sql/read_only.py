@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from storage.errors import InputError, nearest
-from storage.mirror import local_store
-from storage.places import check_regular
+from storage.filesystems import check_regular
+from storage.local_cache import local_store
+from storage.sql.union import quote, reading, source
 from storage.tables import SCHEMAS
-from storage.union import quote, reading, source
 
 # Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
 
 
 def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
-    """The rows of one SELECT of ours: a user's is asked by `storage.asking`, which holds it to limits of time and memory.
+    """The rows of one SELECT of ours: a user's is asked by `sandboxed_query`, which limits its time and memory.
 
     Raises InputError where the text is not exactly one SELECT, or DuckDB cannot run it.
     """

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.commits import Commit
 from storage.evidence import EVIDENCE_SUMS, cell_grid
+from storage.filesystems import hash_file
 from storage.maps import shard_files
-from storage.places import hash_file
-from storage.runs import Plan, Run, Shard
+from storage.runs.commits import Commit
+from storage.runs.run import Plan, Run, Shard
 from storage.tables import PER_SHARD, read_table
 
 MAPS = "maps.zarr"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.commits import commit_attempt, open_attempt, read_commits
 from storage.errors import InputError
-from storage.places import replace_file
-from storage.runs import (
+from storage.filesystems import replace_file
+from storage.runs.commits import commit_attempt, open_attempt, read_commits
+from storage.runs.run import (
     ConservedRelevance,
     Examination,
     Manifest,
@@ -59,7 +59,7 @@ def test_shards_of_forty_samples(make_plan: MakePlan) -> None:
 
 
 def test_records_of_an_older_version_are_read() -> None:
-    (old,) = published_runs(Path(__file__).parent / "old_stores" / "v1")
+    (old,) = published_runs(Path(__file__).parents[1] / "old_stores" / "v1")
     plan, manifest = read_plan(old), read_manifest(old)
     assert (plan.schema_version, plan.sample_count, plan.examination, plan.trigger) == (1, 12, None, None)
     assert (manifest.processed_count, manifest.failed_count, manifest.examination, manifest.trigger) == (11, 1, None, None)

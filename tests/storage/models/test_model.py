@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from storage.errors import InputError
-from storage.models import ModelSpec, load_model, model_hash
+from storage.models.model import ModelSpec, load_model, model_hash
 
 FACTORY = """
 import torch

@@ -14,12 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from storage.filesystems import files_below, hash_file, put_folder, scratch
 from storage.maps import MapShape, create_maps
-from storage.places import files_below, hash_file, put_folder, scratch
-from storage.retention import sweep
-from storage.runs import Run, published_runs, read_manifest, read_plan
+from storage.runs.retention import sweep
+from storage.runs.run import Run, published_runs, read_manifest, read_plan
+from storage.runs.verification import Verification, verify
 from storage.tables import write_table
-from storage.verification import Verification, verify
 from tests.reports.stores import SMALL, make_store
 
 Damage = Callable[[Run], Path]
@@ -57,7 +57,7 @@ def test_a_run_as_it_was_written_is_sound(run: Run) -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v5"])
 def test_a_run_of_an_older_version_is_sound(version: str) -> None:
-    store = Path(__file__).parent / "old_stores" / version
+    store = Path(__file__).parents[1] / "old_stores" / version
     (run,) = published_runs(store)
     found = verify(run)
     # Of the first, no arrays are kept here.

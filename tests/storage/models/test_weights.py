@@ -15,8 +15,8 @@ from safetensors.torch import save, save_file, save_model
 from torch import Tensor, nn
 
 from storage.errors import InputError
-from storage.models import ModelSpec, load_model
-from storage.weights import load_weights, read_weights
+from storage.models.model import ModelSpec, load_model
+from storage.models.weights import load_weights, read_weights
 
 TITLE = "model.factory 'm:build'"
 Weights = dict[str, Tensor]

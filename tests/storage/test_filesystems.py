@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storage.errors import InputError
-from storage.places import (
+from storage.filesystems import (
     check_reachable,
     check_writable,
     create_file,

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from storage.errors import InputError
-from storage.mirror import local_store
-from storage.sql import connect, first_line, reads_reference, relation_of
-from storage.union import quote
+from storage.local_cache import local_store
+from storage.sql.read_only import connect, first_line, reads_reference, relation_of
+from storage.sql.union import quote
 
-# Imported where it is used, as in storage.sql.
+# Imported where it is used, as in storage.sql.read_only.
 if TYPE_CHECKING:
     import duckdb
 
@@ -36,7 +36,7 @@ QUESTION_SECS = 60.0
 """How long a question may take."""
 
 PROCESS_BYTES = 4 << 30
-"""What its process may take. DuckDB's own limit, `storage.sql.MEMORY_LIMIT`, counts neither strings nor lists at work."""
+"""What its process may take. DuckDB's own limit, `read_only.MEMORY_LIMIT`, counts neither strings nor lists at work."""
 
 ANSWER_BYTES = 1 << 30
 """The largest answer, as Arrow holds it."""
@@ -70,7 +70,7 @@ def ask(
     timeout_secs: float = QUESTION_SECS,
     values: Values = "arrow",
 ) -> pa.Table:
-    """The rows of one SELECT, from whoever wrote it. runs, reference: as for `storage.sql.connect`. values: see `Values`.
+    """The rows of one SELECT, from whoever wrote it. runs, reference: as for `read_only.connect`. values: see `Values`.
 
     Of columns with one name the second is called `name_1`, and so on. Raises InputError where the query is refused or cannot
     be run, or goes beyond a limit of time, memory or size.
@@ -90,7 +90,7 @@ def asks_reference(store: Path, sql: str) -> bool:
 
 def _exchange(question: dict[str, Any], timeout_secs: float) -> pa.Table:
     # -P: a module in the working directory is not to be taken for one of ours.
-    command = [sys.executable, "-P", "-m", "clear_audit.running", "storage.asking", str(math.ceil(timeout_secs))]
+    command = [sys.executable, "-P", "-m", "clear_audit.running", "storage.sql.sandboxed_query", str(math.ceil(timeout_secs))]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from storage.errors import InputError
-from storage.places import (
+from storage.filesystems import (
     create_file,
     files_below,
     flush,
@@ -19,8 +19,8 @@ from storage.places import (
     remove_any,
     remove_tree,
 )
-from storage.records import Count, Inside, Name, Record, Seconds, read_record
-from storage.runs import Run, Shard
+from storage.json_records import Count, Inside, Name, Record, Seconds, read_record
+from storage.runs.run import Run, Shard
 
 THREADS = 8
 """That read what was committed: in S3 most of the time is waiting."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.places import is_remote, put_files, remote, scratch
+from storage.filesystems import is_remote, put_files, remote, scratch
 from storage.tables import SCHEMAS
 
 

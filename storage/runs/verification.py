@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.commits import read_commits
 from storage.errors import InputError
+from storage.filesystems import HALF, files_below, hash_file
 from storage.maps import describe_maps
-from storage.places import HALF, files_below, hash_file
-from storage.runs import Manifest, Plan, Run, read_manifest, read_plan
+from storage.runs.commits import read_commits
+from storage.runs.run import Manifest, Plan, Run, read_manifest, read_plan
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 
 EVERY_FILE_SINCE = 6

@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-import storage.asking
-from storage.asking import ask, asks_reference
+import storage.sql.sandboxed_query
 from storage.errors import InputError
-from storage.sql import connect, select
+from storage.sql.read_only import connect, select
+from storage.sql.sandboxed_query import ask, asks_reference
 
-OLD_STORE = Path(__file__).parent / "old_stores" / "v1"
+OLD_STORE = Path(__file__).parents[1] / "old_stores" / "v1"
 PutRows = Callable[..., Path]
 FilesOf = Callable[[Path], dict[str, str]]
 
@@ -109,7 +109,7 @@ def test_what_is_refused_is_said_in_one_line_and_writes_nothing(store: Path, sql
 def test_what_has_no_end_is_stopped(store: Path, sql: str) -> None:
     with pytest.raises(InputError, match=r"took longer than 1 s and was stopped: ask for less"):
         ask(store, ["a"], sql, timeout_secs=1)
-    asked = [child for child in psutil.Process().children() if "storage.asking" in " ".join(child.cmdline())]
+    asked = [child for child in psutil.Process().children() if "storage.sql.sandboxed_query" in " ".join(child.cmdline())]
     assert asked == []
 
 
@@ -123,7 +123,7 @@ def test_what_needs_too_much_memory_is_an_error(store: Path, sql: str) -> None:
 
 
 def test_an_answer_that_is_too_large_is_not_taken(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.asking, "ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(storage.sql.sandboxed_query, "ANSWER_BYTES", 1 << 20)
     with pytest.raises(InputError, match=r"the answer is larger than .*: ask for less"):
         ask(store, ["a"], "SELECT * FROM range(1000000000000)")
 
@@ -134,14 +134,14 @@ def test_modules_of_the_working_directory_are_not_taken_for_ours(
     for name in ("duckdb", "storage", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(storage.asking.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(storage.sql.sandboxed_query.__file__).parents[1]))
     assert ask(store, ["a"], "SELECT 1 AS n").to_pylist() == [{"n": 1}]
 
 
 def limited(work: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a line of Python under the limits of a question."""
-    script = f"from storage.asking import _limit_process; _limit_process(0); {work}"
-    root = str(Path(storage.asking.__file__).parents[1])
+    script = f"from storage.sql.sandboxed_query import _limit_process; _limit_process(0); {work}"
+    root = str(Path(storage.sql.sandboxed_query.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root}
     command: Any = [sys.executable, "-P", "-c", script]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from storage.factories import call_factory
-from storage.weights import check_unfolding, load_weights, read_bytes, refuse_torchscript
+from storage.models.factories import call_factory
+from storage.models.weights import check_unfolding, load_weights, read_bytes, refuse_torchscript
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ def load_model(spec: ModelSpec, say: Callable[[str], None] = say_nothing) -> "nn
     """
     if spec.program is None:
         return build_model(spec, say)
-    from storage.programs import load_program
+    from storage.models.programs import load_program
 
     content = read_bytes(spec.program, "model.program")
     check_unfolding(content, f"model.program '{spec.program}'", 0)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.commits import commit_attempt, ensure_folders, open_attempt, read_commits, sound_commits, sweep_orphans
 from storage.errors import InputError
-from storage.places import hash_file
-from storage.runs import Plan, Run, Shard, create_run, read_plan
+from storage.filesystems import hash_file
+from storage.runs.commits import commit_attempt, ensure_folders, open_attempt, read_commits, sound_commits, sweep_orphans
+from storage.runs.run import Plan, Run, Shard, create_run, read_plan
 
 MakePlan = Callable[..., Plan]
 FilesOf = Callable[[Path], dict[str, str]]

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from storage import lease
 from storage.errors import InputError, StoreLost
-from storage.lease import Lease
-from storage.lock import hold, is_held
-from storage.places import replace_file
-from storage.runs import Manifest, Plan, Run, create_run, publish
+from storage.filesystems import replace_file
+from storage.runs import lease
+from storage.runs.lease import Lease
+from storage.runs.lock import hold, is_held
+from storage.runs.run import Manifest, Plan, Run, create_run, publish
 
 HOLD = """
 import sys, time
-from storage import lease
-from storage.lock import hold
-from storage.places import parse_store
-from storage.runs import Run
+from storage.runs import lease
+from storage.runs.lock import hold
+from storage.filesystems import parse_store
+from storage.runs.run import Run
 lease.RENEWAL_SECS = 0.3
 with hold(Run(parse_store(sys.argv[1]), sys.argv[2])):
     print("held", flush=True)

@@ -13,14 +13,14 @@ from flows.cli import app
 from reports.gates import Gate, as_rows, judge
 from reports.index import write_index
 from reports.report import write_report
-from storage import retention
 from storage.aggregates import place_table
 from storage.errors import InputError
-from storage.lock import hold
+from storage.filesystems import files_below, make_folder, remote, replace_file, sweep_tree
 from storage.operators import last_used, mark_used, remove_operator
-from storage.places import files_below, make_folder, remote, replace_file, sweep_tree
-from storage.retention import removable, remove, sweep, unused_operators
-from storage.runs import Run, create_run, list_runs, published_runs
+from storage.runs import retention
+from storage.runs.lock import hold
+from storage.runs.retention import removable, remove, sweep, unused_operators
+from storage.runs.run import Run, create_run, list_runs, published_runs
 from storage.tables import write_table
 from tests.reports.stores import PLANNED, SMALL, Content, make_plan, make_store
 
@@ -149,7 +149,7 @@ def test_a_removal_that_was_cut_short_is_out_of_sight_and_ended_by_the_next(stor
 def test_a_removal_that_crashed_is_ended_by_the_next(store_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(store_place, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("storage.retention.sweep_removed", lambda run, trash: None)
+        patch.setattr("storage.runs.retention.sweep_removed", lambda run, trash: None)
         assert remove(run)
     assert list_runs(store_place) == []
     assert run.table("samples").exists()

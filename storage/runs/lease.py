@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Thread
 
-from storage.places import CONFLICT, TAKEN, create_file, error_code, read_object, remote
+from storage.filesystems import CONFLICT, TAKEN, create_file, error_code, read_object, remote
 
 LEASE_SECS, RENEWAL_SECS, ASKING_SECS = 30.0, 5.0, 1.0
 

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from filelock import FileLock, Timeout
 
 from storage.errors import InputError, StoreLost
-from storage.lease import Lease, is_live
-from storage.places import is_lost, is_remote
-from storage.runs import Run
+from storage.filesystems import is_lost, is_remote
+from storage.runs.lease import Lease, is_live
+from storage.runs.run import Run
 from storage.tables import SCHEMAS
 
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import InputError
-from storage.runs import Run
-from storage.sql import connect, reads_reference, select
+from storage.runs.run import Run
+from storage.sql.read_only import connect, reads_reference, select
 from storage.tables import SCHEMAS, write_table
 
-OLD_STORE = Path(__file__).parent / "old_stores" / "v1"
+OLD_STORE = Path(__file__).parents[1] / "old_stores" / "v1"
 """A run of twelve digits as schema version 1 left it, without its arrays."""
 
 PutRows = Callable[..., Path]

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AwareDatetime, Field, model_validator
 
 from storage.errors import InputError
-from storage.places import create_file, make_folder, sweep_tree
-from storage.records import Count, Fraction, Inside, Name, Record, Size, read_record
+from storage.filesystems import create_file, make_folder, sweep_tree
+from storage.json_records import Count, Fraction, Inside, Name, Record, Size, read_record
 
 MOST_SHARDS = 1 << 24
 MOST_CLASSES = 1 << 15

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import InputError
-from storage.places import check_regular, is_remote
+from storage.filesystems import check_regular, is_remote
 
 MOST_BYTES = 1 << 30
 """Of a record: a manifest of a hundred million large images has some 400 MB."""
