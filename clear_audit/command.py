@@ -7,4 +7,4 @@ from clear_audit.names import own_packages_first
 
 def main() -> None:
     own_packages_first()
-    import_module("flows.cli").app()
+    import_module("flows.cli.app").app()

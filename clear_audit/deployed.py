@@ -5,4 +5,4 @@ from importlib import import_module
 from clear_audit.names import own_packages_first
 
 own_packages_first()
-deployed_audit = import_module("flows.schedule").deployed_audit
+deployed_audit = import_module("flows.orchestration.schedule").deployed_audit

@@ -13,7 +13,7 @@ import pytest
 import auditor
 import clear_audit
 from clear_audit.names import OWN
-from flows.schedule import ENTRYPOINT, deployed_audit
+from flows.orchestration.schedule import ENTRYPOINT, deployed_audit
 from storage.models.factories import OWN as OWN_OF_FACTORIES
 
 ROOT = Path(__file__).parents[1]

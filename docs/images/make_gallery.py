@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from auditor.colour_maps import over_image
-from reports.cards import picture_path
+from reports.parts.cards import picture_path
 from storage.runs.run import Run, find_run
 
 ENLARGED, GAP, COLUMNS, ROWS = 3, 8, 2, 4

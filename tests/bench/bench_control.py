@@ -25,11 +25,11 @@ from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
-from flows.cluster import open_cluster
+from flows.analyses.maps import Findings, commit
 from flows.config import ComputeSection
-from flows.driving import WINDOW, drive
-from flows.shard import Findings, commit
-from reports.gates import as_rows
+from flows.runtime.cluster import open_cluster
+from flows.runtime.submit import WINDOW, drive
+from reports.gates.gates import as_rows
 from storage.aggregates import gather
 from storage.datasets import Dataset
 from storage.maps import CHUNK_SAMPLES, MapShape
@@ -174,7 +174,7 @@ def resume(run: Run, plan: Plan) -> tuple[float, list[Shard]]:
 
 
 def publish_like_an_audit(run: Run, plan: Plan, artefacts: dict[str, str]) -> None:
-    """The part of `flows.audit.publish_run` that grows with the shards: the manifest, and the sweeping of attempts."""
+    """The part of `publish_run` that grows with the shards: the manifest, and the sweeping of attempts."""
     run.table("gates").parent.mkdir(parents=True)
     write_table(as_rows([], None), run.table("gates"))
     artefacts |= {run.table(name).relative_to(run.store).as_posix(): hash_file(run.table(name)) for name in SCHEMAS}

@@ -33,9 +33,9 @@ from auditor import CannotFold, Clear, UnsupportedModel, measure
 from auditor.kernels.relu_backward import Rectification, convolve_rectified, turned
 from auditor.kernels.sparse_conv_transpose import scatter, strips
 from auditor.operations.rule_table import Treatment
-from flows.cluster import KEEP_MEMORY
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
+from flows.runtime.cluster import KEEP_MEMORY
 from storage.models.model import ModelSpec, load_model
 
 DECONVOLUTION = "captum Deconvolution"

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from selenium import webdriver
 
-from reports.cards import KINDS, picture_path
-from reports.charts import start_engine
-from reports.gallery import Gallery, GallerySample, choose_samples
-from reports.gates import Gate, judge
-from reports.report import write_report
+from reports.gates.gates import Gate, judge
+from reports.pages.report import write_report
+from reports.parts.cards import KINDS, picture_path
+from reports.parts.charts import start_engine
+from reports.parts.gallery import Gallery, GallerySample, choose_samples
 from storage.runs.run import Run
 from storage.sql.read_only import connect
 from tests.reports.stores import Content, Row, make_store, response, sample

@@ -26,12 +26,12 @@ from rich.table import Table
 
 from auditor import Clear
 from auditor.statistics.evidence import label_evidence
-from flows import shard as work_of_shard
+from flows.analyses import maps as work_of_shard
 from flows.config import load_config
 from flows.demo.train import HERE as DEMO
-from flows.launch import run_audit
-from flows.listener import Listener
-from reports.formats import file_size
+from flows.orchestration.launch import run_audit
+from flows.runtime.progress import Listener
+from reports.parts.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
 from storage.datasets import DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared

@@ -31,8 +31,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from auditor import Clear, measure
 from auditor.operations.rule_table import RULES
-from flows.batches import BatchSize, compute_batches
 from flows.demo import allcnn
+from flows.runtime.batches import BatchSize, compute_batches
 from tests.bench.contests import clock, required_flops
 from tests.bench.networks import VisionTransformer, resnet18, resnet20, resnet50, vit_small
 from tests.bench.peers import autograd_loop, captum_loop

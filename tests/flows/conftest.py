@@ -21,7 +21,7 @@ from storage.models.model import ModelSpec
 if TYPE_CHECKING:
     from distributed import Client
 
-    from flows.worker import Work
+    from flows.runtime.worker import Work
 
 DEMO = Path(__file__).parents[2] / "flows" / "demo"
 SAMPLES = 300
@@ -106,7 +106,7 @@ gallery_samples = 2
 @pytest.fixture(scope="session")
 def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> "Work":
     """What a worker needs to audit the first digits with the demo's network."""
-    from flows.worker import Work
+    from flows.runtime.worker import Work
 
     folder = tmp_path_factory.mktemp("work")
     write_idx(folder, digits)
@@ -184,7 +184,7 @@ def finished(digits_config: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def prefect_api(finished: Path) -> Iterator[str]:
     """A Prefect server that several runs share, so that each need not start its own."""
-    from flows.server import PrefectServer
+    from flows.orchestration.server import PrefectServer
 
     server = PrefectServer()
     server.wait()

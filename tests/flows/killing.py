@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 STAGES = {"compute": "computing", "finalise": "joining", "draw": "drawing", "publish_run": "publishing", "report": "reporting"}
-"""The audit's stages by the function of `flows.audit` that carries each out."""
+"""The audit's stages by the function of `flows.orchestration.audit` that carries each out."""
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 REQUESTS = {
@@ -61,23 +61,23 @@ def main() -> None:
         if writes and path.startswith(store):
             killer.count()
 
-    from flows.environment import prepare_environment
+    from flows.orchestration.environment import prepare_environment
 
     prepare_environment()
-    import flows.audit
-    import flows.listener
-    from flows.cli import app
+    import flows.orchestration.audit
+    import flows.runtime.progress
+    from flows.cli.app import app
 
     for name in STAGES:
-        setattr(flows.audit, name, killer.wrap(name, getattr(flows.audit, name)))
-    advance = flows.listener.ProgressBar.advance
+        setattr(flows.orchestration.audit, name, killer.wrap(name, getattr(flows.orchestration.audit, name)))
+    advance = flows.runtime.progress.ProgressBar.advance
 
     def counted(self: Any, *arguments: Any) -> None:
         if killer.current == "computing":
             killer.count()
         advance(self, *arguments)
 
-    flows.listener.ProgressBar.advance = counted  # type: ignore[method-assign]
+    flows.runtime.progress.ProgressBar.advance = counted  # type: ignore[method-assign]
     if store.startswith("s3://"):
         watch_s3(killer)
     else:

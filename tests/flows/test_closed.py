@@ -95,7 +95,15 @@ def closed(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Audit:
             "HEARD": str(heard),
         }
     )
-    command = [sys.executable, "-m", "flows.cli", "run", str(folder / "data" / "audit.toml"), "--store", str(folder / "audits")]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "run",
+        str(folder / "data" / "audit.toml"),
+        "--store",
+        str(folder / "audits"),
+    ]
     done = subprocess.run(
         [*closed_room(), *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
@@ -108,7 +116,7 @@ def test_an_audit_asks_nothing_of_another_machine_and_listens_to_none(closed: Au
     assert [event for event in closed.heard if not event[2]] == []
     assert {event[0] for event in closed.heard} >= {"begin", "socket.connect", "socket.bind"}, "the hook hears"
     heard_in = " ".join({command for *_, command in closed.heard})
-    for program in ("flows.cli", "flows.server", "multiprocessing", "storage.sql.sandboxed_query"):
+    for program in ("flows.cli", "flows.orchestration.server", "multiprocessing", "storage.sql.sandboxed_query"):
         assert program in heard_in, f"the hook is not in {program}"
 
 

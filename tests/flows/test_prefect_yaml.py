@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
-from flows.schedule import ONE_AT_A_TIME
+from flows.orchestration.schedule import ONE_AT_A_TIME
 
 FILE = Path(__file__).parents[2] / "prefect.yaml"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.report import render
+from reports.pages.report import render
 from storage.filesystems import files_below, is_remote, remote
 from storage.runs.run import Run, list_runs, published_runs
 from storage.runs.verification import verify

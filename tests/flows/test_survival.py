@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.shard import set_aside
-from flows.worker import Work
+from flows.analyses.maps import set_aside
+from flows.runtime.worker import Work
 from storage.datasets import open_dataset
 from storage.maps import MapShape
 from storage.runs.commits import read_commits

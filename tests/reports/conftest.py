@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.report import write_report
+from reports.pages.report import write_report
 from storage.runs.run import Run
 from tests.reports.page import Page, parse
 from tests.reports.stores import SMALL, make_store

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from reports.gates import Gate, Judgement, as_rows, judge
+from reports.gates.gates import Gate, Judgement, as_rows, judge
 from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
 from storage.evidence import mean_evidence, write_sums
 from storage.filesystems import create_file, put_folder, replace_file, scratch

@@ -19,13 +19,13 @@ from selenium.webdriver.support.select import Select
 
 from auditor.colour_maps import over_image
 from reports.comparison import compare
-from reports.comparison_page import write_comparison
-from reports.folder import write_folder
-from reports.index import write_index
-from reports.report import write_report
+from reports.pages.comparison import write_comparison
+from reports.pages.folder import write_folder
+from reports.pages.index import write_index
+from reports.pages.report import write_report
+from tests.reports.pages.test_folder import draw
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store
 from tests.reports.test_comparison import AFTER, BEFORE, CLASSES, EARLIER
-from tests.reports.test_folder import draw
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")

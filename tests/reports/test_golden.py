@@ -8,11 +8,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from reports.report import render
+from reports.pages.report import render
 from storage.runs.run import Run
 from tests.reports.page import Page, parse, plain
+from tests.reports.parts.test_gallery import random_rows
 from tests.reports.stores import GATES, Content, Row, make_store
-from tests.reports.test_gallery import random_rows
 
 Read = Callable[[Row], Any]
 

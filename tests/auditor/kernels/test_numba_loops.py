@@ -65,4 +65,4 @@ def test_without_numba_nothing_is_compiled() -> None:
 
 
 def test_numba_is_not_imported_before_something_is_compiled() -> None:
-    assert printed("import sys, auditor, flows.cli; print('numba' in sys.modules)") == "False"
+    assert printed("import sys, auditor, flows.cli.app; print('numba' in sys.modules)") == "False"

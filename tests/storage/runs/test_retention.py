@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from reports.gates import Gate, as_rows, judge
-from reports.index import write_index
-from reports.report import write_report
+from flows.cli.app import app
+from reports.gates.gates import Gate, as_rows, judge
+from reports.pages.index import write_index
+from reports.pages.report import write_report
 from storage.aggregates import place_table
 from storage.errors import InputError
 from storage.filesystems import files_below, make_folder, remote, replace_file, sweep_tree

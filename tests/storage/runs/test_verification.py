@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from storage.filesystems import files_below, hash_file, put_folder, scratch
 from storage.maps import MapShape, create_maps
 from storage.runs.retention import sweep

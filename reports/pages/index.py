@@ -1,0 +1,160 @@
+"""The page over all runs of a store: what each came to, and how the main figures moved from run to run."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from markupsafe import Markup
+from pydantic import Field, ValidationError
+
+from reports.gates.gates import Outcome, overall
+from reports.pages.report import fill_template
+from reports.parts.charts import trend
+from reports.parts.formats import UNDEFINED, count, decimal, percent
+from reports.queries import Row, load
+from storage.errors import InputError
+from storage.filesystems import replace_file
+from storage.json_records import Count, Fraction, Name, Record, read_record
+from storage.runs.run import Run, published_runs
+from storage.sql.read_only import connect, select
+
+SCHEMA = "clear-audit/index/2"
+TREND_RUNS = 100
+"""Of an audit's runs, the latest ones, that its trend shows."""
+SHOWN_RUNS = 50
+"""Of an audit's runs, the latest ones, that are seen at once; the others are folded away."""
+
+
+@dataclass(frozen=True)
+class AuditGroup:
+    """The runs of one audit, latest first. chart: None where there is only one."""
+
+    name: str
+    chart: Markup | None
+    alt: str
+    latest: list[Row]
+    older: list[Row]
+
+
+class IndexRow(Record):
+    """What the page says of a run. gates: of each, its severity and outcome."""
+
+    run_id: Name
+    name: str
+    started_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d")]
+    processed_count: Count
+    failed_count: Count
+    correct_frac: Fraction | None
+    agreement_frac: Fraction | None
+    sparseness_mean: float | None
+    class_cosine_mean: float | None
+    gates: list[tuple[Literal["error", "warn"], Outcome]]
+
+
+class IndexCache(Record):
+    """`index.json`: the rows of runs that were read, so that they need not be read again."""
+
+    format: Annotated[Literal["clear-audit/index/2"], Field(alias="schema")]
+    sha256: str
+    runs: list[IndexRow]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.sha256 == digest_of([row.model_dump(mode="json") for row in self.runs])
+
+
+def write_index(store: Path) -> Path:
+    """Writes `reports/index.html`; returns where. Only runs that an earlier call has not seen are read.
+
+    Runs whose tables are damaged are named on the page, and hold up nothing.
+    """
+    folder = store / "reports"
+    rows, unreadable = refresh(store, folder / "index.json")
+    page = fill_template("index.html.j2", groups=group(rows), count=len(rows), unreadable=unreadable)
+    replace_file(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def refresh(store: Path, cache: Path) -> tuple[list[Row], list[str]]:
+    """A row a published run, oldest first: those known from `cache`, and the others from the tables; and the ids of runs whose
+    tables cannot be read.
+    """
+    runs = published_runs(store)
+    known = read_cache(cache)
+    known |= read_runs(store, [run for run in runs if run.run_id not in known])
+    rows = [known[run.run_id].model_dump(mode="json") for run in runs if run.run_id in known]
+    content = {"schema": SCHEMA, "sha256": digest_of(rows), "runs": rows}
+    replace_file(cache, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return rows, [run.run_id for run in runs if run.run_id not in known]
+
+
+def read_cache(cache: Path) -> dict[str, IndexRow]:
+    """Nothing where there is none of this version: all runs are then read again."""
+    try:
+        found = read_record(IndexCache, cache)
+    except InputError:
+        return {}
+    return {row.run_id: row for row in found.runs} if found.is_whole else {}
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
+    """The rows of those runs that can be read."""
+    if not runs:
+        return {}
+    try:
+        with connect(store, [run.run_id for run in runs]) as connection:
+            rows = select(connection, load("index/runs")).to_pylist()
+        read = [IndexRow.model_validate(row | {"started_at": row["started_at"].isoformat()}) for row in rows]
+    except (InputError, ValidationError, AttributeError, ValueError, OverflowError):
+        # One of them is damaged: each by itself.
+        if len(runs) == 1:
+            return {}
+        return {run_id: row for run in runs for run_id, row in read_runs(store, [run]).items()}
+    return {row.run_id: row for row in read}
+
+
+def group(rows: Iterable[Row]) -> list[AuditGroup]:
+    """By the audit's name, the one that ran last first."""
+    names: dict[str, list[Row]] = {}
+    for row in rows:
+        names.setdefault(row["name"], []).append(row)
+    groups = [make_group(name, own) for name, own in names.items()]
+    return sorted(groups, key=lambda made: str(made.latest[0]["run_id"]), reverse=True)
+
+
+def make_group(name: str, rows: Sequence[Row]) -> AuditGroup:
+    shown = [present(row) for row in reversed(rows)]
+    points = rows[-TREND_RUNS:]
+    alt = f"Lines over the latest {len(points):,} runs of {name}: accuracy, agreement and sparseness. The table has the values."
+    return AuditGroup(
+        name=name,
+        chart=trend(points) if len(points) > 1 else None,
+        alt=alt,
+        latest=shown[:SHOWN_RUNS],
+        older=shown[SHOWN_RUNS:],
+    )
+
+
+def present(row: Row) -> dict[str, Any]:
+    """A run as the page shows it."""
+    gates = [tuple(pair) for pair in row["gates"]]
+    return {
+        "run_id": row["run_id"],
+        "report": f"{row['run_id']}.html",
+        "started": row["started_at"][:16].replace("T", " "),
+        "verdict": overall(gates),
+        "gates": f"{sum(outcome == 'passed' for _, outcome in gates)} of {len(gates)} passed" if gates else UNDEFINED,
+        "images": count(row["processed_count"]),
+        "failed": count(row["failed_count"]),
+        "accuracy": percent(row["correct_frac"]),
+        "agreement": percent(row["agreement_frac"]),
+        "sparseness": decimal(row["sparseness_mean"], 3),
+        "class_cosine": decimal(row["class_cosine_mean"], 3),
+    }

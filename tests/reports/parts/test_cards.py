@@ -1,0 +1,143 @@
+"""The gallery as the report shows it."""
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reports.pages.report import render
+from storage.errors import InputError
+from storage.runs.run import Run
+from tests.reports.page import Page, parse, plain
+from tests.reports.stores import KINDS, SCRIPT, SMALL, Content, draw_gallery, make_store, many_classes, write_gallery
+
+MEAN_MAPS = 6
+"""Pictures that stand before the gallery."""
+
+
+def card(page: Page, beginning: str) -> str:
+    (text,) = [plain(element.text) for element in page.all("article") if plain(element.text).startswith(beginning)]
+    return text
+
+
+def pictures_of(page: Page) -> list[list[tuple[str, bool]]]:
+    """What lies in each picture of the gallery, the lowest first: an address, and whether it is greyed."""
+    addresses, found = {}, []
+    for element in page.elements:
+        if element.name == "svg":
+            found.append([])
+        elif element.name in ("image", "use"):
+            address = element.attributes["href"]
+            if element.name == "image":
+                addresses[f"#{element.attributes['id']}"] = address
+            found[-1].append((addresses[address] if element.name == "use" else address, "filter" in element.attributes))
+    return [layers for layers in found if layers]
+
+
+def test_each_sample_has_its_image_its_maps_on_it_and_its_maps_alone(small_page: Page, small_run: Run) -> None:
+    drawn = dict.fromkeys(index for index, _ in SMALL.drawn)
+    expected = []
+    for index in drawn:
+        files = [small_run.gallery / f"{index:06d}-{kind}.png" for kind in KINDS]
+        image, *maps = ("data:image/png;base64," + base64.b64encode(file.read_bytes()).decode() for file in files)
+        expected += [
+            [(image, False)],
+            *([(image, True), (drawn, False)] for drawn in maps),
+            *([(drawn, False)] for drawn in maps),
+        ]
+    assert pictures_of(small_page) == expected
+    uris = [element.attributes["href"] for element in small_page.all("image")]
+    assert len(uris) == 3 * len(drawn), "each drawing is in the page once"
+
+
+def test_pictures_of_an_older_version_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Its maps are on black: over the image they would hide it."""
+    run = make_store(tmp_path, SMALL)
+    record = run.gallery / "gallery.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    del content["percentile"]
+    record.write_text(json.dumps(content), encoding="utf-8")
+    page = parse(render(run))
+    assert len(page.all("img")) == MEAN_MAPS + 3 * 9
+    assert not page.all("image")
+    (gallery,) = page.all("section", id="gallery")
+    assert "Full brightness is the greatest response of the image" in plain(gallery.text)
+    assert "on the image" not in gallery.text
+
+
+def test_words_beside_the_pictures(small_page: Page) -> None:
+    text = card(small_page, "Sample 1 <img 1>")
+    assert "label cat prediction cat (75.0 %)" in text
+    assert f"dominant class {SCRIPT} energy for the prediction 25.0 % energy for the label 25.0 %" in text
+    assert "full brightness response 1.25" in text
+    assert f"CLEAR map, alone {SCRIPT} 75.0 % cat 25.0 % label cat" in text
+
+
+def test_what_differs_is_marked(small_page: Page) -> None:
+    marked = [plain(element.text) for element in small_page.all("dd", class_="differs")]
+    # Samples 1 and 6: dominant class; 2 and 5: prediction; 9 and 7: dominant class; 8 has no label to differ from.
+    assert marked == [SCRIPT, "cat", f"{SCRIPT} (93.8 %)", 'Ünï & "quotes" (68.8 %)', "(none)", "(none)"]
+
+
+def test_a_sample_without_label_and_map(small_page: Page) -> None:
+    text = card(small_page, "Sample 9")
+    assert f"label (no label) prediction {SCRIPT} (31.2 %) dominant class (none)" in text
+    alts = [picture.attributes.get("aria-label") for picture in small_page.all("svg", role="img")]
+    assert f"Binary heatmap: evidence for the prediction {SCRIPT} from red to white, for any other class in green." in alts
+
+
+def test_legend_names_every_class_in_its_color(small_page: Page) -> None:
+    legend = small_page.all("ul", class_="swatches")[0]
+    assert plain(legend.text) == f'cat {SCRIPT} Ünï & "quotes"'
+    colors = [element.attributes["style"] for element in small_page.all("i")]
+    assert colors[:3] == ["background:#008040", "background:#018040", "background:#028040"]
+
+
+def test_without_pictures_the_report_says_so(tmp_path: Path) -> None:
+    run = make_store(tmp_path, Content(SMALL.classes, SMALL.samples))
+    page = parse(render(run))
+    (gallery,) = page.all("section", id="gallery")
+    assert "This run has no pictures" in gallery.text
+    assert len(page.all("img")) == MEAN_MAPS
+    run.gallery.mkdir()
+    assert render(run) == render_without(run)
+
+
+def render_without(run: Run) -> str:
+    shutil.rmtree(run.gallery)
+    return render(run)
+
+
+def test_a_missing_picture_leaves_a_place(tmp_path: Path) -> None:
+    run = make_store(tmp_path, SMALL)
+    (run.gallery / "000006-heatmap.png").unlink()
+    page = parse(render(run))
+    assert len(page.all("svg", role="img")) == 5 * 9 - 2
+    assert len(page.all("p", class_="missing")) == 1
+
+
+def test_a_selection_that_is_not_what_is_shown_is_not_claimed(tmp_path: Path) -> None:
+    run = make_store(tmp_path, Content(SMALL.classes, SMALL.samples, drawn=[(6, "other_evidence"), (0, "by hand")]))
+    page = parse(render(run))
+    assert "gallery_other_evidence" not in page.queries()
+    assert "gallery_samples" in page.queries()
+    assert "by hand" in [element.text for element in page.all("h3")]
+
+
+def test_pictures_of_another_run_are_refused(tmp_path: Path) -> None:
+    run = make_store(tmp_path, SMALL)
+    write_gallery(run, ["#000000"] * 3, [{"sample_index": 10, "reason": "random", "peak": 1.0}])
+    with pytest.raises(InputError, match="other samples or classes"):
+        render(run)
+
+
+def test_legend_of_many_classes_names_those_that_are_seen(tmp_path: Path) -> None:
+    content = many_classes(60)
+    run = make_store(tmp_path, content)
+    draw_gallery(run, Content(content.classes, content.samples, drawn=[(4, "random"), (40, "random")]))
+    page = parse(render(run))
+    assert plain(page.all("ul", class_="swatches")[0].text) == "class-004 class-005 class-040 class-041"
+    (gallery,) = page.all("section", id="gallery")
+    assert "Only 4 of the 60 classes are listed: those named beside a picture." in gallery.text
