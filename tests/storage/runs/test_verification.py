@@ -55,7 +55,7 @@ def test_a_run_as_it_was_written_is_sound(run: Run) -> None:
     assert heard == [(done, found.checked) for done in range(1, found.checked + 1)]
 
 
-@pytest.mark.parametrize("version", ["v1", "v5"])
+@pytest.mark.parametrize("version", ["v1", "v5", "v6"])
 def test_a_run_of_an_older_version_is_sound(version: str) -> None:
     store = Path(__file__).parents[1] / "old_stores" / version
     (run,) = published_runs(store)
