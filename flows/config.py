@@ -18,7 +18,9 @@ from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.json_records import read_record
 from storage.models.model import ModelSpec
-from storage.runs.run import PREVIOUS, Plan, Run, read_plan
+from storage.runs.lookup import PREVIOUS
+from storage.runs.plan import Plan
+from storage.runs.run import Run, read_plan
 
 PREFIX = "CLEAR_AUDIT_"
 OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)?)")

@@ -12,7 +12,8 @@ from storage.filesystems import files_below, hash_file, publish_files, put_files
 from storage.maps import MapShape, create_maps
 from storage.runs.commits import Commit
 from storage.runs.parts import map_places
-from storage.runs.run import Plan, Run
+from storage.runs.plan import Plan
+from storage.runs.run import Run
 from storage.sql.read_only import connect, select
 from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
 

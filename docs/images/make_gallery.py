@@ -10,7 +10,8 @@ from PIL import Image
 
 from auditor.colour_maps import over_image
 from reports.parts.cards import picture_path
-from storage.runs.run import Run, find_run
+from storage.runs.lookup import find_run
+from storage.runs.run import Run
 
 ENLARGED, GAP, COLUMNS, ROWS = 3, 8, 2, 4
 

@@ -21,7 +21,8 @@ from storage.datasets.preparation import read_prepared
 from storage.evidence import EVIDENCE_SUMS, cell_pixels, write_sums
 from storage.maps import MapShape, write_shard
 from storage.runs.commits import commit_attempt, leave_attempt, open_attempt
-from storage.runs.run import Run, Shard
+from storage.runs.plan import Unit
+from storage.runs.run import Run
 from storage.tables import SCHEMAS, write_table
 
 NOT_FINITE = {"scores": "the model's scores are not finite", "maps": "the maps are not finite"}
@@ -49,7 +50,7 @@ def nothing_found(ids: list[str], labels: np.ndarray, shape: MapShape) -> Findin
     return Findings(ids, labels, dominant_class, np.zeros(dominant_class.shape, np.float32))
 
 
-def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: Shard) -> dict[str, int]:
+def audit_shard(key: str, run: Run, shape: MapShape, fold: Fold | None, shard: Unit) -> dict[str, int]:
     """Measures a shard, writes its maps and rows, and commits it. Returns its counts. fold: the run's operator, if it has one."""
     started = time.perf_counter()
     worker = this_worker(key)
@@ -79,7 +80,7 @@ def leave_out_not_finite(
     return batch[is_sound], measurement.of(torch.from_numpy(is_sound).to(measurement.kept.device))
 
 
-def set_aside(run: Run, shape: MapShape, shard: Shard, dataset: Dataset, reason: str) -> dict[str, int]:
+def set_aside(run: Run, shape: MapShape, shard: Unit, dataset: Dataset, reason: str) -> dict[str, int]:
     """Commits a shard that cannot be computed: all its samples are failures. Nothing of them is read, for that may be why."""
     ids = dataset.ids(shard.start, shard.stop)
     findings = nothing_found(ids, np.full(len(ids), -1), shape)
@@ -90,7 +91,7 @@ def set_aside(run: Run, shape: MapShape, shard: Shard, dataset: Dataset, reason:
 def commit(
     run: Run,
     shape: MapShape,
-    shard: Shard,
+    shard: Unit,
     dataset: Dataset,
     findings: Findings,
     failures: dict[int, tuple[str, str]],
@@ -109,7 +110,7 @@ def commit(
 
 
 def write_attempt(
-    attempt: Path, shape: MapShape, shard: Shard, dataset: Dataset, findings: Findings, failures: dict[int, tuple[str, str]]
+    attempt: Path, shape: MapShape, shard: Unit, dataset: Dataset, findings: Findings, failures: dict[int, tuple[str, str]]
 ) -> None:
     write_shard(attempt / "maps.zarr", shape, findings.dominant_class, findings.dominant_response)
     maps = torch.from_numpy(findings.dominant_class), torch.from_numpy(findings.dominant_response)

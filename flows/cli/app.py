@@ -152,7 +152,8 @@ def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     with exit_codes():
         from reports.pages.report import of_damage
         from storage.datasets.dataset import say_empty, say_passed_over
-        from storage.runs.run import find_run, read_manifest
+        from storage.runs.lookup import find_run
+        from storage.runs.run import read_manifest
 
         found = find_run(store, run_id)
         manifest = read_manifest(found)
@@ -206,7 +207,7 @@ def report(
     with exit_codes():
         from reports.pages.index import write_index
         from reports.pages.report import of_damage, write_report
-        from storage.runs.run import find_run
+        from storage.runs.lookup import find_run
 
         run = find_run(store, run_id)
         with of_damage(run):
@@ -247,7 +248,7 @@ def check(
         from flows.config import load_config, planned_config
         from reports.gates import exports, gates
         from storage.errors import InputError
-        from storage.runs.run import find_reference, find_run
+        from storage.runs.lookup import find_reference, find_run
 
         run = find_run(store, run_id)
         chosen = planned_config(run) if config is None else load_config(config)
@@ -274,7 +275,7 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
         from flows.runtime.progress import ProgressBar
         from reports.parts.formats import plural
         from storage.runs import verification
-        from storage.runs.run import find_run
+        from storage.runs.lookup import find_run
 
         run = find_run(store, run_id)
         with ProgressBar() as listener:
@@ -361,7 +362,7 @@ def compare(
         from reports.gates import gates
         from reports.pages import comparison as comparison_page
         from storage.errors import InputError
-        from storage.runs.run import find_reference, find_run
+        from storage.runs.lookup import find_reference, find_run
 
         second = find_run(store, after)
         first = find_reference(second, before)
@@ -391,7 +392,7 @@ def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
 def run_ids(store: Path) -> list[str]:
     """The published runs of a store. Raises InputError where there is no such store."""
     from storage.errors import InputError
-    from storage.runs.run import published_runs
+    from storage.runs.lookup import published_runs
 
     if not store.is_dir():
         raise InputError(f"store '{store}' does not exist: name it with --store, or make it with 'clear-audit run CONFIG'")

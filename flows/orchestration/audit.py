@@ -46,9 +46,11 @@ from storage.filesystems import files_below, hash_file, parse_store
 from storage.maps import MapShape
 from storage.runs.commits import Commit, ensure_folders, sound_commits, sweep_orphans
 from storage.runs.lock import hold
+from storage.runs.manifest import Manifest
 from storage.runs.parts import part_fault
+from storage.runs.plan import Plan, Trigger
 from storage.runs.retention import sweep
-from storage.runs.run import Manifest, Plan, Run, Trigger, publish, readable_plan
+from storage.runs.run import Run, publish, readable_plan
 from storage.sql.read_only import connect
 from storage.tables import SCHEMAS, write_table
 

@@ -40,7 +40,7 @@ from reports.gates.gates import overall_of, say_judgement, worst_first
 from storage.errors import InputError
 from storage.filesystems import parse_store
 from storage.runs.lock import is_held
-from storage.runs.run import list_runs
+from storage.runs.lookup import list_runs
 
 ENTRYPOINT = "clear_audit.deployed.deployed_audit"
 """Where Prefect finds the flow: its users have folders called `flows` themselves."""

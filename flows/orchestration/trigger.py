@@ -7,7 +7,7 @@ from uuid import UUID
 from prefect import runtime
 from prefect.client.orchestration import get_client
 
-from storage.runs.run import Trigger
+from storage.runs.plan import Trigger
 
 
 def find_trigger(caller: Literal["command line", "python"]) -> Trigger:

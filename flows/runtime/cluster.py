@@ -22,7 +22,8 @@ from flows.runtime.submit import drive, try_alone
 from flows.runtime.worker import AuditWorker, Work, warm_up
 from storage.errors import InputError
 from storage.maps import MapShape
-from storage.runs.run import Run, Shard
+from storage.runs.plan import Unit
+from storage.runs.run import Run
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
@@ -110,20 +111,20 @@ def drive_shards(
     run: Run,
     shape: MapShape,
     fold: Fold | None,
-    shards: list[Shard],
+    shards: list[Unit],
     progress: Callable[[dict[str, int]], None],
     tries: int,
-) -> list[Shard]:
+) -> list[Unit]:
     """Computes shards over the cluster. fold: the operator that the run was planned with.
 
     Returns the shards that killed their worker each of `tries` times, the last of them alone on the cluster.
     """
 
-    def submit(shard: Shard, deaths: int = 0) -> Any:
+    def submit(shard: Unit, deaths: int = 0) -> Any:
         key = f"{run.run_id}-{shard.index:05d}-{deaths}"
         return client.submit(audit_shard, work.key, run, shape, fold, shard, key=key, pure=False)
 
-    def is_computed(shard: Shard) -> bool:
+    def is_computed(shard: Unit) -> bool:
         return try_alone(lambda deaths: submit(shard, deaths), progress, tries)
 
     return [shard for shard in drive(client, submit, shards, progress) if not is_computed(shard)]

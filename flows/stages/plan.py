@@ -22,22 +22,9 @@ from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models.model import model_hash
 from storage.operators import read_refusal, write_refusal
-from storage.runs.run import (
-    ConservedRelevance,
-    Examination,
-    Plan,
-    Run,
-    Trigger,
-    create_run,
-    find_resumable,
-    find_unfinished,
-    id_after,
-    list_runs,
-    new_run_id,
-    read_plan,
-    readable_plan,
-    what_changed,
-)
+from storage.runs.lookup import find_resumable, find_unfinished, id_after, list_runs, what_changed
+from storage.runs.plan import ConservedRelevance, Examination, Plan, Trigger
+from storage.runs.run import Run, create_run, new_run_id, read_plan, readable_plan
 from storage.tables import SCHEMA_VERSION
 
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from reports.queries import FOLDER, fill, load
 from storage.errors import InputError
-from storage.runs.run import Run, find_reference, read_plan
+from storage.runs.lookup import find_reference
+from storage.runs.run import Run, read_plan
 from storage.sql.read_only import connect, reads_reference, select
 from storage.sql.sandboxed_query import ask, asks_reference
 from storage.tables import SCHEMAS

@@ -14,7 +14,8 @@ from reports.parts.gallery import shown_classes
 from reports.queries import Row
 from storage.errors import InputError
 from storage.filesystems import replace_file
-from storage.runs.run import Plan, Run, read_plan
+from storage.runs.plan import Plan
+from storage.runs.run import Run, read_plan
 from storage.sql.read_only import connect
 
 PAGE_SAMPLES = 100

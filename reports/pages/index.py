@@ -18,7 +18,8 @@ from reports.queries import Row, load
 from storage.errors import InputError
 from storage.filesystems import replace_file
 from storage.json_records import Count, Fraction, Name, Record, read_record
-from storage.runs.run import Run, published_runs
+from storage.runs.lookup import published_runs
+from storage.runs.run import Run
 from storage.sql.read_only import connect, select
 
 SCHEMA = "clear-audit/index/2"

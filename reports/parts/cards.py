@@ -14,7 +14,8 @@ from reports.parts.layers import Drawn, Picture, lay_out, plain
 from reports.parts.pictures import embed
 from reports.queries import Answer, Row
 from storage.errors import InputError
-from storage.runs.run import Plan, Run
+from storage.runs.plan import Plan
+from storage.runs.run import Run
 
 KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
 """The pictures of a sample: what ends their file names, and what a reader knows them as."""

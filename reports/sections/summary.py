@@ -11,7 +11,9 @@ from reports.parts.blocks import Block, Column, Table, tabulate
 from reports.parts.formats import UNDEFINED, count, decimal, duration, file_size, moment, percent, plural, power
 from reports.queries import Answer, Row
 from storage.datasets.dataset import say_empty, say_passed_over
-from storage.runs.run import ConservedRelevance, Examination, Manifest, Plan, Run, Trigger
+from storage.runs.manifest import Manifest
+from storage.runs.plan import ConservedRelevance, Examination, Plan, Trigger
+from storage.runs.run import Run
 
 COMPLETE = "complete"
 WITH_FAILURES = "complete with failures"

@@ -20,12 +20,13 @@ from storage.filesystems import (
     remove_tree,
 )
 from storage.json_records import Count, Inside, Name, Record, Seconds, read_record
-from storage.runs.run import Run, Shard
+from storage.runs.plan import Unit
+from storage.runs.run import Run
 
 THREADS = 8
 """That read what was committed: in S3 most of the time is waiting."""
 
-FaultOf = Callable[[Shard, "Commit"], str | None]
+FaultOf = Callable[[Unit, "Commit"], str | None]
 """What is wrong with the files of a shard's attempt, in words; None where they are as they were committed."""
 
 
@@ -45,7 +46,7 @@ class Commit(Record):
     is_set_aside: bool = False
 
 
-def open_attempt(run: Run, shard: Shard) -> Path:
+def open_attempt(run: Run, shard: Unit) -> Path:
     """A folder of its own, on this machine, for one try at a shard; `leave_attempt` when it was made."""
     if is_remote(run.store):
         return Path(tempfile.mkdtemp(prefix=f"{shard.index:05d}-"))
@@ -61,7 +62,7 @@ def leave_attempt(run: Run, attempt: Path) -> None:
 
 
 def commit_attempt(
-    run: Run, attempt: Path, shard: Shard, processed: int, failed: int, duration: float, is_set_aside: bool = False
+    run: Run, attempt: Path, shard: Unit, processed: int, failed: int, duration: float, is_set_aside: bool = False
 ) -> bool:
     """Makes an attempt the shard's result; False, and the attempt is discarded, where another was first."""
     files = {}
@@ -113,7 +114,7 @@ def ensure_folders(run: Run) -> None:
             folder.mkdir(exist_ok=True)
 
 
-def sound_commits(run: Run, shards: Sequence[Shard], fault_of: FaultOf) -> tuple[dict[int, Commit], list[str]]:
+def sound_commits(run: Run, shards: Sequence[Unit], fault_of: FaultOf) -> tuple[dict[int, Commit], list[str]]:
     """The commits that are as they were written, by shard, and what is wrong with the others, a sentence each.
 
     The others are removed: their shards are to be computed again. Only to be called by who holds the run.
@@ -138,7 +139,7 @@ def sound_commits(run: Run, shards: Sequence[Shard], fault_of: FaultOf) -> tuple
     return {commit.shard: commit for commit in commits}, faults
 
 
-def commit_fault(shards: Sequence[Shard], commit: Commit) -> str | None:
+def commit_fault(shards: Sequence[Unit], commit: Commit) -> str | None:
     """What is wrong with a commit by itself, in words."""
     if commit.shard >= len(shards):
         return f"it is of shard {commit.shard}, and there are {len(shards)}"

@@ -8,7 +8,8 @@ from storage.evidence import EVIDENCE_SUMS, cell_grid
 from storage.filesystems import hash_file
 from storage.maps import shard_files
 from storage.runs.commits import Commit
-from storage.runs.run import Plan, Run, Shard
+from storage.runs.plan import Plan, Unit
+from storage.runs.run import Run
 from storage.tables import PER_SHARD, read_table
 
 MAPS = "maps.zarr"
@@ -23,7 +24,7 @@ def map_places(shard: int) -> dict[str, str]:
     return {f"{MAPS}/{local}": published for local, published in places}
 
 
-def part_fault(run: Run, plan: Plan, shard: Shard, commit: Commit) -> str | None:
+def part_fault(run: Run, plan: Plan, shard: Unit, commit: Commit) -> str | None:
     """What is wrong with the files of a committed shard, in words; None where they are as they were committed.
 
     Maps that were moved into the run's arrays, before a crash, are looked for there.
@@ -50,7 +51,7 @@ def part_fault(run: Run, plan: Plan, shard: Shard, commit: Commit) -> str | None
         return f"its tables cannot be read ({str(error).splitlines()[0]})"
 
 
-def content_fault(run: Run, plan: Plan, shard: Shard, commit: Commit) -> str | None:
+def content_fault(run: Run, plan: Plan, shard: Unit, commit: Commit) -> str | None:
     """The same of what is in its tables."""
     attempt, classes = run.attempts / commit.attempt, len(plan.class_names)
     tables = {name: read_table(attempt / f"{name}.parquet") for name in PER_SHARD}

@@ -13,7 +13,9 @@ from storage.errors import InputError
 from storage.filesystems import create_file, files_below, is_remote, readable, sweep_tree
 from storage.operators import REFUSED, last_used
 from storage.runs.lock import hold_alone, is_held
-from storage.runs.run import PREVIOUS, Plan, Run, list_runs, published_runs, readable_plan
+from storage.runs.lookup import PREVIOUS, list_runs, published_runs
+from storage.runs.plan import Plan
+from storage.runs.run import Run, readable_plan
 from storage.tables import SCHEMAS
 
 TRASH = "trash"

@@ -11,7 +11,9 @@ from storage.errors import InputError
 from storage.filesystems import HALF, files_below, hash_file
 from storage.maps import describe_maps
 from storage.runs.commits import read_commits
-from storage.runs.run import Manifest, Plan, Run, read_manifest, read_plan
+from storage.runs.manifest import Manifest
+from storage.runs.plan import Plan
+from storage.runs.run import Run, read_manifest, read_plan
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 
 EVERY_FILE_SINCE = 6

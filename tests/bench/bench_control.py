@@ -34,7 +34,10 @@ from storage.aggregates import gather
 from storage.datasets import Dataset
 from storage.maps import CHUNK_SAMPLES, MapShape
 from storage.runs.commits import read_commits, sweep_orphans
-from storage.runs.run import Manifest, Plan, Run, Shard, create_run, find_unfinished, hash_file, publish
+from storage.runs.lookup import find_unfinished
+from storage.runs.manifest import Manifest
+from storage.runs.plan import Plan, Unit
+from storage.runs.run import Run, create_run, hash_file, publish
 from storage.tables import SCHEMAS, write_table
 from tests.reports.stores import SMALL, make_plan, response, sample
 
@@ -65,7 +68,7 @@ class Costs:
     peak_bytes: int
 
 
-def noop_shard(run: Run, shape: MapShape, shard: Shard) -> dict[str, float]:
+def noop_shard(run: Run, shape: MapShape, shard: Unit) -> dict[str, float]:
     """Commits samples of one pixel by what commits a real shard; returns the seconds that took."""
     started = time.perf_counter()
     samples, responses = first_rows()
@@ -122,7 +125,7 @@ def measure(shards: int, folder: Path) -> Costs:
     worked = 0.0
     with open_cluster(ComputeSection(workers=WORKERS, threads=1)) as cluster, Client(cluster, set_as_default=False) as client:
 
-        def submit(shard: Shard) -> Any:
+        def submit(shard: Unit) -> Any:
             nonlocal held, tasks
             key = f"{run.run_id}-{shard.index:05d}-0"
             future = client.submit(noop_shard, run, shape, shard, key=key, pure=False)
@@ -163,7 +166,7 @@ def measure(shards: int, folder: Path) -> Costs:
     )
 
 
-def resume(run: Run, plan: Plan) -> tuple[float, list[Shard]]:
+def resume(run: Run, plan: Plan) -> tuple[float, list[Unit]]:
     """Seconds in which a run that was cut off finds what is left to do, and what that is."""
     started = time.perf_counter()
     assert find_unfinished(run.store, plan) == run

@@ -38,7 +38,9 @@ from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.evidence import cell_pixels, mean_evidence, write_sums
 from storage.maps import MapShape, shard_files, write_shard
 from storage.runs.commits import Commit, open_attempt
-from storage.runs.run import Manifest, Plan, Run, Shard, create_run, files_below, publish
+from storage.runs.manifest import Manifest
+from storage.runs.plan import Plan, Unit
+from storage.runs.run import Run, create_run, files_below, publish
 from storage.sql.read_only import connect, select
 from storage.tables import SCHEMAS, compact, write_table
 from tests.bench.bench_control import memory, resume
@@ -255,7 +257,7 @@ def make_tables(store: Path, classes: int, kept: int, table: Table) -> tuple[Run
     return run, plan
 
 
-def make_samples(generator: np.random.Generator, shard: Shard, classes: int) -> pa.Table:
+def make_samples(generator: np.random.Generator, shard: Unit, classes: int) -> pa.Table:
     count = shard.stop - shard.start
     label = generator.integers(classes, size=count)
     prediction = np.where(generator.random(count) < 0.8, label, near(generator, label, classes))
@@ -277,7 +279,7 @@ def near(generator: np.random.Generator, label: np.ndarray, classes: int) -> np.
     return (label + generator.geometric(0.1, size=len(label))) % classes
 
 
-def make_responses(generator: np.random.Generator, shard: Shard, classes: int, kept: int) -> pa.Table:
+def make_responses(generator: np.random.Generator, shard: Unit, classes: int, kept: int) -> pa.Table:
     count = shard.stop - shard.start
     chosen = np.argsort(generator.random((count, classes)), axis=1)[:, :kept]
     known = {"sample_index": np.repeat(np.arange(shard.start, shard.stop), kept), "class_index": np.sort(chosen, axis=1).ravel()}

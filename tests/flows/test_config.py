@@ -21,7 +21,8 @@ from flows.config import OF_KUBERNETES, PREFIX, AuditConfig, known_keys, load_co
 from reports.gates.gates import Gate
 from storage.errors import InputError
 from storage.models.model import ModelSpec
-from storage.runs.run import Plan, Run, create_run
+from storage.runs.plan import Plan
+from storage.runs.run import Run, create_run
 
 FLOWS = Path(__file__).parents[2] / "flows"
 

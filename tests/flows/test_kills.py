@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from storage.runs.commits import read_commits
-from storage.runs.run import list_runs, published_runs
+from storage.runs.lookup import list_runs, published_runs
 from tests.flows.conftest import DEMO, MODEL, clear_audit
 from tests.flows.test_survival import assert_same
 

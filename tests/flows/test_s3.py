@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from storage.filesystems import files_below, hash_file
-from storage.runs.run import Run, list_runs, published_runs, read_manifest
+from storage.runs.lookup import list_runs, published_runs
+from storage.runs.run import Run, read_manifest
 from storage.runs.verification import verify
 from storage.tables import SCHEMAS
 from tests.flows.conftest import clear_audit

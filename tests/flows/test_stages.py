@@ -17,7 +17,8 @@ import pytest
 
 from reports.pages.report import render
 from storage.filesystems import files_below, is_remote, remote
-from storage.runs.run import Run, list_runs, published_runs
+from storage.runs.lookup import list_runs, published_runs
+from storage.runs.run import Run
 from storage.runs.verification import verify
 from storage.tables import SCHEMAS
 from tests.flows.conftest import clear_audit

@@ -14,7 +14,9 @@ from flows.runtime.worker import Work
 from storage.datasets import open_dataset
 from storage.maps import MapShape
 from storage.runs.commits import read_commits
-from storage.runs.run import Run, Shard, create_run, published_runs, read_plan
+from storage.runs.lookup import published_runs
+from storage.runs.plan import Unit
+from storage.runs.run import Run, create_run, read_plan
 from storage.tables import PER_SHARD, SCHEMAS
 from tests.flows.conftest import Digits, clear_audit, write_deadly, write_idx
 
@@ -63,7 +65,7 @@ def test_a_shard_that_is_set_aside_has_empty_maps_and_a_failure_a_sample(digits_
     plan = read_plan_of(tmp_path)
     dataset = open_dataset(digits_work.dataset)
     shape = MapShape(300, 28, 28, 64)
-    assert set_aside(plan, shape, Shard(4, 256, 300), dataset, "it kills") == {"processed": 0, "failed": 44}
+    assert set_aside(plan, shape, Unit(4, 256, 300), dataset, "it kills") == {"processed": 0, "failed": 44}
     commit = read_commits(plan)[4]
     assert commit.is_set_aside
     folder = plan.attempts / commit.attempt
@@ -141,10 +143,10 @@ def test_a_worker_that_was_presumed_dead_cannot_spoil_a_finished_run(finished: P
     before = {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()}
     run.attempts.mkdir()
     dataset = open_dataset(digits_work.dataset)
-    set_aside(run, MapShape(300, 28, 28, 64), Shard(0, 0, 64), dataset, "late")
+    set_aside(run, MapShape(300, 28, 28, 64), Unit(0, 0, 64), dataset, "late")
     assert {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()} == before
     assert list(run.attempts.iterdir()) == []
     run.attempts.rmdir()
     with pytest.raises(FileNotFoundError):
-        set_aside(run, MapShape(300, 28, 28, 64), Shard(0, 0, 64), dataset, "later")
+        set_aside(run, MapShape(300, 28, 28, 64), Unit(0, 0, 64), dataset, "later")
     assert {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()} == before

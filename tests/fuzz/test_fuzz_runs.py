@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from storage.errors import InputError
 from storage.runs.commits import read_commits
-from storage.runs.run import Run, find_reference, find_run, find_unfinished, list_runs, published_runs, read_manifest, read_plan
+from storage.runs.lookup import find_reference, find_run, find_unfinished, list_runs, published_runs
+from storage.runs.run import Run, read_manifest, read_plan
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_json
 

@@ -16,7 +16,9 @@ from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows,
 from storage.evidence import mean_evidence, write_sums
 from storage.filesystems import create_file, put_folder, replace_file, scratch
 from storage.runs.commits import Commit
-from storage.runs.run import Examination, Manifest, Plan, Run, create_run, publish
+from storage.runs.manifest import Manifest
+from storage.runs.plan import Examination, Plan
+from storage.runs.run import Run, create_run, publish
 from storage.sql.read_only import connect, select
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 from storage.filesystems import files_below
-from storage.runs.run import Manifest, Plan, Run
+from storage.runs.manifest import Manifest
+from storage.runs.plan import Plan
+from storage.runs.run import Run
 from storage.tables import SCHEMA_VERSION, SCHEMAS, write_table
 
 MakePlan = Callable[..., Plan]

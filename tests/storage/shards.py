@@ -12,7 +12,8 @@ import pyarrow as pa
 from storage.evidence import EVIDENCE_SUMS, write_sums
 from storage.maps import MapShape, write_shard
 from storage.runs.commits import commit_attempt, leave_attempt, open_attempt
-from storage.runs.run import Plan, Run, create_run
+from storage.runs.plan import Plan
+from storage.runs.run import Run, create_run
 from storage.tables import SCHEMAS, write_table
 
 MakePlan = Callable[..., Plan]

@@ -10,7 +10,7 @@ from storage.datasets import DatasetSpec, open_dataset
 from storage.errors import InputError
 from storage.json_records import read_record
 from storage.models.weights import read_weights
-from storage.runs.run import Plan
+from storage.runs.plan import Plan
 
 
 def test_an_address_that_nothing_reads_is_named(tmp_path: Path) -> None:

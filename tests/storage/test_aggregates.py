@@ -17,7 +17,8 @@ from storage.errors import InputError
 from storage.filesystems import put_files, readable, remote, remove_tree, scratch
 from storage.maps import open_maps
 from storage.runs.commits import read_commits
-from storage.runs.run import Plan, Run
+from storage.runs.plan import Plan
+from storage.runs.run import Run
 from storage.tables import SCHEMAS
 from tests.storage.shards import CLASSES, META, STARTED, Row, Work, build
 

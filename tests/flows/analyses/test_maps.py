@@ -24,7 +24,8 @@ from storage.datasets import DatasetSpec
 from storage.maps import MapShape
 from storage.models.model import load_model
 from storage.runs.commits import read_commits
-from storage.runs.run import Run, Shard
+from storage.runs.plan import Unit
+from storage.runs.run import Run
 from tests.flows.conftest import Digits, write_idx
 
 
@@ -70,7 +71,7 @@ def test_each_hostile_sample_is_one_row_of_failures(
     run.attempts.mkdir(parents=True)
     run.commits.mkdir()
 
-    counts = audit_shard("digits", run, MapShape(10, 28, 28, 16), None, Shard(0, 0, 10))
+    counts = audit_shard("digits", run, MapShape(10, 28, 28, 16), None, Unit(0, 0, 10))
 
     assert counts == {"processed": 2, "failed": len(HOSTILE)}
     attempt = run.attempts / read_commits(run)[0].attempt
@@ -116,7 +117,7 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
     def rows(work: Work, shard: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
         worker = AuditWorker(work)
         monkeypatch.setattr(flows.analyses.maps, "this_worker", lambda key: worker)
-        counts = audit_shard("digits", run, MapShape(16, 28, 28, 16), None, Shard(shard, 0, 16))
+        counts = audit_shard("digits", run, MapShape(16, 28, 28, 16), None, Unit(shard, 0, 16))
         attempt = run.attempts / read_commits(run)[shard].attempt
         measured, failed = (pq.read_table(attempt / f"{name}.parquet").to_pylist() for name in ("samples", "failures"))
         assert counts == {"processed": len(measured), "failed": len(failed)}
@@ -159,7 +160,7 @@ def test_an_image_whose_scores_are_not_finite_is_a_failure(
         run = Run(tmp_path / name, "run")
         run.attempts.mkdir(parents=True)
         run.commits.mkdir()
-        counts = audit_shard("digits", run, MapShape(6, 28, 28, 16), None, Shard(0, 0, 6))
+        counts = audit_shard("digits", run, MapShape(6, 28, 28, 16), None, Unit(0, 0, 6))
         attempts[name] = run.attempts / read_commits(run)[0].attempt
     assert counts == {"processed": 6, "failed": 0}
 

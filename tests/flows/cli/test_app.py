@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from storage.runs.run import published_runs, read_manifest
+from storage.runs.lookup import published_runs
+from storage.runs.run import read_manifest
 from tests.flows.conftest import MODEL, Digits, write_idx
 from tests.reports.stores import SMALL, make_store
 

@@ -25,7 +25,9 @@ from storage.maps import open_maps
 from storage.models.model import ModelSpec, load_model
 from storage.runs.commits import read_commits
 from storage.runs.lock import hold
-from storage.runs.run import Run, Trigger, list_runs, published_runs, read_manifest, read_plan
+from storage.runs.lookup import list_runs, published_runs
+from storage.runs.plan import Trigger
+from storage.runs.run import Run, read_manifest, read_plan
 from storage.runs.verification import verify
 from storage.sql.read_only import connect, select
 from storage.tables import SCHEMAS, write_table

@@ -25,7 +25,8 @@ from flows.runtime.progress import Listener
 from reports.gates.gates import Gate, Judgement
 from reports.gates.gates import Outcome as GateOutcome
 from storage.errors import InputError
-from storage.runs.run import Run, published_runs
+from storage.runs.lookup import published_runs
+from storage.runs.run import Run
 from tests.flows.conftest import clear_audit
 
 SECRET = "T0K3N"

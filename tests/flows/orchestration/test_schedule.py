@@ -31,7 +31,8 @@ from flows.orchestration.audit import Outcome
 from flows.runtime.progress import Listener
 from reports.gates.gates import Gate, Judgement
 from reports.gates.gates import Outcome as GateOutcome
-from storage.runs.run import Run, list_runs, published_runs, read_manifest, read_plan
+from storage.runs.lookup import list_runs, published_runs
+from storage.runs.run import Run, read_manifest, read_plan
 
 WAIT_SECS = 120
 

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from flows.orchestration.trigger import find_trigger
-from storage.runs.run import Trigger
+from storage.runs.plan import Trigger
 
 found: list[Trigger] = []
 DUE = datetime(2026, 11, 21, 3, tzinfo=UTC)

@@ -19,7 +19,7 @@ from flows.runtime import cluster
 from flows.runtime.cluster import Cluster
 from flows.runtime.submit import drive
 from flows.runtime.worker import Work
-from storage.runs.run import list_runs, published_runs
+from storage.runs.lookup import list_runs, published_runs
 from tests.flows.conftest import Digits, clear_audit, write_idx
 from tests.flows.test_survival import assert_same
 

@@ -14,7 +14,8 @@ from auditor.colour_maps import PERCENTILE
 from flows.cli.app import app
 from flows.stages.comparison import draw_flips
 from reports.comparison import Comparison, Flip, compare
-from storage.runs.run import Run, published_runs
+from storage.runs.lookup import published_runs
+from storage.runs.run import Run
 
 
 @pytest.fixture

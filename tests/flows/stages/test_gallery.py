@@ -20,7 +20,8 @@ from reports.parts.cards import KINDS, picture_path
 from storage.datasets import open_dataset
 from storage.datasets.preparation import normalize, prepare
 from storage.models.model import load_model
-from storage.runs.run import Run, published_runs
+from storage.runs.lookup import published_runs
+from storage.runs.run import Run
 from tests.reports.page import parse
 
 

@@ -18,7 +18,9 @@ from flows.runtime.worker import AuditWorker, Work
 from flows.stages.plan import Planned, draft_plan, plan_run, say_missing
 from storage.datasets import DatasetSpec, open_dataset
 from storage.errors import InputError
-from storage.runs.run import Trigger, list_runs, read_plan
+from storage.runs.lookup import list_runs
+from storage.runs.plan import Trigger
+from storage.runs.run import read_plan
 
 TRIGGER = Trigger(kind="python", flow_run_id="f0")
 

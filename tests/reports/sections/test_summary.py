@@ -12,7 +12,9 @@ import pytest
 from reports.pages.report import render
 from reports.queries import ask
 from reports.sections import summary
-from storage.runs.run import ConservedRelevance, Examination, Run, Trigger, published_runs, read_manifest, read_plan
+from storage.runs.lookup import published_runs
+from storage.runs.plan import ConservedRelevance, Examination, Trigger
+from storage.runs.run import Run, read_manifest, read_plan
 from storage.sql.read_only import connect
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, SMALL, Content, make_store, sample

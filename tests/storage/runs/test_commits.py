@@ -11,7 +11,8 @@ import pytest
 from storage.errors import InputError
 from storage.filesystems import hash_file
 from storage.runs.commits import commit_attempt, ensure_folders, open_attempt, read_commits, sound_commits, sweep_orphans
-from storage.runs.run import Plan, Run, Shard, create_run, read_plan
+from storage.runs.plan import Plan, Unit
+from storage.runs.run import Run, create_run, read_plan
 
 MakePlan = Callable[..., Plan]
 FilesOf = Callable[[Path], dict[str, str]]
@@ -24,7 +25,7 @@ def run(store_place: Path, make_plan: MakePlan) -> Run:
     return create_run(store_place, make_plan())
 
 
-def attempt_with(run: Run, shard: Shard, **files: str) -> Path:
+def attempt_with(run: Run, shard: Unit, **files: str) -> Path:
     attempt = open_attempt(run, shard)
     for name, content in files.items():
         path = attempt / name.replace("__", "/")
@@ -34,7 +35,7 @@ def attempt_with(run: Run, shard: Shard, **files: str) -> Path:
 
 
 def test_a_commit_holds_what_was_done_and_the_hashes_of_its_files(run: Run) -> None:
-    shard = Shard(2, 32, 40)
+    shard = Unit(2, 32, 40)
     attempt = attempt_with(run, shard, samples="abc", maps__c__0="", maps__deep__down="x" * 3_000_000)
     assert commit_attempt(run, attempt, shard, 7, 1, 1.23456)
     assert json.loads((run.commits / "00002.json").read_text()) == {
@@ -56,7 +57,7 @@ def test_a_commit_holds_what_was_done_and_the_hashes_of_its_files(run: Run) -> N
 
 
 def test_the_second_attempt_at_a_shard_is_discarded(run: Run, files_of: FilesOf) -> None:
-    shard = Shard(0, 0, 16)
+    shard = Unit(0, 0, 16)
     first, second = attempt_with(run, shard, samples="first"), attempt_with(run, shard, samples="second")
     assert first != second
     assert commit_attempt(run, first, shard, 16, 0, 1)
@@ -69,7 +70,7 @@ def test_the_second_attempt_at_a_shard_is_discarded(run: Run, files_of: FilesOf)
 
 
 def test_of_many_attempts_at_once_exactly_one_is_committed(run: Run) -> None:
-    shard, barrier, results = Shard(1, 16, 32), threading.Barrier(8), {}
+    shard, barrier, results = Unit(1, 16, 32), threading.Barrier(8), {}
     attempts = [attempt_with(run, shard, samples=str(number)) for number in range(8)]
 
     def commit(attempt: Path) -> None:
@@ -88,22 +89,22 @@ def test_of_many_attempts_at_once_exactly_one_is_committed(run: Run) -> None:
 
 def test_commits_are_read_by_shard(run: Run) -> None:
     for index in (10, 2):
-        shard = Shard(index, 0, 1)
+        shard = Unit(index, 0, 1)
         commit_attempt(run, attempt_with(run, shard, samples="x"), shard, index, 0, 1)
     assert {index: commit.processed_count for index, commit in read_commits(run).items()} == {2: 2, 10: 10}
 
 
 @ON_DISK
 def test_a_commit_under_another_ones_name_is_refused(run: Run) -> None:
-    attempt = open_attempt(run, Shard(1, 16, 32))
-    commit_attempt(run, attempt, Shard(1, 16, 32), 16, 0, 1)
+    attempt = open_attempt(run, Unit(1, 16, 32))
+    commit_attempt(run, attempt, Unit(1, 16, 32), 16, 0, 1)
     (run.commits / "00001.json").rename(run.commits / "00000.json")
     with pytest.raises(InputError, match=r"00000\.json' is of shard 1 of run"):
         read_commits(run)
 
 
 def test_what_ended_work_left_is_swept_and_what_is_committed_stays(run: Run, files_of: FilesOf) -> None:
-    shard = Shard(0, 0, 16)
+    shard = Unit(0, 0, 16)
     commit_attempt(run, attempt_with(run, shard, samples="abc"), shard, 16, 0, 1.0)
     before = files_of(run.folder)
     attempt_with(run, shard, samples="half")

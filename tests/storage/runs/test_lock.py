@@ -15,7 +15,9 @@ from storage.filesystems import replace_file
 from storage.runs import lease
 from storage.runs.lease import Lease
 from storage.runs.lock import hold, is_held
-from storage.runs.run import Manifest, Plan, Run, create_run, publish
+from storage.runs.manifest import Manifest
+from storage.runs.plan import Plan
+from storage.runs.run import Run, create_run, publish
 
 HOLD = """
 import sys, time

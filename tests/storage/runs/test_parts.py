@@ -15,7 +15,7 @@ from storage.aggregates import gather
 from storage.filesystems import hash_file, is_remote, readable
 from storage.runs.commits import Commit, read_commits, sound_commits
 from storage.runs.parts import TABLES, map_places, part_fault
-from storage.runs.run import Plan
+from storage.runs.plan import Plan
 from storage.tables import write_table
 from tests.storage.shards import Work, build
 

@@ -19,8 +19,9 @@ from storage.filesystems import files_below, make_folder, remote, replace_file, 
 from storage.operators import last_used, mark_used, remove_operator
 from storage.runs import retention
 from storage.runs.lock import hold
+from storage.runs.lookup import list_runs, published_runs
 from storage.runs.retention import removable, remove, sweep, unused_operators
-from storage.runs.run import Run, create_run, list_runs, published_runs
+from storage.runs.run import Run, create_run
 from storage.tables import write_table
 from tests.reports.stores import PLANNED, SMALL, Content, make_plan, make_store
 

@@ -14,27 +14,10 @@ from hypothesis import strategies as st
 from storage.errors import InputError
 from storage.filesystems import replace_file
 from storage.runs.commits import commit_attempt, open_attempt, read_commits
-from storage.runs.run import (
-    ConservedRelevance,
-    Examination,
-    Manifest,
-    Plan,
-    Run,
-    Shard,
-    Trigger,
-    create_run,
-    find_resumable,
-    find_run,
-    find_unfinished,
-    id_after,
-    list_runs,
-    new_run_id,
-    publish,
-    published_runs,
-    read_manifest,
-    read_plan,
-    what_changed,
-)
+from storage.runs.lookup import find_resumable, find_run, find_unfinished, id_after, list_runs, published_runs, what_changed
+from storage.runs.manifest import Manifest
+from storage.runs.plan import ConservedRelevance, Examination, Plan, Trigger, Unit
+from storage.runs.run import Run, create_run, new_run_id, publish, read_manifest, read_plan
 from storage.tables import SCHEMA_VERSION
 
 MakePlan = Callable[..., Plan]
@@ -55,7 +38,7 @@ def test_shards_cover_the_samples_once_and_in_order(make_plan: MakePlan, samples
 
 
 def test_shards_of_forty_samples(make_plan: MakePlan) -> None:
-    assert make_plan().shards() == [Shard(0, 0, 16), Shard(1, 16, 32), Shard(2, 32, 40)]
+    assert make_plan().shards() == [Unit(0, 0, 16), Unit(1, 16, 32), Unit(2, 32, 40)]
 
 
 def test_records_of_an_older_version_are_read() -> None:
@@ -169,7 +152,7 @@ def test_a_writer_that_dies_leaves_nothing_that_is_read(
     assert not list(tmp_path.rglob("*.json*"))
 
 
-def attempt_with(run: Run, shard: Shard, text: str) -> Path:
+def attempt_with(run: Run, shard: Unit, text: str) -> Path:
     attempt = open_attempt(run, shard)
     (attempt / "samples").write_text(text)
     return attempt
@@ -197,7 +180,7 @@ def test_a_plan_is_read_as_it_was_written_and_never_replaced(run: Run, make_plan
 
 
 def test_publishing_makes_a_run_visible_and_sweeps_its_attempts(run: Run, make_manifest: MakeManifest) -> None:
-    shard = Shard(0, 0, 16)
+    shard = Unit(0, 0, 16)
     commit_attempt(run, attempt_with(run, shard, "x"), shard, 16, 0, 1)
     attempt_with(run, shard, "never committed")
     assert published_runs(run.store) == []
@@ -216,7 +199,7 @@ def test_a_run_is_published_once(run: Run, make_manifest: MakeManifest) -> None:
 
 
 def test_reading_a_published_run_again_writes_nothing(run: Run, make_manifest: MakeManifest, files_of: FilesOf) -> None:
-    shard = Shard(0, 0, 16)
+    shard = Unit(0, 0, 16)
     commit_attempt(run, attempt_with(run, shard, "x"), shard, 16, 0, 1)
     finish(run, make_manifest)
     before = files_of(run.store)
@@ -333,7 +316,7 @@ def test_a_run_of_other_work_is_not_resumed(run: Run, make_plan: MakePlan, chang
     ],
 )
 def test_a_damaged_record_is_named(run: Run, make_manifest: MakeManifest, damage: Callable[[str], str]) -> None:
-    shard = Shard(0, 0, 16)
+    shard = Unit(0, 0, 16)
     commit_attempt(run, attempt_with(run, shard, "x"), shard, 16, 0, 1)
     finish(run, make_manifest)
     records: list[tuple[Path, Callable[[Run], object]]] = [
@@ -374,9 +357,9 @@ def change(path: Path, **changes: Any) -> None:
 @ON_DISK
 @pytest.mark.parametrize("name", [*OUTSIDE, "a/b"])
 def test_a_record_that_names_what_is_outside_is_refused(run: Run, name: str, make_manifest: MakeManifest) -> None:
-    attempt = open_attempt(run, Shard(0, 0, 16))
+    attempt = open_attempt(run, Unit(0, 0, 16))
     (attempt / "a").write_text("b")
-    commit_attempt(run, attempt, Shard(0, 0, 16), 16, 0, 1)
+    commit_attempt(run, attempt, Unit(0, 0, 16), 16, 0, 1)
     change(run.commits / "00000.json", attempt=name)
     with pytest.raises(InputError, match=r"00000\.json' is not a commit of this version: attempt: "):
         read_commits(run)

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from storage.filesystems import files_below, hash_file, put_folder, scratch
 from storage.maps import MapShape, create_maps
+from storage.runs.lookup import published_runs
 from storage.runs.retention import sweep
-from storage.runs.run import Run, published_runs, read_manifest, read_plan
+from storage.runs.run import Run, read_manifest, read_plan
 from storage.runs.verification import Verification, verify
 from storage.tables import write_table
 from tests.reports.stores import SMALL, make_store
