@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from flows.analyses import ANALYSES
+from flows.analyses.analysis import Job, Options
 from reports.gates.gates import BUILT_IN, Gate
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
@@ -20,7 +22,7 @@ from storage.json_records import read_record
 from storage.models.model import ModelSpec
 from storage.runs.lookup import PREVIOUS
 from storage.runs.plan import Plan
-from storage.runs.run import Run, read_plan
+from storage.runs.run import MAPS, Run, read_plan
 
 PREFIX = "CLEAR_AUDIT_"
 OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)?)")
@@ -35,6 +37,10 @@ CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECAS
 
 PATHS = (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("model", "program"))
 ADDRESSES = (*PATHS, ("compute", "cluster"))
+
+
+OPTIONS = {name: analysis.options for name, analysis in ANALYSES.items() if name != MAPS}
+"""Of the analyses beside the maps, whose options are sections of the config."""
 
 
 class Section(BaseModel):
@@ -204,7 +210,17 @@ class AuditConfig(Section):
     about: AboutSection = AboutSection()
     notify: NotifySection = Field(default=NotifySection(), exclude=True)
     gates: tuple[GateSection, ...] = ()
+    analyses: dict[str, SerializeAsAny[Options]] = Field(default={}, validate_default=True)
     folder: str = "."
+
+    @field_validator("analyses", mode="plain")
+    @classmethod
+    def check_analyses(cls, given: Any) -> dict[str, Options]:
+        """Of each analysis that the config says nothing of, the options are those by default."""
+        found = {name: given.get(name, {}) for name in OPTIONS}
+        return {
+            name: value if isinstance(value, Options) else OPTIONS[name].model_validate(value) for name, value in found.items()
+        }
 
     @model_validator(mode="after")
     def check_gate_names(self) -> "AuditConfig":
@@ -242,12 +258,20 @@ class AuditConfig(Section):
         return ModelSpec(**self.model.model_dump(), search_path=self.folder)
 
     @property
+    def jobs(self) -> list[Job]:
+        """The analyses that the audit has, with their options, in the order in which they are done."""
+        further = [Job(ANALYSES[name], options) for name, options in self.analyses.items() if options.run]
+        return [Job(ANALYSES[MAPS], Options()), *further]
+
+    @property
     def config_hash(self) -> str:
         """SHA-256 of what decides the result, to the last bit: not where it is computed, nor how it is judged and shown.
 
         Whether a run folds changes how its sums are rounded, so `compute.operator_gb`, which decides that, belongs to it.
         """
         whole = {"folder": True, "limits": True, "report": True, "about": True, "gates": True, "reference": True}
+        # Each analysis hashes its own.
+        whole |= {"analyses": True}
         facts = self.model_dump(mode="json", exclude=whole | {"compute": {"cluster", "workers", "threads", "shard_tries"}})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -268,16 +292,30 @@ def load_config(path: Path, settings: Sequence[str] = (), environment: Mapping[s
         target[key] = value
     if path.suffix == ".json":
         folder = Path(values.pop("folder"))
-    elif "folder" in values:
-        raise InputError(f"config '{path}': unknown key 'folder'; paths are relative to the config file")
+    elif own := {"folder", "analyses"} & values.keys():
+        hints = {"folder": "paths are relative to the config file", "analyses": f"their sections are {', '.join(OPTIONS)}"}
+        key = max(own)
+        raise InputError(f"config '{path}': unknown key '{key}'; {hints[key]}")
     else:
         # One name for it, from wherever it is named: what is planned is known again by it.
         folder = Path(os.path.realpath(path.parent))
     resolve_paths(values, folder)
+    values["analyses"] = values.get("analyses", {}) | {name: values.pop(name) for name in OPTIONS if name in values}
+    check_options(path, values["analyses"])
     try:
         return AuditConfig.model_validate_json(json.dumps(values | {"folder": str(folder)}, default=str))
     except ValidationError as error:
         raise InputError(f"config '{path}': " + "; ".join(explain(item) for item in error.errors())) from error
+
+
+def check_options(path: Path, given: dict[str, Any]) -> None:
+    """Raises InputError where the section of an analysis is not as it must be."""
+    for name, options in OPTIONS.items():
+        try:
+            options.model_validate_json(json.dumps(given.get(name, {}), default=str))
+        except ValidationError as error:
+            faults = [explain({**item, "loc": (name, *item["loc"])}) for item in error.errors()]
+            raise InputError(f"config '{path}': " + "; ".join(faults)) from error
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -319,8 +357,11 @@ def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             keys |= {f"{name}.{key}": inner for key, inner in known_keys(kind).items()}
-        elif name != "folder":
+        elif name not in ("folder", "analyses"):
             keys[name] = kind
+    if section is AuditConfig:
+        for name, options in OPTIONS.items():
+            keys |= {f"{name}.{key}": field.annotation for key, field in options.model_fields.items()}
     return keys
 
 

@@ -1,21 +1,17 @@
-"""The tables that are aggregated from samples, and the joining of shards into a run's arrays and tables."""
+"""The tables of `maps`: what its shards write, and what is aggregated from samples."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from storage.errors import InputError
-from storage.evidence import EVIDENCE_SUMS, mean_evidence
-from storage.filesystems import files_below, hash_file, publish_files, put_files, put_folder, readable, scratch
-from storage.maps import MapShape, create_maps
+from storage.joins import Aggregate, Append, Table, place_rows
 from storage.runs.commits import Commit
-from storage.runs.parts import map_places
 from storage.runs.plan import Plan
 from storage.runs.run import Run
 from storage.sql.read_only import connect, select
-from storage.tables import PER_SHARD, SCHEMAS, compact, write_table
+from storage.tables import PER_SHARD, SCHEMAS
 
 if TYPE_CHECKING:
     import duckdb
@@ -103,60 +99,22 @@ SELECT
 FROM samples
 """
 
+TABLES = (
+    *(Table(name, SCHEMAS[name], Append()) for name in PER_SHARD),
+    Table("class_stats", SCHEMAS["class_stats"], Aggregate(CLASS_STATS)),
+    Table("localization", SCHEMAS["localization"], Aggregate(LOCALIZATION)),
+    Table("confusion", SCHEMAS["confusion"], Aggregate(CONFUSION)),
+)
 
-def gather(
-    run: Run, plan: Plan, commits: dict[int, Commit], attributes: dict[str, Any], facts: dict[str, Any], now: datetime
-) -> dict[str, str]:
-    """Joins the committed shards into the run's arrays and tables, and aggregates; may be repeated after a crash.
 
-    commits: by shard, see `sound_commits`. attributes: written beside the arrays. facts: columns of the `runs` row that the plan
-    does not know.
-    Returns the SHA-256 of the arrays' files by path in the store. Raises InputError where a shard is not committed.
-    """
-    missing = [shard.index for shard in plan.shards() if shard.index not in commits]
-    if missing:
-        raise InputError(f"run '{run.run_id}' lacks {len(missing)} shards, first {missing[0]}: run it again to resume it")
-    ordered = [commits[shard.index] for shard in plan.shards()]
-    artefacts = gather_maps(run, plan, ordered, attributes)
-    for table in PER_SHARD:
-        parts = [run.attempts / commit.attempt / f"{table}.parquet" for commit in ordered]
-        place_table(run, table, lambda path, parts=parts: compact(parts, path, pq.read_schema(readable(parts[0]))))
+def place_run(run: Run, plan: Plan, commits: Sequence[Commit], facts: dict[str, Any], now: datetime) -> None:
+    """Writes the run's row of `runs`, whose other tables must be there. facts: its columns that the plan does not know."""
     connection = connect(run.store, [run.run_id], threads=1)
-    names = {"class_names": plan.class_names}
-    for table, sql in {"class_stats": CLASS_STATS, "localization": LOCALIZATION}.items():
-        place_rows(run, table, select(connection, sql, names))
-    place_rows(run, "confusion", select(connection, CONFUSION))
-    place_rows(run, "evidence", gather_evidence(run, plan, ordered))
-    place_rows(run, "runs", run_row(connection, plan, ordered, facts, now))
-    return artefacts
-
-
-def gather_maps(run: Run, plan: Plan, commits: list[Commit], attributes: dict[str, Any]) -> dict[str, str]:
-    """Moves each shard's files into the run's arrays. A shard that was moved before a crash is found moved."""
-    places, hashes = {}, {}
-    for commit in commits:
-        for local, published in map_places(commit.shard).items():
-            places[run.attempts / commit.attempt / local] = run.maps / published
-            hashes[run.maps / published] = commit.files[local]
-    with scratch(run.attempts) as folder:
-        made = folder / "maps"
-        create_maps(made, MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples), attributes)
-        hashes |= {run.maps / path.relative_to(made).as_posix(): hash_file(path) for path in files_below(made)}
-        put_folder(made, run.maps)
-    publish_files(places)
-    # What a crash left there, or somebody put there, would be read as the run's.
-    for path in [path for path in files_below(run.maps) if path not in hashes]:
-        path.unlink()
-    return {path.relative_to(run.store).as_posix(): digest for path, digest in hashes.items()}
-
-
-def gather_evidence(run: Run, plan: Plan, commits: list[Commit]) -> pa.Table:
-    parts = [run.attempts / commit.attempt / EVIDENCE_SUMS for commit in commits]
-    return mean_evidence(parts, plan.class_names, plan.height, plan.width)
+    place_rows(run, "runs", run_row(connection, plan, commits, facts, now))
 
 
 def run_row(
-    connection: "duckdb.DuckDBPyConnection", plan: Plan, commits: list[Commit], facts: dict[str, Any], now: datetime
+    connection: "duckdb.DuckDBPyConnection", plan: Plan, commits: Sequence[Commit], facts: dict[str, Any], now: datetime
 ) -> pa.Table:
     row = {
         "name": plan.name,
@@ -176,18 +134,3 @@ def run_row(
         **select(connection, RUN_MEANS).to_pylist()[0],
     }
     return pa.Table.from_pylist([row], schema=SCHEMAS["runs"])
-
-
-def place_rows(run: Run, table: str, rows: pa.Table) -> None:
-    schema = SCHEMAS[table]
-    place_table(run, table, lambda path: write_table(rows.select(schema.names).cast(schema), path))
-
-
-def place_table(run: Run, table: str, write: Any) -> None:
-    """Writes a table elsewhere and puts it in its place, alone, so that a reader never meets half of it, nor another's."""
-    place = run.table(table)
-    with scratch(run.attempts) as folder:
-        write(folder / f"{table}.parquet")
-        put_files({folder / f"{table}.parquet": place})
-    for path in [path for path in files_below(place.parent) if path != place]:
-        path.unlink()

@@ -132,6 +132,11 @@ HALF = re.compile(r"\..+-[0-9a-f]{8}")
 """What a file is called that is being made: a process that is killed leaves it behind, and nobody reads it."""
 
 
+def halves_in(folder: Path) -> list[Path]:
+    """The files of a folder that were being made when somebody was killed."""
+    return [path for path in folder.glob(".*") if HALF.fullmatch(path.name)]
+
+
 def create_file(path: Path, text: str) -> None:
     """Creates a file whole or not at all. Raises FileExistsError where it exists already.
 

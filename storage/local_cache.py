@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from storage.filesystems import is_remote, put_files, remote, scratch
-from storage.tables import SCHEMAS
 
 
 def cache_folder(store: Path) -> Path:
@@ -32,11 +31,11 @@ def local_store(store: Path, runs: Iterable[str]) -> Path:
     copies = {}
     for name, facts in filesystem.find(place, detail=True).items():
         table, run, file = (*name.removeprefix(place).lstrip("/").split("/"), "", "", "")[:3]
-        if table in SCHEMAS and run in wanted and file.endswith(".parquet"):
+        if run in wanted and file.endswith(".parquet"):
             copies[copy_path(mirror / "tables" / table / run / file, facts)] = facts
     fetch(filesystem, copies)
-    folders = [mirror / "tables" / table / run for table in SCHEMAS for run in wanted]
-    for path in {path for folder in folders for path in folder.glob("*.parquet")} - copies.keys():
+    there = {path for run in wanted for path in (mirror / "tables").glob(f"*/{run}/*.parquet")}
+    for path in there - copies.keys():
         path.unlink(missing_ok=True)
     return mirror
 

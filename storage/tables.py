@@ -6,10 +6,12 @@ metadata says what it is (`about`) and, for a score, which `direction` speaks fo
 
 Version 2 added columns to `runs`, and `samples.left_out_frac`; version 3 the table `gates`; version 4 the table `evidence`
 and `gates.samples_sql`; since version 5 a config without `top_k` lets the strongest of many classes compete, not all; since
-version 6 the manifest names every file of a run. Columns are added, never changed or dropped: what an older version did not
+version 6 the manifest names every file of a run; since version 7 commits are kept by analysis, and a table that belongs to an
+analysis (`evidence`) is there only where that ran. Columns are added, never changed or dropped: what an older version did not
 have is NULL.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 
 from storage.filesystems import readable
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 def column(name: str, kind: pa.DataType, about: str, direction: str | None = None) -> pa.Field:
@@ -132,17 +134,6 @@ LOCALIZATION = [
     mean("positive_area_frac_mean", "mean share of pixels at which any class has positive response"),
 ]
 
-CELLS = "of an image's energy in each cell, row by row from the top left"
-
-EVIDENCE = [
-    *CLASS[:2],
-    column("evidence_count", pa.int64(), "samples with this label and any positive response: those that are averaged"),
-    column("cell_pixel_count", pa.int32(), "pixels a side of a cell"),
-    column("column_count", pa.int32(), "cells side by side"),
-    column("label_energy_frac_mean", pa.list_(pa.float32()), f"mean share {CELLS}, where the label dominates; NULL = no sample"),
-    column("other_energy_frac_mean", pa.list_(pa.float32()), f"mean share {CELLS}, where another class does; NULL = no sample"),
-]
-
 UTC = pa.timestamp("us", tz="UTC")
 
 RUNS = [
@@ -205,8 +196,13 @@ GATES = [
     column("samples_sql", pa.string(), "the query for the images that count against it; NULL = it has none"),
 ]
 
+
+def table_schema(fields: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
+
+
 SCHEMAS: dict[str, pa.Schema] = {
-    name: pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
+    name: table_schema(fields)
     for name, fields in {
         "runs": RUNS,
         "samples": SAMPLES,
@@ -214,11 +210,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         "class_stats": CLASS_STATS,
         "confusion": CONFUSION,
         "localization": LOCALIZATION,
-        "evidence": EVIDENCE,
         "failures": FAILURES,
         "gates": GATES,
     }.items()
 }
+"""The tables that every run has. Those of further analyses are declared in `flows.analyses`."""
 
 PER_SHARD = ("samples", "responses", "failures")
 """The tables that are shards' parts, joined; the others are aggregated."""

@@ -272,6 +272,7 @@ def check(
 def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Hash all files of a finished run again, and say which are not as its manifest has them. Exit code 3: some are not."""
     with exit_codes():
+        from flows.analyses import known_schemas
         from flows.runtime.progress import ProgressBar
         from reports.parts.formats import plural
         from storage.runs import verification
@@ -280,7 +281,7 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
         run = find_run(store, run_id)
         with ProgressBar() as listener:
             listener.stage("verifying")
-            found = verification.verify(run, lambda done, total: listener.advance(done, 0, total, "files"))
+            found = verification.verify(run, known_schemas(), lambda done, total: listener.advance(done, 0, total, "files"))
         for word, paths in {"changed": found.changed, "missing": found.missing, "unknown": found.unknown}.items():
             for path in paths:
                 write(f"{word:<8} {path}")

@@ -22,10 +22,11 @@ from prefect.cache_policies import NO_CACHE
 
 from auditor.clear import competing_count
 from auditor.interpretation import READINGS
-from flows.analyses.maps import set_aside
+from flows.analyses.analysis import Job
+from flows.analyses.runner import drive_units, give_up, passes, take_commits
 from flows.config import AuditConfig
 from flows.orchestration.trigger import find_trigger
-from flows.runtime.cluster import Cluster, drive_shards, worker_threads
+from flows.runtime.cluster import Cluster, worker_threads
 from flows.runtime.progress import Listener
 from flows.runtime.worker import Work
 from flows.stages.gallery import draw_gallery
@@ -39,20 +40,19 @@ from reports.parts.formats import plural
 from reports.parts.gallery import choose_samples, shown_classes
 from reports.queries import ask
 from reports.sections.tables import say_not_finite
-from storage.aggregates import gather, place_table
+from storage.aggregates import place_run
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError, StoreLost
 from storage.filesystems import files_below, hash_file, parse_store
-from storage.maps import MapShape
-from storage.runs.commits import Commit, ensure_folders, sound_commits, sweep_orphans
+from storage.joins import aggregate, join_maps, join_parts, place_table
+from storage.runs.commits import Commit, ensure_folders, sweep_orphans
 from storage.runs.lock import hold
 from storage.runs.manifest import Manifest
-from storage.runs.parts import part_fault
-from storage.runs.plan import Plan, Trigger
+from storage.runs.plan import Plan, Trigger, Unit
 from storage.runs.retention import sweep
-from storage.runs.run import Run, publish, readable_plan
+from storage.runs.run import MAPS, Run, publish, readable_plan
 from storage.sql.read_only import connect
-from storage.tables import SCHEMAS, write_table
+from storage.tables import write_table
 
 EMPTY = (
     "no image has positive response for any class, so that all maps are empty: nothing is known of the model's evidence; where "
@@ -74,7 +74,7 @@ EXTRAS = ("numba",)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all.
+    """What an audit came to. quarantined: units that were given up. startup_secs: until the first shard; compute_secs: all.
 
     not_finite: what is to be said of images whose scores or maps are not.
     """
@@ -85,7 +85,7 @@ class Outcome:
     expected: int
     processed: int
     failed: int
-    set_aside: int
+    quarantined: int
     startup_secs: float
     compute_secs: float
     not_finite: Sequence[str] = ()
@@ -117,7 +117,7 @@ class Session:
         self.held = ExitStack()
         self.check_held: Callable[[], None] = lambda: None
         # Not among the stages' parameters: Prefect looks through these, one by one.
-        self.commits: dict[int, Commit] = {}
+        self.commits: dict[str, dict[int, Commit]] = {}
 
     def __enter__(self) -> "Session":
         return self
@@ -146,15 +146,20 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     planned = make_plan(session, trigger)
     run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
-    take_commits(session, planned)
-    resumed = bool(session.commits)
-    sweep_orphans(run, session.commits.values())
-    compute_secs = compute_all(session, planned)
-    session.cluster.release()
+    steps = passes(session.config.jobs)
+    for jobs in steps:
+        take(session, planned, jobs)
+    resumed = any(session.commits.values())
+    sweep_orphans(run, [commit for commits in session.commits.values() for commit in commits.values()])
     charts = Thread(target=start_engine, daemon=True)
-    charts.start()
-    now = datetime.now(UTC)
-    artefacts = finalise(session, planned, now)
+    compute_secs, artefacts = 0.0, dict[str, str]()
+    for jobs in steps:
+        compute_secs += compute_all(session, planned, jobs)
+        if jobs is steps[-1]:
+            session.cluster.release()
+            charts.start()
+        now = datetime.now(UTC)
+        artefacts |= finalise(session, planned, jobs, now)
     not_finite = find_not_finite(session, run)
     judgements = judge_run(session, run)
     draw(session, planned, judgements)
@@ -170,7 +175,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         expected=manifest.expected_count,
         processed=manifest.processed_count,
         failed=manifest.failed_count,
-        set_aside=sum(commit.is_set_aside for commit in session.commits.values()),
+        quarantined=sum(commit.is_quarantined for commits in session.commits.values() for commit in commits.values()),
         startup_secs=startup_secs,
         compute_secs=compute_secs,
         not_finite=not_finite,
@@ -189,69 +194,97 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
     return planned
 
 
-def take_commits(session: Session, planned: Planned) -> list[str]:
+def take(session: Session, planned: Planned, jobs: Sequence[Job]) -> list[str]:
     """Takes the commits whose files are as they were written; says of the others, and returns, why they are not."""
-    run, plan = planned.run, planned.plan
-    ensure_folders(run)
-    session.commits, faults = sound_commits(run, plan.shards(), lambda shard, commit: part_fault(run, plan, shard, commit))
-    for fault in faults:
+    ensure_folders(planned.run, [job.analysis.name for job in jobs])
+    said = []
+    for job in jobs:
+        session.commits[job.analysis.name], faults = take_commits(planned.run, planned.plan, job)
+        said += faults
+    for fault in said:
         session.listener.say(fault)
-    return faults
+    return said
 
 
-def compute_all(session: Session, planned: Planned) -> float:
-    """Computes until all shards are committed and lie in the store as they were; returns the seconds it took."""
+def remaining(session: Session, planned: Planned, jobs: Sequence[Job]) -> list[Unit]:
+    """The units of a pass that are not committed in all of its analyses."""
+    units = jobs[0].analysis.units(planned.plan, jobs[0].options)
+    return [unit for unit in units if any(unit.index not in session.commits[job.analysis.name] for job in jobs)]
+
+
+def compute_all(session: Session, planned: Planned, jobs: Sequence[Job]) -> float:
+    """Computes until all units of a pass are committed and lie in the store as they were; returns the seconds it took."""
     secs = 0.0
     for _ in range(TRIES_TO_KEEP):
-        secs += compute(session, planned)
-        faults = take_commits(session, planned)
+        secs += compute(session, planned, jobs)
+        faults = take(session, planned, jobs)
         if not faults:
             return secs
     raise StoreLost(f"what was written is not what is read, {TRIES_TO_KEEP} times in a row: {faults[0]}")
 
 
 @task(name="compute", cache_policy=NO_CACHE)
-def compute(session: Session, planned: Planned) -> float:
-    """Drives the shards that are not committed yet through the cluster; returns the seconds it took."""
-    run, plan, commits = planned.run, planned.plan, session.commits
-    done = sum(commit.processed_count + commit.failed_count for commit in commits.values())
-    failed = sum(commit.failed_count for commit in commits.values())
-    session.listener.stage("computing")
-    session.listener.advance(done, failed, plan.sample_count)
-    artifact = cast(UUID, create_progress_artifact(0.0, description=f"samples of run {run.run_id}"))
+def compute(session: Session, planned: Planned, jobs: Sequence[Job]) -> float:
+    """Drives the units of a pass that are not committed yet through the cluster; returns the seconds it took."""
+    run, plan, name = planned.run, planned.plan, jobs[0].analysis.name
+    left = remaining(session, planned, jobs)
+    commits = [commit for unit, commit in session.commits[name].items() if unit not in {unit.index for unit in left}]
+    total = sum(unit.size for unit in jobs[0].analysis.units(plan, jobs[0].options))
+    done = sum(commit.processed_count + commit.failed_count for commit in commits)
+    failed = sum(commit.failed_count for commit in commits)
+    session.listener.stage("computing" if name == MAPS else name)
+    session.listener.advance(done, failed, total)
+    artifact = cast(UUID, create_progress_artifact(0.0, description=f"{name} of run {run.run_id}"))
     started = published = time.perf_counter()
 
     def progress(counts: dict[str, int]) -> None:
         nonlocal done, failed, published
         done += counts["processed"] + counts["failed"]
         failed += counts["failed"]
-        session.listener.advance(done, failed, plan.sample_count)
-        if time.perf_counter() - published > ARTIFACT_SECS or done == plan.sample_count:
-            update_progress_artifact(artifact, 100 * done / plan.sample_count)
+        session.listener.advance(done, failed, total)
+        if time.perf_counter() - published > ARTIFACT_SECS or done == total:
+            update_progress_artifact(artifact, 100 * done / max(total, 1))
             published = time.perf_counter()
 
     client, _ = session.cluster.wait()
-    shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
-    remaining = [shard for shard in plan.shards() if shard.index not in commits]
     tries = session.config.compute.shard_tries
     with session.cluster.losses():
-        given_up = drive_shards(client, session.work, run, shape, planned.fold, remaining, progress, tries)
-    for shard in given_up:
-        reason = f"its shard, {shard.index}, was given up: a worker died of it {plural(tries, 'time')} (compute.shard_tries)"
-        session.listener.say(f"shard {shard.index} is given up, for a worker died of it {plural(tries, 'time')}")
-        progress(set_aside(run, shape, shard, session.dataset, reason))
+        given_up = drive_units(client, session.work.key, run, plan, planned.fold, jobs, left, progress, tries)
+    for unit in given_up:
+        progress(quarantine(session, planned, jobs, unit, tries))
     return time.perf_counter() - started
 
 
+def quarantine(session: Session, planned: Planned, jobs: Sequence[Job], unit: Unit, tries: int) -> dict[str, int]:
+    """Commits, as failed, a unit of which workers die; returns its counts."""
+    deaths = plural(tries, "time")
+    what = "shard" if jobs[0].analysis.name == MAPS else f"unit of '{jobs[0].analysis.name}'"
+    session.listener.say(f"{what} {unit.index} is given up, for a worker died of it {deaths}")
+    reason = f"its {what}, {unit.index}, was given up: a worker died of it {deaths} (compute.shard_tries)"
+    return give_up(planned.run, planned.plan, session.dataset, jobs, unit, reason)
+
+
 @task(name="finalise", cache_policy=NO_CACHE)
-def finalise(session: Session, planned: Planned, now: datetime) -> dict[str, str]:
-    """Joins the shards and aggregates; returns the SHA-256 of the maps' files by path in the store."""
+def finalise(session: Session, planned: Planned, jobs: Sequence[Job], now: datetime) -> dict[str, str]:
+    """Joins the units of a pass and aggregates; returns the SHA-256 of the maps' files by path in the store."""
     session.listener.stage("finalising")
     session.check_held()
     run, plan = planned.run, planned.plan
     known = run_facts(session.config, plan)
     attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
-    return gather(run, plan, session.commits, attributes, known, now)
+    artefacts = {}
+    if jobs[0].analysis.name == MAPS:
+        artefacts = join_maps(run, plan, in_order(session, planned, jobs[0]), attributes)
+    for job in jobs:
+        join_parts(run, plan, job.analysis.tables, in_order(session, planned, job))
+        aggregate(run, plan, job.analysis.tables)
+    if jobs[0].analysis.name == MAPS:
+        place_run(run, plan, in_order(session, planned, jobs[0]), known, now)
+    return artefacts
+
+
+def in_order(session: Session, planned: Planned, job: Job) -> list[Commit]:
+    return [session.commits[job.analysis.name][unit.index] for unit in job.analysis.units(planned.plan, job.options)]
 
 
 def find_not_finite(session: Session, run: Run) -> list[str]:
@@ -297,7 +330,10 @@ def planned_rule(run: Run) -> str | None:
 def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts: dict[str, str], now: datetime) -> Manifest:
     """Publishes the run by its manifest."""
     run, plan = planned.run, planned.plan
-    for path in [*(run.table(name) for name in SCHEMAS), *files_below(run.gallery), *files_below(run.commits)]:
+    own = [run.table(table.name) for job in session.config.jobs for table in job.analysis.tables]
+    own += [run.table(name) for name in ("runs", "gates")]
+    measured = session.commits[MAPS].values()
+    for path in [*own, *files_below(run.gallery), *files_below(run.commits)]:
         artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
     there = [*PACKAGES, *(name for name in EXTRAS if importlib.util.find_spec(name) is not None)]
     versions = {name: importlib.metadata.version(name) for name in there}
@@ -307,8 +343,8 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
         started_at=plan.created_at,
         finished_at=now,
         expected_count=plan.sample_count,
-        processed_count=sum(commit.processed_count for commit in session.commits.values()),
-        failed_count=sum(commit.failed_count for commit in session.commits.values()),
+        processed_count=sum(commit.processed_count for commit in measured),
+        failed_count=sum(commit.failed_count for commit in measured),
         readings=list(READINGS),
         passed_over=plan.passed_over,
         empty_classes=plan.empty_classes,
@@ -321,6 +357,7 @@ def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts:
             "device": planned.facts["device"],
             **git_state(session.config.folder),
         },
+        analyses={job.analysis.name: job.options.model_dump(mode="json") for job in session.config.jobs[1:]},
         artefacts=artefacts,
     )
     session.check_held()

@@ -93,9 +93,9 @@ def start_audit(config: AuditConfig, store: Path, listener: Listener, resumed: s
 
 def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
     """That shards were given up, or more samples failed than the config allows, in a sentence; None where all is well."""
-    if outcome.set_aside:
+    if outcome.quarantined:
         return (
-            f"{plural(outcome.set_aside, 'shard')} given up, for a worker died of each of {config.compute.shard_tries} tries: "
+            f"{plural(outcome.quarantined, 'shard')} given up, for a worker died of each of {config.compute.shard_tries} tries: "
             "their images are in the table 'failures'"
         )
     if outcome.failed <= config.limits.failed_frac_max * outcome.expected:

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -14,16 +14,10 @@ import distributed
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
 
-from flows.analyses.maps import audit_shard
 from flows.config import ComputeSection
 from flows.errors import ClusterLost
-from flows.runtime.operator import Fold
-from flows.runtime.submit import drive, try_alone
 from flows.runtime.worker import AuditWorker, Work, warm_up
 from storage.errors import InputError
-from storage.maps import MapShape
-from storage.runs.plan import Unit
-from storage.runs.run import Run
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}
 """What glibc's allocator keeps of freed memory, bytes. Dask's own setting, 64 KiB, gives a batch's tensors back to the system
@@ -103,31 +97,6 @@ def load_workers(client: Client, work: Work) -> dict[str, Any]:
             "needed more memory than there is, or something else killed it"
         ) from error
     return facts[0]
-
-
-def drive_shards(
-    client: Client,
-    work: Work,
-    run: Run,
-    shape: MapShape,
-    fold: Fold | None,
-    shards: list[Unit],
-    progress: Callable[[dict[str, int]], None],
-    tries: int,
-) -> list[Unit]:
-    """Computes shards over the cluster. fold: the operator that the run was planned with.
-
-    Returns the shards that killed their worker each of `tries` times, the last of them alone on the cluster.
-    """
-
-    def submit(shard: Unit, deaths: int = 0) -> Any:
-        key = f"{run.run_id}-{shard.index:05d}-{deaths}"
-        return client.submit(audit_shard, work.key, run, shape, fold, shard, key=key, pure=False)
-
-    def is_computed(shard: Unit) -> bool:
-        return try_alone(lambda deaths: submit(shard, deaths), progress, tries)
-
-    return [shard for shard in drive(client, submit, shards, progress) if not is_computed(shard)]
 
 
 class Cluster:

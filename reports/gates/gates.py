@@ -13,7 +13,7 @@ from reports.queries import FOLDER, fill, load
 from storage.errors import InputError
 from storage.runs.lookup import find_reference
 from storage.runs.run import Run, read_plan
-from storage.sql.read_only import connect, reads_reference, select
+from storage.sql.read_only import connect, reads_reference, select, tables_in
 from storage.sql.sandboxed_query import ask, asks_reference
 from storage.tables import SCHEMAS
 
@@ -137,11 +137,11 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
         value = one_number(put(gate.text))
         reference = None
         if gate.moves:
-            reference = one_number(put(of_reference(gate.text)))
+            reference = one_number(put(of_reference(connection, gate.text)))
         elif against is not None and not reads:
             # No limit holds it: it stands beside the value where there is one.
             with suppress(NotEvaluated, InputError):
-                reference = one_number(put(of_reference(gate.text)))
+                reference = one_number(put(of_reference(connection, gate.text)))
         samples = () if gate.samples_text is None else sample_indices(put(gate.samples_text))
     except NotEvaluated as error:
         return Judgement(gate, Outcome.not_evaluated, str(error))
@@ -172,9 +172,9 @@ def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run
             raise NotEvaluated(f"{what} has {measured:,.0f} measured images, and the gate wants at least {gate.min_samples:,}")
 
 
-def of_reference(sql: str) -> str:
+def of_reference(connection: "duckdb.DuckDBPyConnection", sql: str) -> str:
     """The same question to the reference's tables: its names of them stand before the run's."""
-    names = ", ".join(f"{table} AS (SELECT * FROM reference.{table})" for table in SCHEMAS)
+    names = ", ".join(f"{table} AS (SELECT * FROM reference.{table})" for table in tables_in(connection, "reference"))
     return f"WITH {names} SELECT * FROM ({sql.strip().rstrip(';')}\n)"
 
 

@@ -9,7 +9,6 @@ from storage.errors import InputError, StoreLost
 from storage.filesystems import is_lost, is_remote
 from storage.runs.lease import Lease, is_live
 from storage.runs.run import Run
-from storage.tables import SCHEMAS
 
 
 @contextmanager
@@ -30,8 +29,10 @@ def hold(run: Run) -> Iterator[Callable[[], None]]:
 
 def check_own_folders(run: Run) -> None:
     """Raises InputError where a folder that a run is written into, and swept, only leads to one."""
-    folders = (run.folder, run.attempts, run.commits, run.maps, run.gallery, *(run.table(name).parent for name in SCHEMAS))
-    linked = None if is_remote(run.store) else next((folder for folder in folders if folder.is_symlink()), None)
+    if is_remote(run.store):
+        return
+    folders = (run.folder, run.attempts, run.commits, *run.commits.glob("*"), run.maps, run.gallery, run.added)
+    linked = next((folder for folder in (*folders, *run.table_folders()) if folder.is_symlink()), None)
     if linked is not None:
         raise InputError(f"'{linked}' is a link, and who goes on with a run removes files there: put the folder itself there")
 

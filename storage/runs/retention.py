@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InputError
-from storage.filesystems import create_file, files_below, is_remote, readable, sweep_tree
+from storage.filesystems import create_file, files_below, halves_in, is_remote, readable, sweep_tree
 from storage.operators import REFUSED, last_used
 from storage.runs.lock import hold_alone, is_held
 from storage.runs.lookup import PREVIOUS, list_runs, published_runs
 from storage.runs.plan import Plan
 from storage.runs.run import Run, readable_plan
-from storage.tables import SCHEMAS
 
 TRASH = "trash"
 REMOVED = re.compile(r"([^.]+)(?:\.[0-9a-f]{8})?")
@@ -96,8 +95,8 @@ def remove(run: Run) -> bool:
 
 def sweep_removed(run: Run, trash: Path) -> None:
     """Removes what is left of a run that is out of sight. trash: what says so, and goes last."""
-    for name in SCHEMAS:
-        sweep_tree(run.table(name).parent)
+    for folder in run.table_folders():
+        sweep_tree(folder)
     run.report.unlink(missing_ok=True)
     if is_remote(run.store):
         sweep_tree(run.folder)
@@ -117,9 +116,10 @@ def sweep(store: Path) -> None:
         elif not is_held(run):
             sweep_removed(run, trash)
     for run in published_runs(store):
-        if run.attempts.exists():
+        # Of one that is held, an analysis is being added.
+        if run.attempts.exists() and not is_held(run):
             sweep_tree(run.attempts)
-        for half in [] if is_remote(store) else run.folder.glob(".*.json-*"):
+        for half in [] if is_remote(store) else halves_in(run.folder):
             half.unlink()
 
 
@@ -136,6 +136,5 @@ def unused_operators(store: Path, gone: Iterable[Run]) -> list[Path]:
 
 def size_of(run: Run) -> int:
     """Bytes of a run's maps, tables, pictures and report."""
-    folders = [run.folder, *(run.table(name).parent for name in SCHEMAS)]
-    files = [path for folder in folders for path in files_below(folder)]
+    files = [path for folder in (run.folder, *run.table_folders()) for path in files_below(folder)]
     return sum(path.stat().st_size for path in [*files, *([run.report] if run.report.exists() else [])])

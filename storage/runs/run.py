@@ -6,6 +6,8 @@ runs/<run_id>/commits/<analysis>/00012.json   created exclusively: the commit po
 runs/<run_id>/maps.zarr                       published from the attempts
 runs/<run_id>/gallery/                        pictures for the report
 runs/<run_id>/manifest.json                   written last: a run without it is not read by anyone
+runs/<run_id>/analyses/<analysis>.json        the manifest of an analysis that was added later
+tables/<table>/run_id=<run_id>/part-0.parquet
 """
 
 import re
@@ -18,10 +20,13 @@ from typing import TypeVar
 from storage.errors import InputError
 from storage.filesystems import create_file, make_folder, sweep_tree
 from storage.json_records import read_record
-from storage.runs.manifest import Manifest
+from storage.runs.manifest import Addition, Manifest
 from storage.runs.plan import Plan
 
-OfRun = TypeVar("OfRun", Plan, Manifest)
+MAPS = "maps"
+"""The analysis that every run has: the one that measures the samples."""
+
+OfRun = TypeVar("OfRun", Plan, Manifest, Addition)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Run:
     def commits(self) -> Path:
         return self.folder / "commits"
 
+    def commits_of(self, analysis: str) -> Path:
+        return self.commits / analysis
+
     @property
     def lock(self) -> Path:
         return self.folder / "lock"
@@ -60,6 +68,11 @@ class Run:
         return self.folder / "gallery"
 
     @property
+    def added(self) -> Path:
+        """The manifests of analyses that were added to the finished run."""
+        return self.folder / "analyses"
+
+    @property
     def manifest(self) -> Path:
         return self.folder / "manifest.json"
 
@@ -69,6 +82,10 @@ class Run:
 
     def table(self, name: str) -> Path:
         return self.store / "tables" / name / f"run_id={self.run_id}" / "part-0.parquet"
+
+    def table_folders(self) -> list[Path]:
+        """The folders of the tables that there are of the run."""
+        return sorted((self.store / "tables").glob(f"*/run_id={self.run_id}"))
 
     @property
     def is_published(self) -> bool:
@@ -109,6 +126,11 @@ def readable_plan(run: Run) -> Plan | None:
 def read_manifest(run: Run) -> Manifest:
     """Raises InputError where it is damaged, or another run's."""
     return of_run(run, read_record(Manifest, run.manifest), run.manifest)
+
+
+def read_additions(run: Run) -> list[Addition]:
+    """The manifests of the analyses that were added to a finished run. Raises InputError where one is damaged, or another's."""
+    return [of_run(run, read_record(Addition, path), path) for path in sorted(run.added.glob("*.json"))]
 
 
 def of_run(run: Run, record: OfRun, path: Path) -> OfRun:

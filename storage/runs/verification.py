@@ -1,6 +1,6 @@
 """Whether the files of a finished run are those that its manifest names, and hold what it says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from storage.maps import describe_maps
 from storage.runs.commits import read_commits
 from storage.runs.manifest import Manifest
 from storage.runs.plan import Plan
-from storage.runs.run import Run, read_manifest, read_plan
+from storage.runs.run import MAPS, Run, read_additions, read_manifest, read_plan
 from storage.tables import SCHEMA_VERSION, SCHEMAS
 
 EVERY_FILE_SINCE = 6
@@ -39,13 +39,20 @@ class Verification:
         return not (self.changed or self.missing or self.unknown or self.faults)
 
 
-def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Verification:
-    """Hashes every file of a finished run again, and opens them. progress: is told how many of how many are done.
+def verify(
+    run: Run,
+    schemas: Mapping[str, pa.Schema] = SCHEMAS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Hashes every file of a finished run again, and opens them.
 
-    The report stands in no manifest: it can be written again. Raises InputError where the manifest is damaged.
+    schemas: of the tables that are known; of others only the hash is compared. progress: is told how many of how many are done.
+    The report stands in no manifest: it can be written again. Raises InputError where a manifest is damaged.
     """
-    manifest = read_manifest(run)
+    manifest, additions = read_manifest(run), read_additions(run)
     expected = manifest.artefacts | {in_store(run, run.plan): manifest.plan_hash}
+    for addition in additions:
+        expected |= addition.artefacts
     changed, missing = [], []
     for done, (path, digest) in enumerate(sorted(expected.items()), 1):
         found = digest_of(run.store / path)
@@ -56,7 +63,9 @@ def verify(run: Run, progress: Callable[[int, int], None] = lambda done, total: 
         progress(done, len(expected))
     names_all = any(path.endswith("zarr.json") for path in manifest.artefacts)
     unknown = {path for path in (in_store(run, path) for path in files_of(run)) if names_all or is_data(path)}
-    return Verification(len(expected), changed, missing, sorted(unknown - expected.keys()), list(find_faults(run, manifest)))
+    return Verification(
+        len(expected), changed, missing, sorted(unknown - expected.keys()), list(find_faults(run, manifest, schemas))
+    )
 
 
 def digest_of(path: Path) -> str | None:
@@ -72,13 +81,13 @@ def in_store(run: Run, path: Path) -> str:
 
 
 def files_of(run: Run) -> Iterator[Path]:
-    """All files of a finished run but the manifest, and what work may have left behind, which nobody reads."""
+    """All files of a finished run but its manifests, and what work may have left behind, which nobody reads."""
+    apart = (run.manifest.name, run.added.name, run.lock.name, run.attempts.name)
     for path in files_below(run.folder):
-        part = path.relative_to(run.folder).as_posix().split("/")[0]
-        if part not in (run.manifest.name, run.lock.name, run.attempts.name) and not HALF.fullmatch(path.name):
+        if path.relative_to(run.folder).as_posix().split("/")[0] not in apart and not HALF.fullmatch(path.name):
             yield path
-    for name in SCHEMAS:
-        yield from files_below(run.table(name).parent)
+    for folder in run.table_folders():
+        yield from files_below(folder)
 
 
 def is_data(path: str) -> bool:
@@ -86,7 +95,7 @@ def is_data(path: str) -> bool:
     return not (path.endswith("/zarr.json") or path.split("/")[2:3] == ["commits"])
 
 
-def find_faults(run: Run, manifest: Manifest) -> Iterator[str]:
+def find_faults(run: Run, manifest: Manifest, schemas: Mapping[str, pa.Schema]) -> Iterator[str]:
     """What does not fit together in records, tables and arrays that can be opened. What is missing is no fault of these."""
     try:
         plan = read_plan(run)
@@ -98,15 +107,17 @@ def find_faults(run: Run, manifest: Manifest) -> Iterator[str]:
         yield f"the manifest counts {counted:,} of {manifest.expected_count:,} images, and the plan {plan.sample_count:,}"
     if plan.schema_version >= EVERY_FILE_SINCE:
         yield from commit_faults(run, manifest)
-    for name in SCHEMAS:
-        yield from table_faults(run, plan, manifest, name)
+    for name, schema in schemas.items():
+        yield from table_faults(run, plan, manifest, name, schema)
     if run.maps.exists():
         yield from map_faults(run, plan)
 
 
 def commit_faults(run: Run, manifest: Manifest) -> Iterator[str]:
     try:
-        commits = read_commits(run).values()
+        commits = read_commits(run, MAPS).values()
+        for analysis in manifest.analyses:
+            read_commits(run, analysis)
     except InputError as error:
         yield str(error)
         return
@@ -115,10 +126,11 @@ def commit_faults(run: Run, manifest: Manifest) -> Iterator[str]:
         yield f"the commits count {counts[0]:,} measured and {counts[1]:,} failed images, and the manifest others"
 
 
-def table_faults(run: Run, plan: Plan, manifest: Manifest, name: str) -> Iterator[str]:
-    path, classes = run.table(name), len(plan.class_names)
+def table_faults(run: Run, plan: Plan, manifest: Manifest, name: str, expected: pa.Schema) -> Iterator[str]:
+    path = run.table(name)
     counts = {"samples": manifest.processed_count, "failures": manifest.failed_count, "runs": 1}
-    counts |= dict.fromkeys(("class_stats", "localization", "evidence"), classes)
+    if "class_name" in expected.names:
+        counts[name] = len(plan.class_names)
     if not path.is_file():
         return
     try:
@@ -129,7 +141,7 @@ def table_faults(run: Run, plan: Plan, manifest: Manifest, name: str) -> Iterato
         return
     if name in counts and rows != counts[name]:
         yield f"'{in_store(run, path)}' has {rows:,} of {counts[name]:,} rows"
-    for field in SCHEMAS[name]:
+    for field in expected:
         if schema.names.count(field.name) > 1:
             yield f"'{in_store(run, path)}' has several columns '{field.name}'"
         elif field.name not in schema.names:

@@ -27,6 +27,8 @@ READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"
 FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 """The table functions that a query may call: others read files, or run SQL that is hidden in a string."""
 
+TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
 NAMING = {"BASE_TABLE", "SHOW_REF"}
 SPACES = {"", "memory", "main", "reference", "system", "information_schema", "pg_catalog"}
 """The catalogs and schemas that there are."""
@@ -66,15 +68,22 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
     """Makes the tables of `runs` known by their names in the schema `into`. Raises InputError where a file is damaged."""
     import duckdb
 
-    for table, schema in SCHEMAS.items():
+    for table in [*SCHEMAS, *further_tables(folder, runs)]:
         files = [str(path) for run in runs for path in sorted((folder / table / f"run_id={run}").glob("*.parquet"))]
+        schema = SCHEMAS.get(table)
         if not files:
+            assert schema is not None
             empty = pa.schema([*schema, pa.field("run_id", pa.string())]).empty_table()
             connection.from_arrow(empty).create(f"{into}.{table}")
             continue
-        known = connection.from_arrow(schema.empty_table())
-        columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
         try:
+            if schema is None:
+                for file in files:
+                    check_regular(Path(file))
+                connection.execute(f"CREATE VIEW {into}.{table} AS SELECT * FROM {reading(files)}")
+                continue
+            known = connection.from_arrow(schema.empty_table())
+            columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in zip(known.columns, known.types, strict=True))
             for file in files:
                 check_regular(Path(file))
             rows = source(connection, into, table, files) if table == "samples" else f"SELECT * FROM {reading(files)}"
@@ -84,6 +93,12 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
             raise InputError(
                 f"table '{table}' cannot be read: 'clear-audit verify RUN' says what is damaged ({fault})"
             ) from error
+
+
+def further_tables(folder: Path, runs: Iterable[str]) -> list[str]:
+    """The tables of analyses that not every run has, where one of `runs` has them. folder: of a store's tables."""
+    found = {path.parents[1].name for run in runs for path in folder.glob(f"*/run_id={run}/*.parquet")}
+    return sorted(name for name in found - SCHEMAS.keys() if TABLE_NAME.fullmatch(name))
 
 
 def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
@@ -118,7 +133,7 @@ def relation_of(
         check_reads_only(connection, sql)
         return connection.sql(sql, params=parameters)
     except duckdb.CatalogException as error:
-        raise InputError(unknown_table(error) or first_line(error)) from error
+        raise InputError(unknown_table(connection, error) or first_line(error)) from error
     except duckdb.Error as error:
         raise InputError(first_line(error)) from error
 
@@ -176,12 +191,20 @@ def parts_of(connection: "duckdb.DuckDBPyConnection", sql: str) -> Iterator[dict
             yield part
 
 
-def unknown_table(error: "duckdb.CatalogException") -> str | None:
+def unknown_table(connection: "duckdb.DuckDBPyConnection", error: "duckdb.CatalogException") -> str | None:
     """DuckDB's own suggestion is often one of its internal tables."""
     match = re.search(r"Table with name (\S+) does not exist", str(error))
     if match is None:
         return None
-    return f"table '{match[1]}' does not exist: did you mean '{nearest(match[1], SCHEMAS)}'? The tables are {', '.join(SCHEMAS)}"
+    tables = tables_in(connection, "main")
+    return f"table '{match[1]}' does not exist: did you mean '{nearest(match[1], tables)}'? The tables are {', '.join(tables)}"
+
+
+def tables_in(connection: "duckdb.DuckDBPyConnection", schema: str) -> list[str]:
+    """The tables that a connection knows in the schema `main`, or `reference`: those that every run has, and the others."""
+    sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = $schema AND table_name NOT LIKE 'halves of%'"
+    found = {name for (name,) in connection.sql(sql, params={"schema": schema}).fetchall()}
+    return [*(name for name in SCHEMAS if name in found), *sorted(found - SCHEMAS.keys())]
 
 
 def first_line(error: "duckdb.Error") -> str:

@@ -25,9 +25,9 @@ from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
-from flows.analyses.maps import Findings, commit
 from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
+from flows.runtime.shard import Findings, commit
 from flows.runtime.submit import WINDOW, drive
 from reports.gates.gates import as_rows
 from storage.aggregates import gather

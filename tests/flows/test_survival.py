@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.analyses.maps import set_aside
+from flows.runtime.shard import set_aside
 from flows.runtime.worker import Work
 from storage.datasets import open_dataset
 from storage.maps import MapShape

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import flows.analyses.maps
+import flows.runtime.shard
 from auditor import measure
 from auditor.measurement import Measurement
-from flows.analyses.maps import measure_batches
-from flows.analyses.rows import response_rows, sample_rows
 from flows.runtime.batches import BatchSize, ahead, compute_batches, feed_device
+from flows.runtime.rows import response_rows, sample_rows
+from flows.runtime.shard import measure_batches
 from flows.runtime.worker import AuditWorker, Work
 from storage.datasets import Samples
 from storage.datasets.preparation import InputSpec
@@ -196,7 +196,7 @@ def test_a_shard_whose_batches_do_not_fit_has_the_same_rows(worker: AuditWorker,
         measured_at_once.append(len(images))
         return measure(clear, images, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(flows.analyses.maps, "measure", measure_few)
+    monkeypatch.setattr(flows.runtime.shard, "measure", measure_few)
     actual = rows_of(worker, chosen)
     assert measured_at_once == [4] * 9 + [2]
     assert worker.batch_size.samples == 4

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from storage.evidence import CELLS, cell_pixels, mean_evidence, write_sums
+
 from storage.tables import SCHEMAS
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from auditor.clear import Maps
 from auditor.measurement import Measurement
 from auditor.statistics.description import SCORES, Description
-from flows.analyses.rows import failure_rows, response_rows, sample_rows
+from flows.runtime.rows import failure_rows, response_rows, sample_rows
 from storage.datasets import Samples
 from storage.tables import SCHEMAS
 

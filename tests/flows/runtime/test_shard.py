@@ -16,9 +16,9 @@ import zarr
 from PIL import Image
 from torch import nn
 
-import flows.analyses.maps
+import flows.runtime.shard
 from auditor import Clear
-from flows.analyses.maps import audit_shard
+from flows.runtime.shard import audit_shard
 from flows.runtime.worker import AuditWorker, Work
 from storage.datasets import DatasetSpec
 from storage.maps import MapShape
@@ -66,7 +66,7 @@ def test_each_hostile_sample_is_one_row_of_failures(
         make(images / f"{name}.png", whole)
     spec = DatasetSpec("folder", str(tmp_path / "images"), classes=tuple("0123456789"))
     worker = AuditWorker(replace(digits_work, dataset=spec, input=replace(digits_work.input, resize="none")))
-    monkeypatch.setattr(flows.analyses.maps, "this_worker", lambda key: worker)
+    monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key: worker)
     run = Run(tmp_path, "run")
     run.attempts.mkdir(parents=True)
     run.commits.mkdir()
@@ -116,7 +116,7 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
 
     def rows(work: Work, shard: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
         worker = AuditWorker(work)
-        monkeypatch.setattr(flows.analyses.maps, "this_worker", lambda key: worker)
+        monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key: worker)
         counts = audit_shard("digits", run, MapShape(16, 28, 28, 16), None, Unit(shard, 0, 16))
         attempt = run.attempts / read_commits(run)[shard].attempt
         measured, failed = (pq.read_table(attempt / f"{name}.parquet").to_pylist() for name in ("samples", "failures"))
@@ -156,7 +156,7 @@ def test_an_image_whose_scores_are_not_finite_is_a_failure(
     for name, made in {"spoiled": LogOfMean(*model), "sound": model}.items():
         worker = AuditWorker(replace(digits_work, dataset=dataset, batch_samples=4))
         worker.clear = Clear(made)
-        monkeypatch.setattr(flows.analyses.maps, "this_worker", lambda key, worker=worker: worker)
+        monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key, worker=worker: worker)
         run = Run(tmp_path / name, "run")
         run.attempts.mkdir(parents=True)
         run.commits.mkdir()
