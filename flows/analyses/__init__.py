@@ -1,5 +1,7 @@
 """The analyses that an audit can have, one file each. To add one: write its file, and name it here."""
 
+import re
+
 import pyarrow as pa
 
 from flows.analyses import evidence, maps
@@ -8,6 +10,18 @@ from storage.tables import SCHEMAS
 
 ANALYSES: dict[str, Analysis] = {module.ANALYSIS.name: module.ANALYSIS for module in (maps, evidence)}
 """By name, in the order in which an audit does them."""
+
+MISSING = re.compile(r"table '(\w+)' does not exist")
+
+
+def name_analysis(message: str) -> str:
+    """What is wrong with a query, in words, with the analysis that makes a table that is not there."""
+    missing = MISSING.search(message)
+    table = None if missing is None else missing[1]
+    maker = next((name for name, analysis in ANALYSES.items() if table in {made.name for made in analysis.tables}), None)
+    if maker is None:
+        return message
+    return f"table '{table}' is of analysis '{maker}', which no run of the store has: 'clear-audit analyse RUN {maker}' adds it"
 
 
 def known_schemas() -> dict[str, pa.Schema]:

@@ -1,79 +1,55 @@
-"""The audit: a Prefect flow whose stages are tasks, and what starts around it."""
+"""The audit: a Prefect flow whose stages are tasks."""
 
-import importlib.metadata
-import importlib.util
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Thread
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from prefect import flow, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
-from auditor.clear import competing_count
-from auditor.interpretation import READINGS
-from flows.analyses.analysis import Job
-from flows.analyses.runner import drive_units, give_up, passes, take_commits
+from flows.analyses.runner import passes
 from flows.config import AuditConfig
 from flows.orchestration.trigger import find_trigger
-from flows.runtime.cluster import Cluster, worker_threads
 from flows.runtime.progress import Listener
-from flows.runtime.worker import Work
-from flows.stages.gallery import draw_gallery
-from flows.stages.map_renderer import open_studio
-from flows.stages.plan import Planned, plan_run
-from reports.gates.gates import Judgement, as_rows, judge, readable_reference
-from reports.pages.index import write_index
-from reports.pages.report import write_report
+from flows.stages import begin, compute, draw, finalise, judge, publish, report
+from flows.stages.session import Session
+from reports.gates.gates import Judgement
 from reports.parts.charts import start_engine
-from reports.parts.formats import plural
-from reports.parts.gallery import choose_samples, shown_classes
-from reports.queries import ask
-from reports.sections.tables import say_not_finite
-from storage.aggregates import place_run
-from storage.datasets import Dataset, open_dataset
-from storage.errors import InputError, StoreLost
-from storage.filesystems import files_below, hash_file, parse_store
-from storage.joins import aggregate, join_maps, join_parts, place_table
-from storage.runs.commits import Commit, ensure_folders, sweep_orphans
-from storage.runs.lock import hold
-from storage.runs.manifest import Manifest
-from storage.runs.plan import Plan, Trigger, Unit
-from storage.runs.retention import sweep
-from storage.runs.run import MAPS, Run, publish, readable_plan
-from storage.sql.read_only import connect
-from storage.tables import write_table
-
-EMPTY = (
-    "no image has positive response for any class, so that all maps are empty: nothing is known of the model's evidence; where "
-    "its scores are never above 0, name the layer before what makes them so in method.head"
-)
+from storage.datasets import open_dataset
+from storage.filesystems import parse_store
+from storage.runs.commits import sweep_orphans
+from storage.runs.plan import Trigger
+from storage.runs.run import Run
 
 ARTIFACT_SECS = 5
 """Least time between two updates of the progress that Prefect shows: each costs a round trip."""
 
-GIT_SECS = 10
 
-TRIES_TO_KEEP = 3
-"""How often a shard is computed that does not lie in the store as it was written."""
+Work = TypeVar("Work", bound=Callable[..., Any])
 
-PACKAGES = ("torch", "dask", "zarr", "pyarrow", "duckdb", "prefect", "numpy")
-EXTRAS = ("numba",)
-"""Packages that need not be there, and on which the arithmetic depends if they are."""
+
+def as_task(name: str, stage: Work) -> Work:
+    """A stage that Prefect sees."""
+    return cast(Work, task(name=name, cache_policy=NO_CACHE)(stage))
+
+
+make_plan = as_task("plan", begin.make_plan)
+compute_all = as_task("compute", compute.compute_all)
+finalise_pass = as_task("finalise", finalise.finalise)
+judge_run = as_task("judge", judge.judge_run)
+draw_pictures = as_task("draw", draw.draw)
+publish_run = as_task("publish", publish.publish_run)
+write_reports = as_task("report", report.report)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AuditOutcome:
     """What an audit came to. quarantined: units that were given up. startup_secs: until the first shard; compute_secs: all.
 
     not_finite: what is to be said of images whose scores or maps are not.
@@ -91,84 +67,65 @@ class Outcome:
     not_finite: Sequence[str] = ()
 
 
-class Session:
-    """What is started once for an audit and used by its stages. resumed: the run to go on with, where one is named."""
-
-    def __init__(
-        self, config: AuditConfig, store: Path, dataset: Dataset, listener: Listener, resumed: str | None = None
-    ) -> None:
-        self.config, self.store, self.dataset, self.listener = config, store, dataset, listener
-        self.resumed = resumed
-        self.work = Work(
-            key=f"clear-audit-{config.config_hash[:16]}",
-            model=config.model_spec,
-            dataset=config.dataset_spec,
-            input=config.input_spec,
-            rule=config.method.rule,
-            reduction=config.method.reduction,
-            head=config.method.head,
-            precision=config.method.precision,
-            top_k=config.method.top_k,
-            kept_classes=config.method.kept_classes,
-            batch_samples=config.compute.batch_samples,
-            threads=worker_threads(config.compute),
-        )
-        self.cluster = Cluster(config.compute, self.work)
-        self.held = ExitStack()
-        self.check_held: Callable[[], None] = lambda: None
-        # Not among the stages' parameters: Prefect looks through these, one by one.
-        self.commits: dict[str, dict[int, Commit]] = {}
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self.held:
-            self.cluster.close()
-
-
-starting: ContextVar[Session | None] = ContextVar("starting", default=None)
-"""The session of a run that began to start before its flow did; a flow that Prefect starts has none."""
-
-
 @flow(name="audit", validate_parameters=False, persist_result=False)
-def audit(config: dict[str, Any], store: str) -> Outcome:
+def audit(config: dict[str, Any], store: str) -> AuditOutcome:
     """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
-    session = starting.get()
-    if session is not None:
-        return run_stages(session, find_trigger("command line"))
     resolved = AuditConfig.model_validate_json(json.dumps(config))
     with Session(resolved, parse_store(store), open_dataset(resolved.dataset_spec), Listener()) as session:
         return run_stages(session, find_trigger("python"))
 
 
-def run_stages(session: Session, trigger: Trigger) -> Outcome:
+def audit_in(session: Session) -> AuditOutcome:
+    """The same in a session that has begun to start. Prefect sees a flow with the same parameters."""
+
+    @flow(name="audit", validate_parameters=False, persist_result=False)
+    def audit(config: dict[str, Any], store: str) -> AuditOutcome:
+        return run_stages(session, find_trigger("command line"))
+
+    return audit(session.config.model_dump(mode="json"), str(session.store))
+
+
+def progress_of(description: str) -> Callable[[int, int], None]:
+    """What shows in Prefect how many items of how many are done."""
+    artifact = cast(UUID, create_progress_artifact(0.0, description=description))
+    shown = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if time.perf_counter() - shown > ARTIFACT_SECS or done == total:
+            update_progress_artifact(artifact, 100 * done / max(total, 1))
+            shown = time.perf_counter()
+
+    return show
+
+
+def run_stages(session: Session, trigger: Trigger) -> AuditOutcome:
     planned = make_plan(session, trigger)
     run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
     steps = passes(session.config.jobs)
     for jobs in steps:
-        take(session, planned, jobs)
+        compute.take(session, planned, jobs)
     resumed = any(session.commits.values())
     sweep_orphans(run, [commit for commits in session.commits.values() for commit in commits.values()])
     charts = Thread(target=start_engine, daemon=True)
     compute_secs, artefacts = 0.0, dict[str, str]()
     for jobs in steps:
-        compute_secs += compute_all(session, planned, jobs)
+        compute_secs += compute_all(session, planned, jobs, progress_of(f"{jobs[0].analysis.name} of run {run.run_id}"))
         if jobs is steps[-1]:
             session.cluster.release()
             charts.start()
         now = datetime.now(UTC)
-        artefacts |= finalise(session, planned, jobs, now)
-    not_finite = find_not_finite(session, run)
+        artefacts |= finalise_pass(session, planned, jobs, now)
+    not_finite = judge.find_not_finite(session, run)
     judgements = judge_run(session, run)
-    draw(session, planned, judgements)
+    draw_pictures(session, planned, judgements)
     manifest = publish_run(session, planned, trigger, artefacts, now)
     session.listener.is_published = True
     session.listener.stage("reporting")
     charts.join()
-    report(session, run)
-    return Outcome(
+    write_reports(session, run)
+    return AuditOutcome(
         run=run,
         judgements=judgements,
         resumed=resumed,
@@ -180,239 +137,3 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
         compute_secs=compute_secs,
         not_finite=not_finite,
     )
-
-
-@task(name="plan", cache_policy=NO_CACHE)
-def make_plan(session: Session, trigger: Trigger) -> Planned:
-    """Freezes what is to be done and how, or finds the unfinished run that planned the same; holds it until the end."""
-    with session.cluster.losses():
-        planned = plan_run(
-            session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
-        )
-    session.check_held = session.held.enter_context(hold(planned.run))
-    sweep(session.store)
-    return planned
-
-
-def take(session: Session, planned: Planned, jobs: Sequence[Job]) -> list[str]:
-    """Takes the commits whose files are as they were written; says of the others, and returns, why they are not."""
-    ensure_folders(planned.run, [job.analysis.name for job in jobs])
-    said = []
-    for job in jobs:
-        session.commits[job.analysis.name], faults = take_commits(planned.run, planned.plan, job)
-        said += faults
-    for fault in said:
-        session.listener.say(fault)
-    return said
-
-
-def remaining(session: Session, planned: Planned, jobs: Sequence[Job]) -> list[Unit]:
-    """The units of a pass that are not committed in all of its analyses."""
-    units = jobs[0].analysis.units(planned.plan, jobs[0].options)
-    return [unit for unit in units if any(unit.index not in session.commits[job.analysis.name] for job in jobs)]
-
-
-def compute_all(session: Session, planned: Planned, jobs: Sequence[Job]) -> float:
-    """Computes until all units of a pass are committed and lie in the store as they were; returns the seconds it took."""
-    secs = 0.0
-    for _ in range(TRIES_TO_KEEP):
-        secs += compute(session, planned, jobs)
-        faults = take(session, planned, jobs)
-        if not faults:
-            return secs
-    raise StoreLost(f"what was written is not what is read, {TRIES_TO_KEEP} times in a row: {faults[0]}")
-
-
-@task(name="compute", cache_policy=NO_CACHE)
-def compute(session: Session, planned: Planned, jobs: Sequence[Job]) -> float:
-    """Drives the units of a pass that are not committed yet through the cluster; returns the seconds it took."""
-    run, plan, name = planned.run, planned.plan, jobs[0].analysis.name
-    left = remaining(session, planned, jobs)
-    commits = [commit for unit, commit in session.commits[name].items() if unit not in {unit.index for unit in left}]
-    total = sum(unit.size for unit in jobs[0].analysis.units(plan, jobs[0].options))
-    done = sum(commit.processed_count + commit.failed_count for commit in commits)
-    failed = sum(commit.failed_count for commit in commits)
-    session.listener.stage("computing" if name == MAPS else name)
-    session.listener.advance(done, failed, total)
-    artifact = cast(UUID, create_progress_artifact(0.0, description=f"{name} of run {run.run_id}"))
-    started = published = time.perf_counter()
-
-    def progress(counts: dict[str, int]) -> None:
-        nonlocal done, failed, published
-        done += counts["processed"] + counts["failed"]
-        failed += counts["failed"]
-        session.listener.advance(done, failed, total)
-        if time.perf_counter() - published > ARTIFACT_SECS or done == total:
-            update_progress_artifact(artifact, 100 * done / max(total, 1))
-            published = time.perf_counter()
-
-    client, _ = session.cluster.wait()
-    tries = session.config.compute.shard_tries
-    with session.cluster.losses():
-        given_up = drive_units(client, session.work.key, run, plan, planned.fold, jobs, left, progress, tries)
-    for unit in given_up:
-        progress(quarantine(session, planned, jobs, unit, tries))
-    return time.perf_counter() - started
-
-
-def quarantine(session: Session, planned: Planned, jobs: Sequence[Job], unit: Unit, tries: int) -> dict[str, int]:
-    """Commits, as failed, a unit of which workers die; returns its counts."""
-    deaths = plural(tries, "time")
-    what = "shard" if jobs[0].analysis.name == MAPS else f"unit of '{jobs[0].analysis.name}'"
-    session.listener.say(f"{what} {unit.index} is given up, for a worker died of it {deaths}")
-    reason = f"its {what}, {unit.index}, was given up: a worker died of it {deaths} (compute.shard_tries)"
-    return give_up(planned.run, planned.plan, session.dataset, jobs, unit, reason)
-
-
-@task(name="finalise", cache_policy=NO_CACHE)
-def finalise(session: Session, planned: Planned, jobs: Sequence[Job], now: datetime) -> dict[str, str]:
-    """Joins the units of a pass and aggregates; returns the SHA-256 of the maps' files by path in the store."""
-    session.listener.stage("finalising")
-    session.check_held()
-    run, plan = planned.run, planned.plan
-    known = run_facts(session.config, plan)
-    attributes = known | {"run_id": run.run_id, "class_names": plan.class_names, "readings": list(READINGS)}
-    artefacts = {}
-    if jobs[0].analysis.name == MAPS:
-        artefacts = join_maps(run, plan, in_order(session, planned, jobs[0]), attributes)
-    for job in jobs:
-        join_parts(run, plan, job.analysis.tables, in_order(session, planned, job))
-        aggregate(run, plan, job.analysis.tables)
-    if jobs[0].analysis.name == MAPS:
-        place_run(run, plan, in_order(session, planned, jobs[0]), known, now)
-    return artefacts
-
-
-def in_order(session: Session, planned: Planned, job: Job) -> list[Commit]:
-    return [session.commits[job.analysis.name][unit.index] for unit in job.analysis.units(planned.plan, job.options)]
-
-
-def find_not_finite(session: Session, run: Run) -> list[str]:
-    """What is to be said of images whose scores or maps are not finite, and says it; of maps that are all empty as well."""
-    with connect(run.store, [run.run_id]) as connection:
-        row = ask(connection, "verdict", run_id=run.run_id).rows[0]
-    found = say_not_finite(row)
-    empty = [EMPTY] if row["processed_count"] and row["no_dominant_count"] == row["processed_count"] else []
-    for sentence in [*found, *empty]:
-        session.listener.say(sentence)
-    return found
-
-
-@task(name="judge", cache_policy=NO_CACHE)
-def judge_run(session: Session, run: Run) -> list[Judgement]:
-    """Puts the gates to the run and writes what became of them into its table `gates`."""
-    session.listener.stage("judging")
-    try:
-        reference = readable_reference(run, session.config.reference)
-    except InputError as error:
-        # Another run's fault loses nothing of this one: a gate that compares with it does not pass.
-        session.listener.say(f"gates: there is no reference to compare with: {error}")
-        reference = None
-    if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
-        session.listener.say(
-            f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
-            f"'{session.config.method.rule}': what moved between them may be the rule"
-        )
-    judgements = judge(session.config.gate_list, run, reference)
-    place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
-    return judgements
-
-
-def planned_rule(run: Run) -> str | None:
-    """The rule that a run's maps were planned by; None where its plan does not say."""
-    plan = readable_plan(run)
-    method = None if plan is None else plan.config.get("method")
-    rule = method.get("rule") if isinstance(method, dict) else None
-    return rule if isinstance(rule, str) else None
-
-
-@task(name="publish", cache_policy=NO_CACHE)
-def publish_run(session: Session, planned: Planned, trigger: Trigger, artefacts: dict[str, str], now: datetime) -> Manifest:
-    """Publishes the run by its manifest."""
-    run, plan = planned.run, planned.plan
-    own = [run.table(table.name) for job in session.config.jobs for table in job.analysis.tables]
-    own += [run.table(name) for name in ("runs", "gates")]
-    measured = session.commits[MAPS].values()
-    for path in [*own, *files_below(run.gallery), *files_below(run.commits)]:
-        artefacts[path.relative_to(run.store).as_posix()] = hash_file(path)
-    there = [*PACKAGES, *(name for name in EXTRAS if importlib.util.find_spec(name) is not None)]
-    versions = {name: importlib.metadata.version(name) for name in there}
-    manifest = Manifest(
-        run_id=run.run_id,
-        plan_hash=hash_file(run.plan),
-        started_at=plan.created_at,
-        finished_at=now,
-        expected_count=plan.sample_count,
-        processed_count=sum(commit.processed_count for commit in measured),
-        failed_count=sum(commit.failed_count for commit in measured),
-        readings=list(READINGS),
-        passed_over=plan.passed_over,
-        empty_classes=plan.empty_classes,
-        examination=plan.examination,
-        trigger=trigger,
-        environment={
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            **versions,
-            "device": planned.facts["device"],
-            **git_state(session.config.folder),
-        },
-        analyses={job.analysis.name: job.options.model_dump(mode="json") for job in session.config.jobs[1:]},
-        artefacts=artefacts,
-    )
-    session.check_held()
-    publish(run, manifest)
-    return manifest
-
-
-def git_state(folder: str) -> dict[str, str]:
-    """The commit of the folder that the config lies in, with whether it was changed since; nothing where git knows none."""
-    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git": found.stdout.strip()}
-
-
-def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
-    """How the maps were made: columns of the run's row, and attributes of its arrays."""
-    found, classes = plan.examination, len(plan.class_names)
-    competing = competing_count(classes, config.method.rule, config.method.top_k)
-    return {
-        "model_factory": config.model.factory,
-        "model_program": config.model.program,
-        "dataset_path": config.dataset.path,
-        "rule": config.method.rule,
-        "reduction": config.method.reduction,
-        "head": config.method.head,
-        "precision": config.method.precision,
-        "competing_count": competing if competing < classes else None,
-        "precision_agreement_frac": None if found is None else found.precision_agreement_frac,
-        "is_folded": None if found is None else found.fold is not None,
-        "fold_reason": None if found is None else found.fold_reason,
-        "fold_deviation": None if found is None else found.fold_deviation,
-    }
-
-
-@task(name="draw", cache_policy=NO_CACHE)
-def draw(session: Session, planned: Planned, judgements: list[Judgement]) -> None:
-    """Draws the samples that a reviewer should see first."""
-    run, config = planned.run, session.config
-    classes = len(planned.plan.class_names)
-    with connect(run.store, [run.run_id]) as connection:
-        choices = choose_samples(connection, run.run_id, config.report.gallery_samples, config.report.seed, classes, judgements)
-        indices = sorted({choice.sample_index for choice in choices})
-        shown = shown_classes(ask(connection, "gallery_samples", run_id=run.run_id, indices=indices).rows)
-    draw_gallery(run, open_studio(run, config, session.dataset), choices, shown)
-
-
-@task(name="report", cache_policy=NO_CACHE)
-def report(session: Session, run: Run) -> Path:
-    """Writes the run's report, and the page over all runs of its store, which can be made at any time."""
-    path = write_report(run)
-    try:
-        write_index(run.store)
-    except (InputError, OSError) as error:
-        session.listener.say(f"the page over all runs cannot be written ({error}): 'clear-audit report' writes it again")
-    return path

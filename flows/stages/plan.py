@@ -96,12 +96,17 @@ def plan_run(
             )
         plan = draft.model_copy(update={"run_id": run_id, "examination": examination, "trigger": trigger})
         return Planned(create_run(store, plan), plan, fold, facts)
-    plan = read_plan(unfinished)
-    fold = None
+    return plan_again(unfinished, cluster, listener)
+
+
+def plan_again(run: Run, cluster: Cluster, listener: Listener) -> Planned:
+    """A run as it was planned before. Raises InputError."""
+    _, facts = cluster.wait()
+    plan, fold = read_plan(run), None
     if plan.examination is not None and plan.examination.fold is not None:
-        fold = make_fold(store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
+        fold = make_fold(run.store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
         build(fold, cluster, listener)
-    return Planned(unfinished, plan, fold, facts)
+    return Planned(run, plan, fold, facts)
 
 
 def say_missing(dataset: Dataset) -> Iterator[str]:

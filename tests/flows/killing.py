@@ -13,7 +13,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-STAGES = {"compute": "computing", "finalise": "joining", "draw": "drawing", "publish_run": "publishing", "report": "reporting"}
+STAGES = {
+    "compute_all": "computing",
+    "finalise_pass": "joining",
+    "draw_pictures": "drawing",
+    "publish_run": "publishing",
+    "write_reports": "reporting",
+}
 """The audit's stages by the function of `flows.orchestration.audit` that carries each out."""
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.cli.app import say_resumption
+from flows.cli.audits import say_resumption
 from flows.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_codes, is_unread
 from flows.errors import ClusterLost, ServerLost
 from flows.runtime.progress import Listener, Terminal

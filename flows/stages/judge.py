@@ -1,0 +1,54 @@
+"""What is to be said of a run's figures: that they are not finite, and what becomes of its gates."""
+
+from flows.stages.session import Session
+from reports.gates.gates import Judgement, as_rows, judge, readable_reference
+from reports.queries import ask
+from reports.sections.tables import say_not_finite
+from storage.errors import InputError
+from storage.joins import place_table
+from storage.runs.run import Run, readable_plan
+from storage.sql.read_only import connect
+from storage.tables import write_table
+
+EMPTY = (
+    "no image has positive response for any class, so that all maps are empty: nothing is known of the model's evidence; where "
+    "its scores are never above 0, name the layer before what makes them so in method.head"
+)
+
+
+def find_not_finite(session: Session, run: Run) -> list[str]:
+    """What is to be said of images whose scores or maps are not finite, and says it; of maps that are all empty as well."""
+    with connect(run.store, [run.run_id]) as connection:
+        row = ask(connection, "verdict", run_id=run.run_id).rows[0]
+    found = say_not_finite(row)
+    empty = [EMPTY] if row["processed_count"] and row["no_dominant_count"] == row["processed_count"] else []
+    for sentence in [*found, *empty]:
+        session.listener.say(sentence)
+    return found
+
+
+def judge_run(session: Session, run: Run) -> list[Judgement]:
+    """Puts the gates to the run and writes what became of them into its table `gates`."""
+    session.listener.stage("judging")
+    try:
+        reference = readable_reference(run, session.config.reference)
+    except InputError as error:
+        # Another run's fault loses nothing of this one: a gate that compares with it does not pass.
+        session.listener.say(f"gates: there is no reference to compare with: {error}")
+        reference = None
+    if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
+        session.listener.say(
+            f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
+            f"'{session.config.method.rule}': what moved between them may be the rule"
+        )
+    judgements = judge(session.config.gate_list, run, reference)
+    place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
+    return judgements
+
+
+def planned_rule(run: Run) -> str | None:
+    """The rule that a run's maps were planned by; None where its plan does not say."""
+    plan = readable_plan(run)
+    method = None if plan is None else plan.config.get("method")
+    rule = method.get("rule") if isinstance(method, dict) else None
+    return rule if isinstance(rule, str) else None

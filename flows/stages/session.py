@@ -1,0 +1,48 @@
+"""What is started once for an audit and used by its stages."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from flows.config import AuditConfig
+from flows.runtime.cluster import Cluster, worker_threads
+from flows.runtime.progress import Listener
+from flows.runtime.worker import Work
+from storage.datasets import Dataset
+from storage.runs.commits import Commit
+
+
+class Session:
+    """What is started once for an audit and used by its stages. resumed: the run to go on with, where one is named."""
+
+    def __init__(
+        self, config: AuditConfig, store: Path, dataset: Dataset, listener: Listener, resumed: str | None = None
+    ) -> None:
+        self.config, self.store, self.dataset, self.listener = config, store, dataset, listener
+        self.resumed = resumed
+        self.work = Work(
+            key=f"clear-audit-{config.config_hash[:16]}",
+            model=config.model_spec,
+            dataset=config.dataset_spec,
+            input=config.input_spec,
+            rule=config.method.rule,
+            reduction=config.method.reduction,
+            head=config.method.head,
+            precision=config.method.precision,
+            top_k=config.method.top_k,
+            kept_classes=config.method.kept_classes,
+            batch_samples=config.compute.batch_samples,
+            threads=worker_threads(config.compute),
+        )
+        self.cluster = Cluster(config.compute, self.work)
+        self.held = ExitStack()
+        self.check_held: Callable[[], None] = lambda: None
+        # Not among the stages' parameters: Prefect looks through these, one by one.
+        self.commits: dict[str, dict[int, Commit]] = {}
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self.held:
+            self.cluster.close()
