@@ -1,5 +1,6 @@
 """The config of an audit: strict, from TOML, with environment and flags above it."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny, Va
 from flows.analyses import ANALYSES
 from flows.analyses.analysis import Job, Options
 from reports.gates.gates import BUILT_IN, Gate
-from storage.datasets import DatasetSpec
+from storage.datasets.formats import FORMATS, AnySpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.json_records import read_record
@@ -31,6 +32,9 @@ OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|P
 STRONGEST_SINCE = 5
 """The version of the tables since which a config without `method.top_k` means the strongest of many classes. Before: all."""
 
+FORMATS_SINCE = 7
+"""The version since which each format of a dataset has its own keys; before, all had `labels`, which was NULL."""
+
 SIGNED = r"x-amz-(signature|credential|security-token)|sig|signature|(\w*[_-])?(key|token|secret|password)"
 CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECASE)
 """What in an address is a secret: `s3://key:secret@bucket`, and the signature of an address that was signed."""
@@ -45,13 +49,6 @@ OPTIONS = {name: analysis.options for name, analysis in ANALYSES.items() if name
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class DatasetSection(Section):
-    format: Literal["idx", "folder", "manifest"]
-    path: str
-    labels: str | None = None
-    classes: tuple[str, ...] | None = None
 
 
 class InputSection(Section):
@@ -200,7 +197,7 @@ class AuditConfig(Section):
 
     name: str = Field(default="audit", min_length=1)
     reference: str = Field(default=PREVIOUS, min_length=1)
-    dataset: DatasetSection
+    dataset: AnySpec
     input: InputSection
     model: ModelSection
     method: MethodSection = MethodSection()
@@ -232,7 +229,7 @@ class AuditConfig(Section):
 
     @model_validator(mode="after")
     def check_addresses(self) -> "AuditConfig":
-        addresses = {f"{section}.{key}": getattr(getattr(self, section), key) for section, key in ADDRESSES}
+        addresses = {f"{section}.{key}": getattr(getattr(self, section), key, None) for section, key in ADDRESSES}
         for key, address in addresses.items():
             if address is not None and CREDENTIALS.search(address):
                 raise ValueError(
@@ -244,10 +241,6 @@ class AuditConfig(Section):
     @property
     def gate_list(self) -> list[Gate]:
         return [Gate(**gate.model_dump()) for gate in self.gates]
-
-    @property
-    def dataset_spec(self) -> DatasetSpec:
-        return DatasetSpec(**self.dataset.model_dump())
 
     @property
     def input_spec(self) -> InputSpec:
@@ -335,16 +328,23 @@ def read_values(path: Path) -> dict[str, Any]:
     config = plan.config
     if not isinstance(config.get("folder"), str):
         raise InputError(f"config '{path}': the plan has no resolved config: name the TOML file that it was made from")
-    method = config.get("method")
-    if plan.schema_version < STRONGEST_SINCE and isinstance(method, dict) and method.get("top_k") is None:
+    return as_of_now(config, plan.schema_version)
+
+
+def as_of_now(config: dict[str, Any], version: int) -> dict[str, Any]:
+    """The config of a plan of an older version, said as it would be said now."""
+    if isinstance(method := config.get("method"), dict) and version < STRONGEST_SINCE and method.get("top_k") is None:
         method["top_k"] = "all"
+    if isinstance(dataset := config.get("dataset"), dict) and version < FORMATS_SINCE:
+        config["dataset"] = {key: value for key, value in dataset.items() if value is not None}
     return config
 
 
 def planned_config(run: Run) -> AuditConfig:
     """The config that a run was planned with. Raises InputError where its plan is damaged."""
     try:
-        return AuditConfig.model_validate_json(json.dumps(read_plan(run).config))
+        plan = read_plan(run)
+        return AuditConfig.model_validate_json(json.dumps(as_of_now(plan.config, plan.schema_version)))
     except ValidationError as error:
         faults = "; ".join(explain(item) for item in error.errors())
         raise InputError(f"config of run '{run.run_id}': {faults}; name a config file instead") from error
@@ -355,6 +355,11 @@ def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
+        if name == "dataset":
+            for options in FORMATS:
+                keys |= {f"dataset.{field.name}": field.type for field in dataclasses.fields(options)}
+            keys["dataset.format"] = str
+            continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             keys |= {f"{name}.{key}": inner for key, inner in known_keys(kind).items()}
         elif name not in ("folder", "analyses"):
@@ -402,11 +407,28 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> None:
             part[key] = str(folder / os.path.expanduser(part[key]))  # noqa: PTH111  Path's raises where there is no such user
 
 
+TAG_FAULTS = ("union_tag_invalid", "union_tag_not_found")
+
+
+def explain_tag(item: Any) -> str:
+    """That the format of a dataset is not one, in one sentence."""
+    if item["type"] == "union_tag_not_found":
+        return explain({"type": "missing", "loc": (item["loc"][0], "", "format")})
+    *others, last = item["ctx"]["expected_tags"].split(", ")
+    message = f"input should be {', '.join(others)} or {last}"
+    return explain({"type": "literal_error", "loc": (item["loc"][0], "", "format"), "input": item["ctx"]["tag"], "msg": message})
+
+
 def explain(item: Any) -> str:
     """One fault of a config in one sentence."""
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
+    if item["type"] in TAG_FAULTS:
+        return explain_tag(item)
+    # Among them is the name of the format, by which the options of a dataset are told apart.
+    where = ".".join(str(part) for place, part in enumerate(item["loc"]) if not (place == 1 and item["loc"][0] == "dataset"))
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = [*known_keys(), *(f"gates.{key}" for key in GateSection.model_fields)]
+        if where in known:
+            return f"key '{where}' is none of dataset.format '{item['loc'][1]}': remove it, or name another format"
         return f"unknown key '{where}': did you mean '{nearest(re.sub(r'[.][0-9]+[.]', '.', where), known)}'?"
     if item["type"] == "missing":
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"

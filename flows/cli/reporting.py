@@ -46,7 +46,7 @@ def write_gallery(run: "Run", folder: Path) -> Path:
     from storage.datasets import open_dataset
 
     config = planned_config(run)
-    studio = open_studio(run, config, open_dataset(config.dataset_spec))
+    studio = open_studio(run, config, open_dataset(config.dataset))
     with ProgressBar() as listener:
         return write_folder(run, folder, lambda place, shown: draw_all(place, studio, shown, listener), studio.hexadecimal)
 

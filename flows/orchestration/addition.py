@@ -31,7 +31,7 @@ def add_analyses(run: Run, names: Sequence[str], config: AuditConfig, listener: 
     """
     for name in names:
         check_absent(run, name)
-    dataset = open_dataset(config.dataset_spec)
+    dataset = open_dataset(config.dataset)
     check_same(run, config, dataset)
     with heeding_interrupts(listener), Session(config, run.store, dataset, listener) as session:
         listener.stage("starting")

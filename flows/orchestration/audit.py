@@ -71,7 +71,7 @@ class AuditOutcome:
 def audit(config: dict[str, Any], store: str) -> AuditOutcome:
     """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
     resolved = AuditConfig.model_validate_json(json.dumps(config))
-    with Session(resolved, parse_store(store), open_dataset(resolved.dataset_spec), Listener()) as session:
+    with Session(resolved, parse_store(store), open_dataset(resolved.dataset), Listener()) as session:
         return run_stages(session, find_trigger("python"))
 
 

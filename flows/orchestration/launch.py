@@ -27,7 +27,7 @@ def check_places(config: AuditConfig, store: Path) -> Dataset:
     """The dataset, opened. Raises InputError where it is not as it must be, or the store is no place for a run."""
     check_writable(store)
     try:
-        return open_dataset(config.dataset_spec)
+        return open_dataset(config.dataset)
     except InputError as error:
         raise InputError(f"section [dataset] of the config: {error}") from error
 

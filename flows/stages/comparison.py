@@ -31,7 +31,7 @@ def open_side(run: Run, when: str) -> Side:
     """Without the dataset there is no input among the pictures."""
     config = planned_config(run)
     try:
-        dataset = open_dataset(config.dataset_spec)
+        dataset = open_dataset(config.dataset)
     except InputError:
         dataset = None
     return Side(when, open_studio(run, config, dataset), read_plan(run).class_names)

@@ -23,7 +23,7 @@ class Session:
         self.work = Work(
             key=f"clear-audit-{config.config_hash[:16]}",
             model=config.model_spec,
-            dataset=config.dataset_spec,
+            dataset=config.dataset,
             input=config.input_spec,
             rule=config.method.rule,
             reduction=config.method.reduction,

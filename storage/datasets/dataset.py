@@ -1,34 +1,33 @@
-"""The protocol of a dataset, and the way to open one."""
+"""What a dataset is, whichever its format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict
 
-from storage.errors import InputError
-
-Format = Literal["idx", "folder", "manifest"]
+OPTIONS = ConfigDict(extra="forbid", strict=True)
+"""Of the options of every format."""
 
 MOST_LISTED = 10
 """Of what a sentence lists; the rest is "…"."""
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What opens a dataset, on any machine that sees its files.
+class DatasetSpec(Protocol):
+    """What opens a dataset, on any machine that sees its files: each format has its own, with its own strict options.
 
-    path: the images' IDX file, the folder of class folders, or the CSV or Parquet manifest; any fsspec address.
-    labels: the labels' IDX file; other formats carry their labels.
-    classes: names in the order of the model's outputs; by default the dataset's own. A name that occurs twice gets its
-    index: "crane (134)".
+    format: the name of the format. path: where the dataset is; any fsspec address. classes: names in the order of the model's
+    outputs; by default the dataset's own. A name that occurs twice gets its index: "crane (134)".
     """
 
-    format: Format
-    path: str
-    labels: str | None = None
-    classes: tuple[str, ...] | None = None
+    @property
+    def format(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,6 @@ class Dataset(Protocol):
     def content_hash(self) -> str:
         """SHA-256 over names, labels and content: equal where, and only where, the dataset is the same."""
         ...
-
-
-def open_dataset(spec: DatasetSpec) -> Dataset:
-    """Opens a dataset and checks what can be checked without reading every image.
-
-    Raises InputError: a path that is not there or not readable, no images, a label outside the classes.
-    """
-    from storage.datasets.classes import MOST_CLASSES
-    from storage.datasets.folder import FolderDataset
-    from storage.datasets.idx import IdxDataset
-    from storage.datasets.manifest import ManifestDataset
-
-    formats: dict[Format, Callable[[DatasetSpec], Dataset]] = {
-        "idx": IdxDataset,
-        "folder": FolderDataset,
-        "manifest": ManifestDataset,
-    }
-    dataset = formats[spec.format](spec)
-    if len(dataset.classes) > MOST_CLASSES:
-        raise InputError(f"{spec.path} has {len(dataset.classes):,} classes, and an audit holds {MOST_CLASSES:,}: merge some")
-    return dataset
 
 
 def say_passed_over(passed_over: Mapping[str, int]) -> str:

@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from os.path import realpath
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from pydantic.dataclasses import dataclass
 
 from storage.addresses import filesystem_of
 from storage.datasets.classes import ClassNames, empty_classes, nearest, plain
-from storage.datasets.dataset import DatasetSpec, Samples, say_passed_over
+from storage.datasets.dataset import OPTIONS, Samples, say_passed_over
 from storage.datasets.files import ImageFiles, visible
 from storage.errors import InputError
 
@@ -33,6 +35,15 @@ SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))
 
 SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|evaluation|dev|holdout)[\W_]*[0-9]*", re.IGNORECASE)
 """What the parts of a dataset are called, where each has the class folders in it."""
+
+
+@dataclass(frozen=True, config=OPTIONS)
+class FolderSpec:
+    """path: the folder of class folders. classes: see `DatasetSpec`."""
+
+    format: Literal["folder"]
+    path: str
+    classes: tuple[str, ...] | None = None
 
 
 class FolderDataset:
@@ -54,7 +65,7 @@ class FolderDataset:
     passed_over: Mapping[str, int]
     empty_classes: tuple[str, ...]
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: FolderSpec) -> None:
         named = None if spec.classes is None else ClassNames(spec.classes, spec.path)
         filesystem, found_root = filesystem_of(spec.path)
         root = found_root.rstrip("/")

@@ -1,5 +1,6 @@
 """IDX files, as MNIST is published in them, gzipped or plain."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -7,16 +8,16 @@ import struct
 import threading
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+from pydantic.dataclasses import dataclass
 
 from storage.addresses import open_file
 from storage.datasets.classes import check_labels, empty_classes, named_classes, numbered_classes
-from storage.datasets.dataset import DatasetSpec, Samples
+from storage.datasets.dataset import OPTIONS, Samples
 from storage.datasets.images import (
     BLOCK_BYTES,
     Content,
@@ -35,13 +36,23 @@ LARGEST_RATIO = 1032
 BROKEN_STREAM = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Header:
     """What an IDX file says of itself. offset: where its values start, in bytes."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     offset: int
+
+
+@dataclass(frozen=True, config=OPTIONS)
+class IdxSpec:
+    """path: the images' IDX file. labels: the labels' one; without it all are unknown. classes: see `DatasetSpec`."""
+
+    format: Literal["idx"]
+    path: str
+    labels: str | None = None
+    classes: tuple[str, ...] | None = None
 
 
 class IdxDataset:
@@ -59,7 +70,7 @@ class IdxDataset:
     passed_over: Mapping[str, int]
     empty_classes: tuple[str, ...]
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: IdxSpec) -> None:
         named = named_classes(spec)
         self._spec = spec
         self._lock = threading.Lock()
@@ -75,7 +86,7 @@ class IdxDataset:
         self.passed_over = {}
         self.empty_classes = empty_classes(self.classes, self._labels)
 
-    def __reduce__(self) -> tuple[type["IdxDataset"], tuple[DatasetSpec]]:
+    def __reduce__(self) -> tuple[type["IdxDataset"], tuple[IdxSpec]]:
         return IdxDataset, (self._spec,)
 
     def __len__(self) -> int:

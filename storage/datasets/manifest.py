@@ -8,16 +8,18 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from pydantic.dataclasses import dataclass
 
 from storage.addresses import filesystem_of, open_file
 from storage.datasets.classes import empty_classes, nearest, plain
 from storage.datasets.columns import is_bytes, keep
-from storage.datasets.dataset import DatasetSpec, Samples
+from storage.datasets.dataset import OPTIONS, Samples
 from storage.datasets.files import ImageFiles
 from storage.datasets.images import check_count
 from storage.datasets.labels import read_labels
@@ -35,6 +37,15 @@ PANDAS_INDEX = ("", "Unnamed: 0")
 """What pandas calls the column of row numbers that it writes unasked."""
 INDEX = "index"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True, config=OPTIONS)
+class ManifestSpec:
+    """path: the CSV or Parquet file that lists the images. classes: see `DatasetSpec`."""
+
+    format: Literal["manifest"]
+    path: str
+    classes: tuple[str, ...] | None = None
 
 
 class ManifestDataset:
@@ -56,7 +67,7 @@ class ManifestDataset:
     passed_over: Mapping[str, int]
     empty_classes: tuple[str, ...]
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: ManifestSpec) -> None:
         filesystem, path = filesystem_of(spec.path)
         try:
             with open_file(spec.path) as file:

@@ -36,7 +36,7 @@ AT_ONCE = 8
 
 def demo() -> None:
     config = load_config(DEMO, (), {})
-    samples, pixels, _ = read_prepared(open_dataset(config.dataset_spec), config.input_spec, 0, DIGITS)
+    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input_spec, 0, DIGITS)
     images, labels = torch.from_numpy(normalize(pixels, config.input_spec)), torch.from_numpy(samples.labels)
     model = load_model(config.model_spec)
     ink = torch.from_numpy(pixels[:, 0] >= 64)

@@ -23,6 +23,7 @@ import torch
 from distributed import LocalCluster
 from rich.console import Console
 from rich.table import Table
+from storage.evidence import cell_pixels, mean_evidence, write_sums
 
 from auditor import Clear
 from auditor.statistics.evidence import label_evidence
@@ -33,9 +34,9 @@ from flows.orchestration.launch import run_audit
 from flows.runtime.progress import Listener
 from reports.parts.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
-from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets import open_dataset
+from storage.datasets.manifest import ManifestSpec
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
-from storage.evidence import cell_pixels, mean_evidence, write_sums
 from storage.maps import MapShape, shard_files, write_shard
 from storage.runs.commits import Commit, open_attempt
 from storage.runs.manifest import Manifest
@@ -186,13 +187,13 @@ def measure_images(table: Table, folder: Path, imagenet: Path | None) -> None:
     listed.write_text("path,label\n" + "".join(lines))
     names = tuple(map(str, range(1000)))
     before, started = memory(), time.process_time()
-    many = open_dataset(DatasetSpec("manifest", str(listed), classes=names))
+    many = open_dataset(ManifestSpec("manifest", str(listed), classes=names))
     secs = time.process_time() - started
     table.add_row(f"manifest of {len(many):,} images, opened", f"{secs:.1f} s, {(memory() - before) / 1e6:.0f} MB", "")
     if imagenet is None:
         return
     torch.set_num_threads(1)
-    dataset = open_dataset(DatasetSpec("manifest", str(imagenet / "labels.csv"), classes=names))
+    dataset = open_dataset(ManifestSpec("manifest", str(imagenet / "labels.csv"), classes=names))
     spec = InputSpec(3, 224, 224, mean=(0.498,) * 3, std=(0.502,) * 3)
 
     def cpu_ms(work: Callable[[], object], images: int) -> float:

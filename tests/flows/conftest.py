@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from storage.datasets import DatasetSpec
+from storage.datasets.idx import IdxSpec
 from storage.datasets.preparation import InputSpec
 from storage.models.model import ModelSpec
 
@@ -113,7 +113,7 @@ def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> "Wo
     return Work(
         key="digits",
         model=ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")),
-        dataset=DatasetSpec("idx", str(folder / "images.idx"), str(folder / "labels.idx")),
+        dataset=IdxSpec("idx", str(folder / "images.idx"), str(folder / "labels.idx")),
         input=InputSpec(1, 28, 28),
         rule="linear",
         reduction="sum",

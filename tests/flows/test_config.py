@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from auditor import Clear
 from auditor.backward.trace import REDUCTIONS
 from auditor.operations.rule_table import RULES
-from flows.config import OF_KUBERNETES, PREFIX, AuditConfig, known_keys, load_config, planned_config
+from flows.config import OF_KUBERNETES, OPTIONS, PREFIX, AuditConfig, known_keys, load_config, planned_config
 from reports.gates.gates import Gate
 from storage.errors import InputError
 from storage.models.model import ModelSpec
@@ -58,6 +58,14 @@ def schema_keys(definition: Mapping[str, Any] | None = None, prefix: str = "") -
     """Every key that the JSON schema of the config has."""
     schema = AuditConfig.model_json_schema()
     for name, field in (definition or schema)["properties"].items():
+        if name == "analyses":
+            for section, options in OPTIONS.items():
+                yield from schema_keys(options.model_json_schema(), f"{section}.")
+            continue
+        if "discriminator" in field:
+            choices = [schema["$defs"][choice["$ref"].rsplit("/", 1)[1]] for choice in field["oneOf"]]
+            yield from sorted({f"{prefix}{name}.{key}" for choice in choices for key in choice["properties"]})
+            continue
         reference = field.get("$ref") or next(iter(field.get("allOf", [{}]))).get("$ref")
         if reference:
             yield from schema_keys(schema["$defs"][reference.rsplit("/", 1)[1]], f"{prefix}{name}.")
@@ -113,6 +121,7 @@ def test_defaults(tmp_path: Path) -> None:
         "reference": "previous",
         "about": {"owner": None, "intended_use": None, "known_limits": None},
         "gates": (),
+        "analyses": {"evidence": {"run": True}},
         "folder": str(tmp_path),
     }
 
@@ -122,8 +131,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     name = "all"
     reference = "20261120T"
     [dataset]
-    format = "manifest"
-    path = "/data/m.csv"
+    format = "idx"
+    path = "/data/m.idx"
     labels = "l.idx"
     classes = ["a", "b"]
     [input]
@@ -157,6 +166,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     [report]
     gallery_samples = 0
     seed = -4
+    [evidence]
+    run = false
     [about]
     owner = "us"
     intended_use = "to sort"
@@ -181,7 +192,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.notify.webhook.get_secret_value() == "https://host/hook"
     assert config.model_dump(exclude={"folder"}) == {
         "name": "all",
-        "dataset": {"format": "manifest", "path": "/data/m.csv", "labels": str(tmp_path / "l.idx"), "classes": ("a", "b")},
+        "dataset": {"format": "idx", "path": "/data/m.idx", "labels": str(tmp_path / "l.idx"), "classes": ("a", "b")},
         "input": {
             "channels": 3,
             "height": 224,
@@ -230,8 +241,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "samples": "SELECT 2 AS sample_index",
             },
         ),
+        "analyses": {"evidence": {"run": False}},
     }
-    assert config.dataset_spec.classes == ("a", "b")
+    assert config.dataset.classes == ("a", "b")
     assert config.input_spec.std == (1.0, 1.0, 0.25)
     assert (config.model_spec.factory, config.model_spec.search_path) == ("a.b:c", str(tmp_path))
     keys = [*keys_in(tomllib.loads(text)), "model.program"]
@@ -266,6 +278,10 @@ def test_known_keys_are_those_of_the_schema() -> None:
     [
         (MINIMAL.replace("path =", "pth ="), ["key 'dataset.path' is missing", "unknown key 'dataset.pth'", "'dataset.path'?"]),
         (MINIMAL + '[method]\nrulle = "linear"', ["unknown key 'method.rulle': did you mean 'method.rule'?"]),
+        (
+            MINIMAL.replace('"idx"', '"folder"\nlabels = "x"'),
+            ["key 'dataset.labels' is none of dataset.format 'folder': remove it, or name another format"],
+        ),
         (MINIMAL + "[reports]\nseed = 1", ["unknown key 'reports': did you mean 'report."]),
         ("nam = 'x'\n" + MINIMAL, ["unknown key 'nam': did you mean 'name'?"]),
         (
@@ -407,6 +423,7 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "about.owner": '"us"',
         "about.intended_use": '"it"',
         "about.known_limits": '"no"',
+        "evidence.run": "false",
         "notify.webhook": '"https://host/hook"',
         "notify.on": '["failure"]',
         "gates": '[{ name = "accuracy", min = 0.5 }]',
@@ -416,8 +433,8 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
     text = MINIMAL.replace('factory = "nets:build"', "") if key == "model.program" else MINIMAL
     for config in (load(tmp_path, text, f"{key}={values[key]}"), load(tmp_path, text, environment={variable: values[key]})):
         found: Any = config
-        for part in key.split("."):
-            found = getattr(found, part)
+        for part in key.replace("evidence.", "analyses.evidence.").split("."):
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         if key == "notify.webhook":
             found = found.get_secret_value()
         if key == "gates":
@@ -605,8 +622,8 @@ def test_init_has_every_key_and_each_of_its_examples_is_valid(tmp_path: Path) ->
     lines = text.split("\n")
     uncommented = "\n".join(line.removeprefix("# ") if re.match(r"# (\[\[|.* = )", line) else line for line in lines)
     assert sorted(keys_in(tomllib.loads(uncommented))) == sorted(schema_keys())
-    of_factory = re.sub("(?m)^program = .*", "", uncommented)
-    of_program = re.sub("(?m)^(factory|weights|arguments) = .*", "", uncommented)
+    of_factory = re.sub("(?m)^(labels|program) = .*", "", uncommented)
+    of_program = re.sub("(?m)^(labels|factory|weights|arguments) = .*", "", uncommented)
     assert load(tmp_path, of_factory).compute.workers == 2
     assert load(tmp_path, of_program).model.program == str(tmp_path / "model.pt2")
 

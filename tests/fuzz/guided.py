@@ -14,9 +14,8 @@ import atheris
 
 with atheris.instrument_imports(include=["storage", "flows.config"]):
     from flows.config import load_config
-    from storage.datasets import DatasetSpec
-    from storage.datasets.idx import IdxDataset
-    from storage.datasets.manifest import ManifestDataset
+    from storage.datasets.idx import IdxDataset, IdxSpec
+    from storage.datasets.manifest import ManifestDataset, ManifestSpec
     from storage.errors import InputError
     from storage.runs.run import Run
     from storage.sql.read_only import connect, select
@@ -45,12 +44,12 @@ def take_config(path: str) -> None:
 
 
 def take_idx_file(path: str) -> None:
-    dataset = IdxDataset(DatasetSpec("idx", path, None, None))
+    dataset = IdxDataset(IdxSpec("idx", path, None, None))
     dataset.read(0, min(5, len(dataset)))
 
 
 def take_manifest(path: str) -> None:
-    dataset = ManifestDataset(DatasetSpec("manifest", path, None, None))
+    dataset = ManifestDataset(ManifestSpec("manifest", path, None))
     assert all(image is None for image in dataset.read(0, min(8, len(dataset))).images), "there is no image to read"
 
 

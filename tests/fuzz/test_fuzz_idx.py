@@ -8,8 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.datasets import DatasetSpec
-from storage.datasets.idx import IdxDataset
+from storage.datasets.idx import IdxDataset, IdxSpec
 from storage.errors import InputError
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_bytes
@@ -52,7 +51,7 @@ def test_idx_files_of_any_content(tmp_path: Path, trials: settings, watch: Watch
         labels_file.write_bytes(labels or b"")
         with watch():
             try:
-                dataset = IdxDataset(DatasetSpec("idx", str(images_file), None if labels is None else str(labels_file), classes))
+                dataset = IdxDataset(IdxSpec("idx", str(images_file), None if labels is None else str(labels_file), classes))
             except InputError as error:
                 check_sentence(error, tmp_path)
                 return

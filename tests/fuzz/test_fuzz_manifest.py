@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage.datasets import DatasetSpec
-from storage.datasets.manifest import ManifestDataset
+from storage.datasets.manifest import ManifestDataset, ManifestSpec
 from storage.errors import InputError
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import NUMBERS, TEXT, changed_bytes
@@ -89,7 +88,7 @@ def test_manifests_of_any_content(tmp_path: Path, trials: settings, watch: Watch
         path.write_bytes(manifest[1])
         with watch():
             try:
-                dataset = ManifestDataset(DatasetSpec("manifest", str(path), None, classes))
+                dataset = ManifestDataset(ManifestSpec("manifest", str(path), classes))
             except InputError as error:
                 check_sentence(error, path)
                 return

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from storage.addresses import filesystem_of, open_file
-from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets import open_dataset
+from storage.datasets.idx import IdxSpec
+from storage.datasets.manifest import ManifestSpec
 from storage.errors import InputError
 from storage.json_records import read_record
 from storage.models.weights import read_weights
@@ -39,9 +41,9 @@ def test_a_pipe_is_no_file_and_not_waited_for(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"'{path}' is not a file"):
             open_file(str(path))
     for spec in (
-        DatasetSpec("idx", str(tmp_path / "images.idx")),
-        DatasetSpec("manifest", str(tmp_path / "list.csv")),
-        DatasetSpec("manifest", str(tmp_path / "list.parquet")),
+        IdxSpec("idx", str(tmp_path / "images.idx")),
+        ManifestSpec("manifest", str(tmp_path / "list.csv")),
+        ManifestSpec("manifest", str(tmp_path / "list.parquet")),
     ):
         with pytest.raises(InputError, match="is not a file"):
             open_dataset(spec)

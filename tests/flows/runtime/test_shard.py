@@ -20,7 +20,8 @@ import flows.runtime.shard
 from auditor import Clear
 from flows.runtime.shard import audit_shard
 from flows.runtime.worker import AuditWorker, Work
-from storage.datasets import DatasetSpec
+from storage.datasets.folder import FolderSpec
+from storage.datasets.idx import IdxSpec
 from storage.maps import MapShape
 from storage.models.model import load_model
 from storage.runs.commits import read_commits
@@ -64,7 +65,7 @@ def test_each_hostile_sample_is_one_row_of_failures(
     (images / "z-good.png").write_bytes(whole)
     for name, (make, _) in HOSTILE.items():
         make(images / f"{name}.png", whole)
-    spec = DatasetSpec("folder", str(tmp_path / "images"), classes=tuple("0123456789"))
+    spec = FolderSpec("folder", str(tmp_path / "images"), classes=tuple("0123456789"))
     worker = AuditWorker(replace(digits_work, dataset=spec, input=replace(digits_work.input, resize="none")))
     monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key: worker)
     run = Run(tmp_path, "run")
@@ -149,7 +150,7 @@ def test_an_image_whose_scores_are_not_finite_is_a_failure(
     pixels = digits.pixels[:6].copy()
     pixels[black] = 0
     write_idx(tmp_path, Digits(pixels, digits.labels[:6]))
-    dataset = DatasetSpec("idx", str(tmp_path / "images.idx"), str(tmp_path / "labels.idx"), classes=tuple("0123456789"))
+    dataset = IdxSpec("idx", str(tmp_path / "images.idx"), str(tmp_path / "labels.idx"), classes=tuple("0123456789"))
     model = load_model(digits_work.model)
     assert isinstance(model, nn.Sequential)
     attempts = {}

@@ -50,7 +50,7 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
     But for pixels of the heatmap at which the label and another are as good as equal.
     """
     config = planned_config(run)
-    dataset, model = open_dataset(config.dataset_spec), load_model(config.model_spec)
+    dataset, model = open_dataset(config.dataset), load_model(config.model_spec)
     drawn = {
         sample["sample_index"]: sample["peak"] for sample in json.loads((run.gallery / "gallery.json").read_text())["samples"]
     }
@@ -78,11 +78,11 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
 def test_all_samples_are_drawn_as_those_of_the_gallery(run: Run, tmp_path: Path) -> None:
     """Chosen over two chunks of the arrays, with gaps."""
     config = planned_config(run)
-    studio = open_studio(run, config, open_dataset(config.dataset_spec))
+    studio = open_studio(run, config, open_dataset(config.dataset))
     gallery = {
         sample["sample_index"]: sample["peak"] for sample in json.loads((run.gallery / "gallery.json").read_text())["samples"]
     }
-    labels = open_dataset(config.dataset_spec).read(0, 300).labels
+    labels = open_dataset(config.dataset).read(0, 300).labels
     peaks = draw_all(tmp_path, studio, {index: int(labels[index]) for index in gallery}, Listener())
     assert peaks == gallery
     assert len(list(tmp_path.iterdir())) == 3 * len(gallery)

@@ -16,7 +16,8 @@ from flows.config import AuditConfig, load_config
 from flows.runtime.progress import Listener
 from flows.runtime.worker import AuditWorker, Work
 from flows.stages.plan import Planned, draft_plan, plan_run, say_missing
-from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets import open_dataset
+from storage.datasets.folder import FolderSpec
 from storage.errors import InputError
 from storage.runs.lookup import list_runs
 from storage.runs.plan import Trigger
@@ -59,7 +60,7 @@ def plan(client: Client, config: AuditConfig, work: Work, store: Path, heard: He
     ready = Ready(client, work)
     ready.facts.update(facts)
     try:
-        return plan_run(config, store, open_dataset(config.dataset_spec), ready, heard or Heard(), TRIGGER)  # type: ignore[arg-type]
+        return plan_run(config, store, open_dataset(config.dataset), ready, heard or Heard(), TRIGGER)  # type: ignore[arg-type]
     finally:
         client.unregister_worker_plugin(work.key)
 
@@ -73,14 +74,14 @@ def test_what_is_passed_over_is_planned_and_said(config: AuditConfig, tmp_path: 
     for name in ("a/1.png", "a/2.heic", "b/3.heic", "list.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    dataset = open_dataset(DatasetSpec("folder", str(tmp_path)))
+    dataset = open_dataset(FolderSpec("folder", str(tmp_path)))
     draft = draft_plan(config, dataset)
     assert (draft.passed_over, draft.empty_classes) == ({".heic": 2, ".csv": 1}, ["b"])
     assert list(say_missing(dataset)) == [
         "dataset: 3 files with other suffixes (.heic 2, .csv 1) passed over: they are not audited",
         "dataset: classes without an image: 1 ('b')",
     ]
-    assert list(say_missing(open_dataset(config.dataset_spec))) == []
+    assert list(say_missing(open_dataset(config.dataset))) == []
 
 
 def with_settings(digits_config: Path, *settings: str) -> AuditConfig:

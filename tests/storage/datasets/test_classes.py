@@ -3,8 +3,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from storage.datasets import DatasetSpec
 from storage.datasets.classes import ClassNames, check_labels, empty_classes, named_classes, nearest, numbered_classes
+from storage.datasets.idx import IdxSpec
 from storage.errors import InputError
 
 ÉTÉ, ÉTÉ_OF_MACOS = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
@@ -34,10 +34,10 @@ def test_names_that_look_alike_are_the_same(given: str, asked: str) -> None:
 
 
 def test_classes_without_a_name_are_an_error() -> None:
-    assert named_classes(DatasetSpec("idx", "here", None, ("a", "b", "a"))) == ("a (0)", "b", "a (2)")
-    assert named_classes(DatasetSpec("idx", "here")) is None
+    assert named_classes(IdxSpec("idx", "here", None, ("a", "b", "a"))) == ("a (0)", "b", "a (2)")
+    assert named_classes(IdxSpec("idx", "here")) is None
     with pytest.raises(InputError, match="here: `classes` is empty"):
-        named_classes(DatasetSpec("idx", "here", None, ()))
+        named_classes(IdxSpec("idx", "here", None, ()))
 
 
 def test_integer_labels_and_the_classes_that_they_index() -> None:

@@ -14,10 +14,10 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets import open_dataset
 from storage.datasets.dataset import say_empty, say_passed_over
 from storage.datasets.files import FILES_IN_FLIGHT, ImageFiles
-from storage.datasets.folder import FolderDataset
+from storage.datasets.folder import FolderDataset, FolderSpec
 from storage.errors import InputError
 
 
@@ -35,7 +35,7 @@ def fill(root: str, contents: dict[str, bytes]) -> None:
 
 
 def open_folder(root: object, classes: tuple[str, ...] | None = None) -> FolderDataset:
-    return FolderDataset(DatasetSpec("folder", str(root), None, classes))
+    return FolderDataset(FolderSpec("folder", str(root), classes))
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])
@@ -54,7 +54,7 @@ def test_flat_and_nested_images_in_order(tmp_path: Path, memory: str, place: str
             "empty/readme.md": b"no class",
         },
     )
-    dataset = open_dataset(DatasetSpec("folder", root + "/"))
+    dataset = open_dataset(FolderSpec("folder", root + "/"))
     samples = dataset.read(0, 4)
     assert len(dataset) == 4
     assert dataset.classes == ("cat", "dog")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.datasets import DatasetSpec, Samples, open_dataset
-from storage.datasets.idx import IdxDataset
+from storage.datasets.idx import IdxDataset, IdxSpec
 from storage.errors import InputError
 
 DTYPE_CODES = {"u1": 0x08, "i1": 0x09, ">i2": 0x0B, ">i4": 0x0C, ">f4": 0x0D}
@@ -32,7 +32,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 def save(folder: Path, images: bytes, labels: bytes, classes: tuple[str, ...] | None = None) -> DatasetSpec:
     (folder / "images").write_bytes(images)
     (folder / "labels").write_bytes(labels)
-    return DatasetSpec("idx", str(folder / "images"), str(folder / "labels"), classes)
+    return IdxSpec("idx", str(folder / "images"), str(folder / "labels"), classes)
 
 
 def pixels(samples: Samples) -> np.ndarray:
@@ -86,9 +86,9 @@ def test_signed_labels_may_be_unknown(tmp_path: Path, dtype: str) -> None:
 
 def test_without_a_label_file_labels_are_unknown_and_classes_must_be_named(tmp_path: Path) -> None:
     path = save(tmp_path, idx_bytes(noise(3, 2, 2)), b"").path
-    assert IdxDataset(DatasetSpec("idx", path, None, ("a",))).read(1, 3).labels.tolist() == [-1, -1]
+    assert IdxDataset(IdxSpec("idx", path, None, ("a",))).read(1, 3).labels.tolist() == [-1, -1]
     with pytest.raises(InputError, match=r"no label is known.*name them in `classes`"):
-        IdxDataset(DatasetSpec("idx", path))
+        IdxDataset(IdxSpec("idx", path))
 
 
 def test_addresses_that_are_no_local_paths_and_pickling(memory: str) -> None:
@@ -96,7 +96,7 @@ def test_addresses_that_are_no_local_paths_and_pickling(memory: str) -> None:
     for name, content in (("images.gz", idx_bytes(values)), ("labels.gz", idx_bytes(np.arange(6)))):
         with fsspec.open(f"{memory}/{name}", "wb") as file:
             file.write(gzip.compress(content, mtime=0))
-    dataset = open_dataset(DatasetSpec("idx", f"{memory}/images.gz", f"{memory}/labels.gz"))
+    dataset = open_dataset(IdxSpec("idx", f"{memory}/images.gz", f"{memory}/labels.gz"))
     for opened in (dataset, pickle.loads(pickle.dumps(dataset))):
         opened.content_hash()
         assert np.array_equal(pixels(opened.read(2, 5)), values[2:5])
@@ -198,7 +198,7 @@ def test_a_wrong_file_is_named_with_the_way_out(tmp_path: Path, images: bytes, l
 def test_an_address_that_leads_nowhere(tmp_path: Path, address: str) -> None:
     named = address.format(tmp_path)
     with pytest.raises(InputError, match=named):
-        open_dataset(DatasetSpec("idx", named, None, ("a",)))
+        open_dataset(IdxSpec("idx", named, None, ("a",)))
 
 
 def header(*sizes: int, dtype: int = 0x08) -> bytes:
@@ -227,7 +227,7 @@ def test_a_header_that_claims_more_than_there_is(tmp_path: Path, content: bytes,
     spec = save(tmp_path, pack(content), idx_bytes(np.zeros(2)), ("a", "b"))
     tracemalloc.start()
     with pytest.raises(InputError, match=str(tmp_path)):
-        IdxDataset(DatasetSpec("idx", spec.path, None, ("a",)))
+        IdxDataset(IdxSpec("idx", spec.path, None, ("a",)))
     with pytest.raises(InputError, match=str(tmp_path)):
         IdxDataset(spec)
     with pytest.raises(InputError, match=str(tmp_path)):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.datasets import DatasetSpec
 from storage.datasets.labels import read_labels, whole_number
+from storage.datasets.manifest import ManifestSpec
 from storage.errors import InputError
 
 ONE_TO_ELEVEN = [str(number) for number in range(1, 12)]
@@ -23,7 +23,7 @@ def read(
     labels: Sequence[object] | pa.Array, classes: tuple[str, ...] | None = None, is_typed: bool = False
 ) -> tuple[list[int], tuple[str, ...]]:
     array = labels if isinstance(labels, pa.Array) else pa.array(labels)
-    found, names = read_labels(pa.chunked_array([array]), DatasetSpec("manifest", "list.csv", None, classes), is_typed)
+    found, names = read_labels(pa.chunked_array([array]), ManifestSpec("manifest", "list.csv", classes), is_typed)
     assert found.dtype == np.int64
     return found.tolist(), names
 

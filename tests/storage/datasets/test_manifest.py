@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from storage.datasets import DatasetSpec, open_dataset
-from storage.datasets.folder import FolderDataset
-from storage.datasets.manifest import ManifestDataset
+from storage.datasets import open_dataset
+from storage.datasets.folder import FolderDataset, FolderSpec
+from storage.datasets.manifest import ManifestDataset, ManifestSpec
 from storage.errors import InputError
 
 
@@ -33,12 +33,12 @@ def folder(tmp_path: Path) -> Path:
 
 def from_csv(folder: Path, text: str, classes: tuple[str, ...] | None = None) -> ManifestDataset:
     (folder / "manifest.csv").write_text(text, encoding="utf-8")
-    return ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv"), None, classes))
+    return ManifestDataset(ManifestSpec("manifest", str(folder / "manifest.csv"), classes))
 
 
 def from_parquet(folder: Path, classes: tuple[str, ...] | None = None, **columns: object) -> ManifestDataset:
     pa.parquet.write_table(pa.table(columns), folder / "manifest.parquet")
-    return ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.parquet"), None, classes))
+    return ManifestDataset(ManifestSpec("manifest", str(folder / "manifest.parquet"), classes))
 
 
 def test_csv_with_names_and_meta(folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_manifest_on_no_disk_without_meta(memory: str) -> None:
     filesystem, root = fsspec.url_to_fs(memory)
     filesystem.pipe_file(f"{root}/m.csv", b"path,label\n./images/../images/1.png,3\n")
     filesystem.pipe_file(f"{root}/images/1.png", png(7))
-    dataset = open_dataset(DatasetSpec("manifest", f"{memory}/m.csv"))
+    dataset = open_dataset(ManifestSpec("manifest", f"{memory}/m.csv"))
     image = dataset.read(0, 1).images[0]
     assert image is not None
     assert image.tolist() == [[7] * 3] * 2
@@ -143,7 +143,7 @@ def test_a_path_from_the_very_top_that_lies_in_the_folder(folder: Path, memory: 
     assert "leads out" in samples.failures[4]
     fsspec.filesystem("memory").pipe(f"{memory}/cat/1.png", png(7))
     fsspec.filesystem("memory").pipe(f"{memory}/list.csv", f"path,label\n{memory}/cat/1.png,cat\n".encode())
-    (image,) = ManifestDataset(DatasetSpec("manifest", f"{memory}/list.csv")).read(0, 1).images
+    (image,) = ManifestDataset(ManifestSpec("manifest", f"{memory}/list.csv")).read(0, 1).images
     assert image is not None
     assert int(image[0, 0]) == 7
 
@@ -167,7 +167,7 @@ def test_content_hash_knows_meta_but_not_the_format(folder: Path) -> None:
 
 
 def test_reads_the_same_as_the_folder_that_it_lists(folder: Path) -> None:
-    by_folder = FolderDataset(DatasetSpec("folder", str(folder))).read(0, 3)
+    by_folder = FolderDataset(FolderSpec("folder", str(folder))).read(0, 3)
     by_list = from_csv(folder, "path,label\ncat/1.png,cat\ncat/2.png,cat\ndog/3.png,dog\n").read(0, 3)
     assert by_list.labels.tolist() == by_folder.labels.tolist()
     assert (by_list.ids, by_list.hashes) == (by_folder.ids, by_folder.hashes)
@@ -215,7 +215,7 @@ def test_a_wrong_file_is_named_with_the_way_out(tmp_path: Path, name: str, messa
     if not name.startswith("absent"):
         (tmp_path / name).write_bytes(b"path,label\na,0\n")
     with pytest.raises(InputError, match=message):
-        open_dataset(DatasetSpec("manifest", str(tmp_path / name)))
+        open_dataset(ManifestSpec("manifest", str(tmp_path / name)))
 
 
 def test_a_table_that_unfolds_to_too_much_is_not_unfolded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,12 +266,12 @@ def test_text_that_is_no_text_is_named(folder: Path) -> None:
         from_parquet(folder, path=["a", "b"], label=[0, 0], site=invalid)
     (folder / "manifest.csv").write_bytes(b"path,label\n\xff\xfe,0\n")
     with pytest.raises(InputError, match=r"manifest.csv: line 2 is not in UTF-8 .*save it as UTF-8"):
-        ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
+        ManifestDataset(ManifestSpec("manifest", str(folder / "manifest.csv")))
     for encoding, mark in (("utf-16", ""), ("utf-16-be", "\ufeff"), ("utf-16-le", ""), ("utf-16-be", "")):
         text = mark + "path,label\na,0\n"
         (folder / "manifest.csv").write_bytes(text.encode(encoding))
         with pytest.raises(InputError, match=r"manifest.csv is written in UTF-16, .*save it as that"):
-            ManifestDataset(DatasetSpec("manifest", str(folder / "manifest.csv")))
+            ManifestDataset(ManifestSpec("manifest", str(folder / "manifest.csv")))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_more_classes_than_a_map_can_hold(folder: Path) -> None:
     names = [f"class {index}" for index in range(2**15 + 1)]
     pa.parquet.write_table(pa.table({"path": ["cat/1.png"] * len(names), "label": names}), folder / "manifest.parquet")
     with pytest.raises(InputError, match=r"has 32,769 classes, and an audit holds 32,768"):
-        open_dataset(DatasetSpec("manifest", str(folder / "manifest.parquet")))
+        open_dataset(ManifestSpec("manifest", str(folder / "manifest.parquet")))
 
 
 def test_a_link_out_of_the_folder_and_a_loop_of_links_are_failures_of_their_samples(folder: Path) -> None:

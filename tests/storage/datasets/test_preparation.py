@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage.datasets import DatasetSpec, open_dataset
+from storage.datasets import open_dataset
+from storage.datasets.folder import FolderSpec
+from storage.datasets.manifest import ManifestSpec
 from storage.datasets.preparation import IMAGES_HELD, InputSpec, normalize, prepare, read_prepared
 from storage.errors import InputError
 
@@ -161,7 +163,7 @@ def test_samples_read_a_few_at_a_time_are_those_read_at_once(tmp_path: Path, sta
     for index in (5, 17, 39):
         (tmp_path / f"{index:02d}.png").write_bytes(b"")
     (tmp_path / "all.csv").write_text("\n".join(rows))
-    dataset = open_dataset(DatasetSpec("manifest", str(tmp_path / "all.csv")))
+    dataset = open_dataset(ManifestSpec("manifest", str(tmp_path / "all.csv")))
     spec = InputSpec(3, 10, 11, resize="none")
     whole = dataset.read(start, stop)
     pixels, unprepared = prepare(whole.images, spec)
@@ -183,7 +185,7 @@ def test_few_whole_images_are_held_at_a_time(tmp_path: Path) -> None:
         path = tmp_path / f"cat/{index:02d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (1000, 1000)).save(path)
-    dataset = open_dataset(DatasetSpec("folder", str(tmp_path)))
+    dataset = open_dataset(FolderSpec("folder", str(tmp_path)))
     tracemalloc.start()
     read_prepared(dataset, InputSpec(1, 8, 8), 0, 64)
     assert tracemalloc.get_traced_memory()[1] < 3 * IMAGES_HELD * 1_000_000 < 64_000_000
