@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from auditor.backward.tape import Step, nodes_behind
+from auditor.backward.history import Step
+from auditor.backward.tape import nodes_behind
 from auditor.backward.trace import REDUCTIONS, Backprojection
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
@@ -111,7 +112,7 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
 @contextmanager
 def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
     """Adds up what goes through each operation between the classes and the image, from the classes on."""
-    name = namer(backprojection.tape.steps)
+    name = namer(backprojection.tape.history.steps)
     passages, handles = [], []
     for node in nodes_behind(backprojection.head.root):
         if node.next_functions:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.backward.tape import Step, Tape
+from auditor.backward.history import Step
+from auditor.backward.tape import Tape
 from auditor.operations.calls import tensors
 from auditor.operations.rule_table import MATRIX_PRODUCTS, SUMS, UNMOVED
 
@@ -67,7 +68,7 @@ def affine_end(tape: Tape, scores: Tensor, stops: Callable[[Step], bool] = lambd
     """Walks back from `scores` as long as the operations are affine, and not beyond those at which it `stops`."""
     wanted, steps = {id(scores): scores}, []
     begins: dict[int, tuple[Tensor, Step | None]] = {}
-    for step in reversed(tape.steps):
+    for step in reversed(tape.history.steps):
         made = {id(tensor): tensor for tensor in tensors(step.output) if id(tensor) in wanted}
         if not made:
             continue
@@ -187,7 +188,7 @@ def pull_back(step: Step, arriving: Tensor) -> Tensor | None:
 
 def maker_before(tape: Tape, tensor: Tensor, later: Step) -> Step | None:
     """The step that made `tensor`, as it was when `later` took it."""
-    made = (step for step in reversed(tape.steps) if step.number < later.number)
+    made = (step for step in reversed(tape.history.steps) if step.number < later.number)
     return next((step for step in made if step.output is tensor), None)
 
 

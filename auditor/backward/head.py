@@ -22,8 +22,9 @@ from auditor.backward.affine import (
     run_through,
     weight_and_bias,
 )
+from auditor.backward.history import Step
 from auditor.backward.scores import Scores, check_order, with_silent_class
-from auditor.backward.tape import Step, Tape
+from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
 from auditor.kernels.input_conv import geometry_of
 from auditor.operations.rule_table import STOCHASTIC, UNMOVED
@@ -234,7 +235,7 @@ def as_maps(scores: Tensor, axis: int = 1) -> Tensor:
 
 def feature_positions(tape: Tape, head: Head) -> int:
     """How many positions the last features have, on the way to the head, that have more than one; 1 where none have."""
-    for step, _ in tape.path(head.root):
+    for step, _ in tape.history.path(head.root):
         features = step.output
         if step.kind != "arrangement" and isinstance(features, Tensor) and features.dim() in (3, 4):
             axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
@@ -246,7 +247,7 @@ def feature_positions(tape: Tape, head: Head) -> int:
 
 def last_step(tape: Tape, tensor: Tensor, passing: set[str] | frozenset[str]) -> Step | None:
     """The step that made `tensor`, looking through the operations named in `passing`."""
-    for step in reversed(tape.steps):
+    for step in reversed(tape.history.steps):
         if step.output is tensor:
             if step.name not in passing or (step.name in {"getitem", "select"} and not keeps_order(step)):
                 return step

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from auditor.backward.tape import Step, Tape
+from auditor.backward.history import Step
+from auditor.backward.tape import Tape
 from auditor.kernels.conv_fusion import Fused, as_it_is, with_norm
 from auditor.kernels.input_conv import MOST_OFFSETS, Geometry, transpose
 from auditor.operations.calls import is_among
@@ -94,7 +95,7 @@ def chain(tape: Tape, image: Tensor) -> list[Step]:
     steps: list[Step] = []
     current, left = image, 2
     while left:
-        takers = [step for step in tape.steps if is_among(current, step.sources)]
+        takers = [step for step in tape.history.steps if is_among(current, step.sources)]
         # All but the last write into what they are given, or return it.
         alone = takers and takers[-1].output is not current and all(step.output is current for step in takers[:-1])
         if not alone or not all(is_fixed(step) for step in takers):

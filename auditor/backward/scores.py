@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from auditor.backward.affine import AffineEnd, affine_end, keeps_values, run_through
-from auditor.backward.tape import Step, Tape
+from auditor.backward.history import Step
+from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
 
 PROBABILITIES = frozenset({"softmax", "log_softmax", "sigmoid", "expit", "logsigmoid", "log_sigmoid"})
@@ -165,7 +166,7 @@ def check_chain(tape: Tape, returned: Tensor, scores: Tensor) -> None:
 
 def value_by_value(tape: Tape, scores: Tensor) -> list[str]:
     """The operations between the last layer, or whatever else mixes values, and the scores, the last one first."""
-    names, step = [], tape.maker(scores)
+    names, step = [], tape.history.maker(scores)
     while step is not None and step.kind != "layer" and len(step.sources) == 1 and is_flat(step.sources[0]):
         mixes_samples = "softmax" in step.name and not is_monotone(step)
         if step.kind != "arrangement" and not mixes_samples:

@@ -2,16 +2,16 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C._autograd import _get_sequence_nr as next_number
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 
 from auditor.backward.classification import classify
+from auditor.backward.history import History, Step
 from auditor.errors import UnsupportedModel
 from auditor.kernels.input_conv import Entry, Geometry, geometry_of
 from auditor.kernels.max_pool import Pooling, are_apart, goes_back_by_loops
@@ -28,7 +28,6 @@ from auditor.operations.rule_table import (
     LIKE_ANOTHER,
     MATRIX_PRODUCTS,
     RULES,
-    UNMOVED,
     Treatment,
     name_of,
     rules_that_answer,
@@ -40,37 +39,6 @@ VARYING = {"switch", "normalisation", "gate", "attention", "product", "nonlinear
 ADDING = {"scaling", "arrangement", "layer", "average"}
 """Kinds in which a constant that the input decides would be a term, whose way back is missing."""
 SWITCH_ON = "take away torch.no_grad, torch.inference_mode, detach, data or numpy on the way from the image to the classes"
-
-
-@dataclass(eq=False)
-class Step:
-    """One operation of the forward pass.
-
-    number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
-    each of them, None where none did. varies: whether the way back depends on the input, under `linear`. fault: why the rule has
-    no answer for it, where that is so. edge: of a convolution, where what comes back to its output enters, whatever is written
-    into the output later. nodes: autograd's numbers of the nodes that it made.
-    """
-
-    number: int
-    call: Call
-    kind: str
-    output: Any
-    sources: list[Tensor]
-    before: "list[Step | None]"
-    behind: "list[Step | None]"
-    varies: bool
-    fault: str | None
-    edge: GradientEdge | None
-    nodes: range
-
-    @property
-    def name(self) -> str:
-        return self.call.name
-
-
-Made = tuple[Tensor, Step | None]
-"""A tensor, and the step that made it what it was at a time: later ones may have written into it."""
 
 
 class Tape(Watch):
@@ -86,12 +54,9 @@ class Tape(Watch):
         self.name, self.rule = rule, RULES[rule]
         self.image, self.summed = image, summed
         self.calls: list[str] = []
-        self.steps: list[Step] = []
-        self.makers: dict[int, Step] = {}
+        self.history = History()
         self.rectified: dict[int, Rectification] = {}
-        # What was worked out from the input but takes no gradient: masks, detached norms. Held, so that ids stay theirs.
-        self.derived: dict[int, Tensor] = {}
-        # Of those, numbers that were worked out from responses; and the last operation that did so.
+        # Of what is derived, numbers that were worked out from responses; and the last operation that did so.
         self.unfollowed: dict[int, Tensor] = {}
         self.cut_off: str | None = None
         self.began = next_number()
@@ -101,7 +66,7 @@ class Tape(Watch):
         self.calls.append(name)
         operands = tensors((arguments[:1] if name in LIKE_ANOTHER else arguments, keywords))
         carriers = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
-        call = Call(function, name, arguments, keywords, carriers, any(id(tensor) in self.derived for tensor in operands))
+        call = Call(function, name, arguments, keywords, carriers, any(map(self.history.is_derived, operands)))
         if name in CONSTANTS or not (carriers or call.derived):
             return call.run()
         if not (carriers and torch.is_grad_enabled()):
@@ -122,7 +87,7 @@ class Tape(Watch):
                 f"operation '{call.name}' writes into a response while gradients are switched off: {SWITCH_ON}"
             )
         made = tensors(call.arguments[0] if call.name == "setitem" else output)
-        self.derived |= {id(tensor): tensor for tensor in made}
+        self.history.derived |= {id(tensor): tensor for tensor in made}
         self.note_cut(call, made)
         if call.carriers or any(id(tensor) in self.unfollowed for tensor in operands):
             self.unfollowed |= {id(tensor): tensor for tensor in made if tensor.is_floating_point()}
@@ -136,15 +101,15 @@ class Tape(Watch):
     def answer(self, call: Call, number: int) -> Any:
         """Carries out an operation with the rule's way back."""
         started = next_number()
-        kind, fixed = classify(call, self)
+        kind, fixed = classify(call, self.history)
         treatment, fault = self.rule.answers[kind], self.fault(call, kind)
         # Read before the call: an in-place operation makes its input require a gradient as well.
         sources = [tensor for tensor in call.carriers if not (self.rule.fixes_gates and is_among(tensor, fixed))]
         if kind == "activation" and len(call.carriers) > 1 and treatment is not Treatment.DERIVATIVE:
             # Written out: it goes back to what all its factors are made of.
             (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
-            sources = [gated if call.in_place else self.origin(gated, moved=False)[0]]
-        before, behind = ([self.maker(tensor) for tensor in listed] for listed in (sources, call.carriers))
+            sources = [gated if call.in_place else self.history.origin(gated, moved=False)[0]]
+        before, behind = ([self.history.maker(tensor) for tensor in listed] for listed in (sources, call.carriers))
         taken = self.rectified_among(sources)
         versions = {id(tensor): tensor._version for tensor in call.carriers}
         output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
@@ -154,7 +119,7 @@ class Tape(Watch):
         written = call.arguments[0] if call.name == "setitem" else output
         made = tensors(written)
         if not any(tensor.requires_grad for tensor in made):
-            self.derived |= {id(tensor): tensor for tensor in made}
+            self.history.derived |= {id(tensor): tensor for tensor in made}
             self.note_cut(call, made)
             return output
         for rectification in taken:
@@ -162,25 +127,8 @@ class Tape(Watch):
         varies = kind in VARYING or call.derived
         edge = get_gradient_edge(output) if call.name == "conv2d" else None
         step = Step(number, call, kind, written, sources, before, behind, varies, fault, edge, range(started, next_number()))
-        self.steps.append(step)
-        self.makers |= {id(tensor): step for tensor in made}
+        self.history.add(step)
         return output
-
-    def maker(self, tensor: Tensor) -> Step | None:
-        return self.makers.get(id(tensor))
-
-    def origin(self, tensor: Tensor, moved: bool = True) -> Made:
-        """Looks back through constant factors, constant terms and arrangement; moved: also where that moves values."""
-        return self.look_back(tensor, self.maker(tensor), moved)
-
-    def look_back(self, tensor: Tensor, step: Step | None, moved: bool = True) -> Made:
-        """`origin` of a tensor as it was when `step` had made it."""
-        while step is not None and len(step.sources) == 1:
-            arranged = step.kind == "arrangement" and (moved or step.name in UNMOVED)
-            if not arranged and (step.kind != "scaling" or step.name == "batch_norm"):
-                break
-            tensor, step = step.sources[0], step.before[0]
-        return tensor, step
 
     def fault(self, call: Call, kind: str) -> str | None:
         mode = mode_fault(call)
@@ -218,7 +166,7 @@ class Tape(Watch):
             return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
         if kind == "normalisation" and treatment is Treatment.FIXED:
             return normalise_call(call)
-        if self.summed is not None and sources[0] is self.image and self.maker(self.image) is None:
+        if self.summed is not None and sources[0] is self.image and self.history.maker(self.image) is None:
             geometry = geometry_of(call) if call.name == "conv2d" else None
             if geometry is not None:
                 return Entry.apply(self.summed, call, self.image, geometry)  # type: ignore[no-untyped-call]
@@ -290,7 +238,7 @@ class Tape(Watch):
             ones = torch.ones_like(factor)
             up, down = (torch.autograd.grad(factor, values, sign * ones, retain_graph=True)[0] for sign in (1, -1))
             # What the activation in a gate clamps of the one sign it lets through of the other.
-            return up if self.origin(factor, moved=False)[0] is self.origin(values, moved=False)[0] else up - down
+            return up if self.history.origin(factor, moved=False)[0] is self.history.origin(values, moved=False)[0] else up - down
 
         first, second = factors
         with torch.enable_grad():
@@ -299,7 +247,7 @@ class Tape(Watch):
     def layer_before(self, norm: Call) -> tuple[Call, Callable[[Tensor], Tensor]] | None:
         """The layer whose outputs a batch norm takes, and what arranges them on the way there: no-ops, reshaping."""
         arrangements: list[tuple[Call, Tensor]] = []
-        step = self.maker(norm.carriers[0])
+        step = self.history.maker(norm.carriers[0])
         while step is not None and step.kind == "arrangement" and len(step.sources) == 1 and isinstance(step.output, Tensor):
             arrangements.append((step.call, step.sources[0]))
             step = step.before[0]
@@ -318,10 +266,10 @@ class Tape(Watch):
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
         # Autograd makes new nodes, from here on numbered, for views of what was written into.
         stop = next_number()
-        starts, faults = [step.nodes.start for step in self.steps], {}
+        starts, faults = [step.nodes.start for step in self.history.steps], {}
         for node in nodes_behind(root):
             number = node._sequence_nr()
-            step = self.steps[bisect_right(starts, number) - 1] if starts else None
+            step = self.history.steps[bisect_right(starts, number) - 1] if starts else None
             if step is not None and number in step.nodes:
                 faults[number] = step.fault
             elif self.began <= number < stop and self.rule.answers["other"] is Treatment.NONE:
@@ -343,16 +291,6 @@ class Tape(Watch):
             f"nothing can be sent back: what the model returns carries no gradient from operation '{self.cut_off}' on: "
             f"{SWITCH_ON}"
         )
-
-    def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
-        """Yields the steps from `root` back to the input, each with the tensors that are still to be gone back from after it."""
-        wanted = {id(root): root}
-        for step in reversed(self.steps):
-            outputs = tensors(step.output)
-            if any(id(tensor) in wanted for tensor in outputs):
-                wanted = {key: tensor for key, tensor in wanted.items() if not is_among(tensor, outputs)}
-                wanted |= {id(tensor): tensor for tensor in step.sources}
-                yield step, list(wanted.values())
 
 
 def nodes_behind(root: Tensor) -> Iterator[Node]:

@@ -72,7 +72,7 @@ class Shortcut:
 def shortcut(model: nn.Module, backprojection: "Backprojection") -> Shortcut | None:
     """From a forward pass with a tape; None where what its class responses are read from was made by none of its steps."""
     head = backprojection.head
-    made = [step.number for step in backprojection.tape.steps if step.output is head.source]
+    made = [step.number for step in backprojection.tape.history.steps if step.output is head.source]
     if not made or made[-1] >= len(backprojection.calls):
         return None
     seen: list[Seen] = []

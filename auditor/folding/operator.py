@@ -107,7 +107,7 @@ class Operator:
 
     def fits(self, backprojection: Backprojection) -> bool:
         """Whether a forward pass is the one that was folded: other image sizes, or another way through the model, are not."""
-        plan, steps = self.plan, backprojection.tape.steps
+        plan, steps = self.plan, backprojection.tape.history.steps
         if backprojection.class_responses.shape[1:] != (plan.classes, plan.height, plan.width) or len(steps) != plan.steps:
             return False
         cut = cut_tensor(backprojection, plan.step)
@@ -191,7 +191,7 @@ def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
     backprojection = clear.reference.plain(images[:1])
     fixed = list(fixed_cuts(backprojection))
     if len(fixed) < 2:
-        last = next(step for step, _ in backprojection.tape.path(backprojection.head.root) if step.varies)
+        last = next(step for step, _ in backprojection.tape.history.path(backprojection.head.root) if step.varies)
         raise CannotFold(f"operation '{last.name}' depends on the input, and nothing lies between it and the classes")
     classes, height, width = backprojection.class_responses.shape[1:]
     cut = fixed[-1]
@@ -204,9 +204,9 @@ def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
         classes=classes,
         height=height,
         width=width,
-        where="image" if cut < 0 else backprojection.tape.steps[cut].name,
+        where="image" if cut < 0 else backprojection.tape.history.steps[cut].name,
         step=cut,
-        steps=len(backprojection.tape.steps),
+        steps=len(backprojection.tape.history.steps),
         shape=shape,
         narrow=narrow,
         rows=rows,
@@ -217,10 +217,10 @@ def plan_fold(clear: "Clear", images: Tensor) -> FoldPlan:
 def fixed_cuts(backprojection: Backprojection) -> Iterator[int]:
     """Places, from the head back, that every way back passes and behind which nothing depends on the input; the head first."""
     tape = backprojection.tape
-    places = {id(step.output): place for place, step in enumerate(tape.steps)} | {id(backprojection.given): -1}
+    places = {id(step.output): place for place, step in enumerate(tape.history.steps)} | {id(backprojection.given): -1}
     if id(backprojection.head.root) in places:
         yield places[id(backprojection.head.root)]
-    for step, wanted in tape.path(backprojection.head.root):
+    for step, wanted in tape.history.path(backprojection.head.root):
         if step.varies:
             return
         if len(wanted) == 1 and id(wanted[0]) in places:
@@ -228,7 +228,7 @@ def fixed_cuts(backprojection: Backprojection) -> Iterator[int]:
 
 
 def cut_tensor(backprojection: Backprojection, step: int) -> Tensor:
-    tensor: Tensor = backprojection.images if step < 0 else backprojection.tape.steps[step].output
+    tensor: Tensor = backprojection.images if step < 0 else backprojection.tape.history.steps[step].output
     return tensor
 
 
