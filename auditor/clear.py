@@ -2,24 +2,29 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from auditor.backward.head import watch
-from auditor.backward.trace import REDUCTIONS, Backprojection, Method, few_at_a_time
+from auditor.backward.trace import REDUCTIONS, Backprojection, Method, Traced, few_at_a_time, trace
 from auditor.errors import UnsupportedModel, check_memory
-from auditor.folding.operator import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
+from auditor.folding.build import assemble, fold_rows
+from auditor.folding.folded import Folded, backproject
+from auditor.folding.operator import Operator
+from auditor.folding.plan import CannotFold, FoldPlan, plan_fold
+from auditor.folding.verify import verify
 from auditor.images import Images, as_batch, refusal
 from auditor.operations.calls import tensors
 from auditor.operations.rule_table import RULES
 from auditor.statistics.dominance import Dominance
 
+Made = TypeVar("Made", bound=Backprojection)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 DEFAULT_RULE = "gradient"
@@ -126,7 +131,7 @@ class Clear:
         seeds, logits = [], []
         for part in few_at_a_time(images):
             backprojection = self.forward(part)
-            if backprojection.operator is None:
+            if not isinstance(backprojection, Folded):
                 return None
             seeds.append(backprojection.seeds)
             logits.append(backprojection.logits)
@@ -141,15 +146,25 @@ class Clear:
 
     def forward(self, images: Images) -> Backprojection:
         """The forward pass of a batch, from which any class can be sent back. Raises ValueError and UnsupportedModel."""
-        return self.plain(images, self.operator)
+        operator = self.operator
+        if operator is None:
+            return self.plain(images)
+        return self.pass_through(images, lambda batch: backproject(operator, self.model, batch, self.method, self.trace))
 
-    def plain(self, images: Images, operator: Operator | None = None) -> Backprojection:
-        """The forward pass of a batch, whose classes go back through the network unless an operator is given."""
+    def plain(self, images: Images) -> Traced:
+        """The same, whose classes go back through the network."""
+        return self.pass_through(images, self.trace)
+
+    def trace(self, batch: Tensor) -> Traced:
+        return trace(self.model, batch, self.method, self.watched)
+
+    def pass_through(self, images: Images, make: Callable[[Tensor], Made]) -> Made:
+        """What a forward pass of a batch makes. Raises ValueError and UnsupportedModel, also where the model does not take it."""
         batch = as_batch(images, self.device).to(self.dtype).contiguous(memory_format=torch.channels_last)
         if self.watched is not None:
             self.watched.clear()
         try:
-            return Backprojection(self.model, batch, self.method, self.watched, operator)
+            return make(batch)
         except UnsupportedModel:
             raise
         except Exception as error:

@@ -13,7 +13,7 @@ from torch.autograd.graph import Node
 
 from auditor.backward.history import Step
 from auditor.backward.tape import nodes_behind
-from auditor.backward.trace import REDUCTIONS, Backprojection
+from auditor.backward.trace import REDUCTIONS, Traced
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
 from auditor.operations.rule_table import RULES
@@ -83,17 +83,17 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
     images = images[images.flatten(1).any(1)]
     if not (rule.shares or rule.times_input) or not len(images):
         return None
-    backprojection = clear.plain(images)
+    traced = clear.plain(images)
     # Another reduction than the sum adds up to something else.
-    backprojection.reduce = REDUCTIONS["sum"]
-    every = clear.competing(backprojection).expand(len(images), -1)
-    strength = backprojection.positive.sum((2, 3)).gather(1, every)
+    traced.reduce = REDUCTIONS["sum"]
+    every = clear.competing(traced).expand(len(images), -1)
+    strength = traced.positive.sum((2, 3)).gather(1, every)
     is_finite = strength.isfinite().all(1)
     if not is_finite.all():
         return measure_conservation(clear, images[is_finite])
     sent, columns = strength.topk(min(CLASSES, every.shape[1]), dim=1)
-    with watched(backprojection) as passages:
-        responses = [backprojection.send_back(classes) for classes in every.gather(1, columns).unbind(1)]
+    with watched(traced) as passages:
+        responses = [traced.send_back(classes) for classes in every.gather(1, columns).unbind(1)]
     arrived = torch.stack([torch.stack([response.sum((1, 2)), response.abs().sum((1, 2))], 1) for response in responses], 1)
     fractions = (arrived / sent[:, :, None])[sent > 0].double()
     if not len(fractions):
@@ -110,13 +110,13 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
 
 
 @contextmanager
-def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
+def watched(traced: Traced) -> Iterator[list[Passage]]:
     """Adds up what goes through each operation between the classes and the image, from the classes on."""
-    name = namer(backprojection.tape.history.steps)
+    name = namer(traced.tape.history.steps)
     passages, handles = [], []
-    for node in nodes_behind(backprojection.head.root):
+    for node in nodes_behind(traced.head.root):
         if node.next_functions:
-            nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
+            nothing = torch.zeros(4, dtype=torch.float64, device=traced.images.device)
             passages.append(Passage(name(node), nothing))
             handles.append(node.register_hook(adding_to(node, passages[-1])))
     try:

@@ -9,6 +9,7 @@ from torch import Tensor
 from auditor.backward.trace import Backprojection
 from auditor.clear import Clear, Maps
 from auditor.folding.class_statistics import Survey
+from auditor.folding.folded import Folded
 from auditor.images import Images
 from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
@@ -68,8 +69,8 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
     images = backprojection.images
     competing = clear.competing(backprojection)
     describe_all = competing.shape[-1] <= keep
-    operator, same_for_all = backprojection.operator, competing.dim() == 1
-    if not describe_all and same_for_all and operator is not None and operator.takes_whole(images):
+    operator = backprojection.operator if isinstance(backprojection, Folded) else None
+    if not describe_all and competing.dim() == 1 and operator is not None and operator.takes_whole(images):
         found = operator.survey(backprojection.seeds, competing)
     else:
         found, parts = survey_stream(backprojection, competing, describe_all)

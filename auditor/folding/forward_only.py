@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from auditor.backward.head import Layer
+from auditor.backward.trace import Traced
 from auditor.kernels.conv_fusion import Fused, Seen, fuse
 from auditor.operations.calls import Call, is_reshape
 from auditor.operations.function_mode import Watch
 from auditor.operations.rule_table import name_of
-
-if TYPE_CHECKING:
-    from auditor.backward.trace import Backprojection
 
 
 class Replay(Watch):
@@ -69,16 +67,16 @@ class Shortcut:
             return self.layer.class_responses(replay.result).float()
 
 
-def shortcut(model: nn.Module, backprojection: "Backprojection") -> Shortcut | None:
+def shortcut(model: nn.Module, traced: Traced) -> Shortcut | None:
     """From a forward pass with a tape; None where what its class responses are read from was made by none of its steps."""
-    head = backprojection.head
-    made = [step.number for step in backprojection.tape.history.steps if step.output is head.source]
-    if not made or made[-1] >= len(backprojection.calls):
+    head = traced.head
+    made = [step.number for step in traced.tape.history.steps if step.output is head.source]
+    if not made or made[-1] >= len(traced.calls):
         return None
     seen: list[Seen] = []
-    image = backprojection.images[:1].detach().clone()
+    image = traced.images[:1].detach().clone()
     with torch.no_grad(), Replay(made[-1], {}, seen):
         model(image)
-    took_the_same_way = tuple(operation.call.name for operation in seen) == backprojection.calls
+    took_the_same_way = tuple(operation.call.name for operation in seen) == traced.calls
     fused = fuse(model, seen[: made[-1] + 1]) if took_the_same_way else {}
-    return Shortcut(backprojection.calls, made[-1], head.layer, fused)
+    return Shortcut(traced.calls, made[-1], head.layer, fused)

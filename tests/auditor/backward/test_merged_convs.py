@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from auditor import Clear
 from auditor.backward.trace import Backprojection
-from auditor.folding.operator import plan_fold
+from auditor.folding.plan import plan_fold
 from auditor.operations.rule_table import RULES
 
 Pair = tuple[int, int]
