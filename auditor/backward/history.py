@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from auditor.kernels.relu_backward import Rectification
 from auditor.operations.calls import Call, is_among, tensors
 from auditor.operations.rule_table import UNMOVED
 
@@ -45,15 +46,20 @@ Made = tuple[Tensor, Step | None]
 
 @dataclass(eq=False)
 class History:
-    """steps: in order. makers: the step that last made or wrote a tensor, by the tensor's id.
+    """What the tape, the classification of operations and their handlers share.
 
-    derived: what was worked out from the input but takes no gradient, by id: masks, detached norms. Held, so that
-    ids stay theirs.
+    image: (N, ch, H, W), what the model takes. summed: (N, 1, H, W), a leaf for what comes back with channels summed; None where
+    they are not summed. steps: in order. By the id of a tensor: makers, the step that last made or wrote it; derived, what was
+    worked out from the input but takes no gradient (masks, detached norms), held so that ids stay theirs; rectified, what is done
+    to what comes back to the output of a ReLU, or of a pooling of one.
     """
 
+    image: Tensor | None = None
+    summed: Tensor | None = None
     steps: list[Step] = field(default_factory=list)
     makers: dict[int, Step] = field(default_factory=dict)
     derived: dict[int, Tensor] = field(default_factory=dict)
+    rectified: dict[int, Rectification] = field(default_factory=dict)
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
@@ -64,6 +70,9 @@ class History:
 
     def is_derived(self, tensor: Tensor) -> bool:
         return id(tensor) in self.derived
+
+    def rectified_among(self, sources: list[Tensor]) -> list[Rectification]:
+        return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
 
     def origin(self, tensor: Tensor, moved: bool = True) -> Made:
         """Looks back through constant factors, constant terms and arrangement; moved: also where that moves values."""

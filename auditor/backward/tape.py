@@ -5,28 +5,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._C._autograd import _get_sequence_nr as next_number
 from torch.autograd.graph import Node, get_gradient_edge
 
 from auditor.backward.classification import classify
+from auditor.backward.handlers import Operation, carry_out
 from auditor.backward.history import History, Step
 from auditor.errors import UnsupportedModel
-from auditor.kernels.input_conv import Entry, Geometry, geometry_of
-from auditor.kernels.max_pool import Pooling, are_apart, goes_back_by_loops
-from auditor.kernels.relu_backward import Convolution, Rectification, Rectifier, turnable
-from auditor.operations.activations import NORMALISATIONS, Activation
-from auditor.operations.calls import Call, is_among, is_reshape, mode_fault, replace, tensors
+from auditor.operations.calls import Call, is_among, mode_fault, tensors
 from auditor.operations.composites import is_composite, write_out
 from auditor.operations.function_mode import Watch
-from auditor.operations.lrp import portion, share, share_average, share_merged
 from auditor.operations.rule_table import (
     CONSTANTS,
-    FACTORS,
     LEAVING,
     LIKE_ANOTHER,
-    MATRIX_PRODUCTS,
     RULES,
     Treatment,
     name_of,
@@ -52,10 +45,8 @@ class Tape(Watch):
         """image: (N, ch, H, W), what the model takes. summed: (N, 1, H, W), a leaf for what comes back with channels summed."""
         super().__init__()
         self.name, self.rule = rule, RULES[rule]
-        self.image, self.summed = image, summed
         self.calls: list[str] = []
-        self.history = History()
-        self.rectified: dict[int, Rectification] = {}
+        self.history = History(image, summed)
         # Of what is derived, numbers that were worked out from responses; and the last operation that did so.
         self.unfollowed: dict[int, Tensor] = {}
         self.cut_off: str | None = None
@@ -110,9 +101,9 @@ class Tape(Watch):
             (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.history.origin(gated, moved=False)[0]]
         before, behind = ([self.history.maker(tensor) for tensor in listed] for listed in (sources, call.carriers))
-        taken = self.rectified_among(sources)
+        taken = self.history.rectified_among(sources)
         versions = {id(tensor): tensor._version for tensor in call.carriers}
-        output = call.run() if fault is not None else self.carry_out(call, kind, treatment, sources)
+        output = call.run() if fault is not None else carry_out(Operation(call, kind, self.rule, sources), self.history)
         if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
             # Nothing happened: dropout in evaluation mode and the like return what they were given.
             return output
@@ -144,123 +135,6 @@ class Tape(Watch):
             "other": f"operation '{call.name}' is not known:",
         }[kind]
         return f"{what} rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer(kind))}"
-
-    def carry_out(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Any:
-        if call.in_place and kind in {"gate", "product"} and not (len(sources) == 1 and sources[0] is call.arguments[0]):
-            return self.carry_out_of_place(call, kind, treatment, sources)
-        held = {id(tensor): tensor.detach() for tensor in call.carriers if not is_among(tensor, sources)}
-        if treatment is Treatment.HALVES:
-            return self.halve(call)
-        if kind in {"activation", "power"}:
-            return self.activate(call, treatment, sources[0])
-        is_zplus = self.rule.answers["layer"] is Treatment.ZPLUS
-        if is_zplus and call.name == "batch_norm" and (before := self.layer_before(call)) is not None:
-            return share_merged(call, *before)
-        if treatment is Treatment.EVERYTHING or (kind == "scaling" and treatment is Treatment.EPSILON):
-            return pass_on(call, sources[0], held, treatment)
-        if kind == "normalisation" and treatment is Treatment.EPSILON:
-            with torch.no_grad():
-                output = call.run()
-            return share_average(output, lambda values: normalise_call(call, {id(sources[0]): values}), sources, False)
-        if treatment in (Treatment.EPSILON, Treatment.ZPLUS):
-            return share(call, kind, treatment is Treatment.ZPLUS, sources, held)
-        if kind == "normalisation" and treatment is Treatment.FIXED:
-            return normalise_call(call)
-        if self.summed is not None and sources[0] is self.image and self.history.maker(self.image) is None:
-            geometry = geometry_of(call) if call.name == "conv2d" else None
-            if geometry is not None:
-                return Entry.apply(self.summed, call, self.image, geometry)  # type: ignore[no-untyped-call]
-        if call.name == "conv2d" and len(call.carriers) == 1 and (geometry := turnable(call)) is not None:
-            return self.convolve(call, geometry)
-        if call.name == "max_pool2d":
-            return self.pool(call, self.rectified.get(id(sources[0])))
-        if is_reshape(call.name, call.arguments):
-            return call.arguments[0].reshape(*call.arguments[1:])
-        return call.run(held) if held else call.run()
-
-    def carry_out_of_place(self, call: Call, kind: str, treatment: Treatment, sources: list[Tensor]) -> Tensor:
-        """A product, or quotient, that is written into its gate or into a factor among two: worked out first, then written."""
-        target: Tensor = call.arguments[0]
-        before = target.clone()
-        sources, carriers = ([before if tensor is target else tensor for tensor in listed] for listed in (sources, call.carriers))
-        function = torch.mul if call.name in FACTORS else torch.div
-        product = Call(function, function.__name__, (before, *call.arguments[1:]), call.keywords, carriers, call.derived)
-        return target.copy_(self.carry_out(product, kind, treatment, sources))
-
-    def halve(self, call: Call) -> Tensor:
-        """A product of two responses: each factor gets half of what it gets where the other is its gate."""
-        kind = "attention" if call.name in MATRIX_PRODUCTS else "gate"
-        first, second = (self.carry_out(call, kind, self.rule.answers[kind], [factor]) for factor in call.carriers)
-        halves: Tensor = first / 2 + second / 2
-        return halves
-
-    def rectified_among(self, sources: list[Tensor]) -> list[Rectification]:
-        return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
-
-    def convolve(self, call: Call, geometry: Geometry) -> Tensor:
-        rectification = self.rectified.get(id(call.carriers[0]))
-        if rectification is not None:
-            rectification.taken = True
-        return Convolution.apply(call.carriers[0], call, rectification, geometry)  # type: ignore[no-untyped-call, no-any-return]
-
-    def pool(self, call: Call, rectification: Rectification | None) -> Any:
-        """Of a ReLU's output, with windows that are apart: what is rectified before it is spread is so behind as well."""
-        by_loops = goes_back_by_loops(call)
-        pooled = Pooling.apply(call.carriers[0], call) if by_loops else call.run()  # type: ignore[no-untyped-call]
-        if rectification is not None and are_apart(call):
-            rectification.taken = True
-            behind = self.rectified[id(pooled)] = Rectification(rectification.treatment, rectification)
-            behind.observe(pooled)
-            pooled.register_hook(behind.rectify_unless_handed_over)
-        return pooled
-
-    def activate(self, call: Call, treatment: Treatment, values: Tensor) -> Tensor:
-        if len(call.carriers) == 1:
-            if call.name == "relu" and not self.rule.shares and treatment is not Treatment.EVERYTHING:
-                rectification = Rectification(treatment)
-                output: Tensor = Rectifier.apply(values, rectification, call.in_place)  # type: ignore[no-untyped-call]
-                self.rectified[id(output)] = rectification
-                return output
-            return activation(values, call.of(values), treatment, call.in_place)
-        if treatment is Treatment.EPSILON:
-            # A product with the value itself is zero where that is: no constant takes a part.
-            treatment = Treatment.EVERYTHING
-        detached = {id(tensor): tensor.detach() for tensor in call.carriers}
-        slopes = self.slopes(call.carriers, values) if treatment is Treatment.POSITIVE_DERIVATIVE else None
-        if treatment is Treatment.DERIVATIVE:
-            return call.run()  # type: ignore[no-any-return]
-        return activation(values, lambda given: call.run(detached | {id(values): given}), treatment, call.in_place, slopes)
-
-    def slopes(self, factors: list[Tensor], values: Tensor) -> Tensor:
-        """The derivative of the product of two factors, each a function of `values` alone."""
-
-        def slope(factor: Tensor) -> Tensor:
-            ones = torch.ones_like(factor)
-            up, down = (torch.autograd.grad(factor, values, sign * ones, retain_graph=True)[0] for sign in (1, -1))
-            # What the activation in a gate clamps of the one sign it lets through of the other.
-            return up if self.history.origin(factor, moved=False)[0] is self.history.origin(values, moved=False)[0] else up - down
-
-        first, second = factors
-        with torch.enable_grad():
-            return first.detach() * slope(second) + slope(first) * second.detach()
-
-    def layer_before(self, norm: Call) -> tuple[Call, Callable[[Tensor], Tensor]] | None:
-        """The layer whose outputs a batch norm takes, and what arranges them on the way there: no-ops, reshaping."""
-        arrangements: list[tuple[Call, Tensor]] = []
-        step = self.history.maker(norm.carriers[0])
-        while step is not None and step.kind == "arrangement" and len(step.sources) == 1 and isinstance(step.output, Tensor):
-            arrangements.append((step.call, step.sources[0]))
-            step = step.before[0]
-        if step is None or step.kind != "layer" or len(step.sources) != 1:
-            return None
-        layer = step.call
-
-        def arrange(outputs: Tensor) -> Tensor:
-            for call, source in reversed(arrangements):
-                outputs = call.of(source)(outputs)
-            return outputs
-
-        return layer, arrange
 
     def check_path(self, root: Tensor) -> None:
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
@@ -304,44 +178,3 @@ def nodes_behind(root: Tensor) -> Iterator[Node]:
         new = {source for source, _ in node.next_functions} - {None} - found
         found |= new
         waiting += new
-
-
-def pass_on(call: Call, source: Tensor, held: dict[int, Tensor], treatment: Treatment) -> Tensor:
-    """A relevance goes through constant factors, gates and norms as it is, and adds up where they broadcast it.
-
-    Under ε, the constants that are added take their part.
-    """
-
-    def function(values: Tensor) -> Tensor:
-        output: Tensor = call.run(held | {id(source): values})
-        return output
-
-    if call.in_place:
-        return activation(source, function, treatment, True)
-    with torch.no_grad():
-        shape = function(source).shape
-    return activation(source.expand(shape), function, treatment, False)
-
-
-def normalise_call(call: Call, replaced: dict[int, Tensor] | None = None) -> Tensor:
-    """A norm with its statistics held fixed. replaced: see `Call.run`."""
-    arguments = replace(call.arguments, replaced or {})
-    keywords = replace(call.keywords, replaced or {})
-    if call.name == "instance_norm" and call.function is not F.instance_norm:
-        # torch.instance_norm, and an exported program's, take weight and bias before the running statistics.
-        values, weight, bias, mean, variance, *rest = arguments
-        arguments = (values, mean, variance, weight, bias, *rest)
-    return NORMALISATIONS[call.name](*arguments, **keywords)
-
-
-def activation(
-    values: Tensor,
-    function: Callable[[Tensor], Tensor],
-    treatment: Treatment,
-    in_place: bool,
-    slopes: Tensor | None = None,
-) -> Tensor:
-    if treatment is Treatment.EPSILON:
-        slopes = portion(function, values)
-        treatment = Treatment.EVERYTHING if slopes is None else Treatment.DERIVATIVE
-    return Activation.apply(values, function, treatment, in_place, slopes)  # type: ignore[no-untyped-call, no-any-return]
