@@ -15,7 +15,10 @@ from auditor.kernels.numba_loops import compiled, share_out
 CLASSES, GROUP = 64, 8
 """How many classes compete at once, and in groups of how many first."""
 STRONG = 6
-"""Patterns by which classes compete first: at nearly every pixel of photographs all but one are then out."""
+"""Patterns by which classes compete first: at nearly every pixel of photographs all but one are then out.
+
+No setting: `find_winners` names each of them.
+"""
 ROUNDING = 1e-6
 """What a sum of so many products may be off, of the norms of what is multiplied."""
 LEAST = np.finfo(np.float32).tiny
@@ -96,7 +99,9 @@ def compete_by_strongest(coefficients: Tensor, shapes: Tensor, names: Tensor) ->
     weights[:-STRONG] += 1
     doubts = (weights @ shapes.square()).sqrt()
     winner, best = torch.empty((samples, pixels), dtype=torch.int16), torch.empty(samples, pixels)
-    given = (coefficients, shapes[-STRONG:].contiguous(), shapes.t().contiguous(), weights, doubts, names, winner, best)
+    strong = shapes[-STRONG:].contiguous()
+    assert len(strong) == 6, "find_winners is written out for six patterns"
+    given = (coefficients, strong, shapes.t().contiguous(), weights, doubts, names, winner, best)
     find = compiled(find_winners)
     assert find is not None
     share_out(find, samples, *(tensor.numpy() for tensor in given))
