@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.backward.history import History
-from auditor.kernels.input_conv import Entry, geometry_of
+from auditor.kernels.conv_arguments import geometry_of
+from auditor.kernels.input_conv import Entry
 from auditor.kernels.max_pool import Pooling, are_apart, goes_back_by_loops
 from auditor.kernels.relu_backward import Convolution, Rectification, Rectifier, turnable
 from auditor.operations import calls

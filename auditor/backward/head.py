@@ -26,7 +26,7 @@ from auditor.backward.history import Step
 from auditor.backward.scores import Scores, check_order, with_silent_class
 from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
-from auditor.kernels.input_conv import geometry_of
+from auditor.kernels.conv_arguments import geometry_of
 from auditor.operations.rule_table import STOCHASTIC, UNMOVED
 
 RESHAPES = UNMOVED | SHAPES | {"getitem", "select"}

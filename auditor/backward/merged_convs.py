@@ -17,8 +17,9 @@ from torch.autograd.graph import GradientEdge
 
 from auditor.backward.history import Step
 from auditor.backward.tape import Tape
+from auditor.kernels.conv_arguments import Geometry
 from auditor.kernels.conv_fusion import Fused, as_it_is, with_norm
-from auditor.kernels.input_conv import MOST_OFFSETS, Geometry, transpose
+from auditor.kernels.input_conv import MOST_OFFSETS, transpose
 from auditor.operations.calls import is_among
 from auditor.operations.rule_table import STOCHASTIC
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auditor.kernels.input_conv import Geometry
+from auditor.kernels.conv_arguments import Geometry, conv_arguments
 from auditor.kernels.relu_backward import is_fused
-from auditor.operations.calls import Call, pair, tensors
+from auditor.operations.calls import Call, tensors
 
 SHAPES = {"dim", "ndim", "size", "shape", "ndimension", "numel", "dtype", "device"}
 """What is asked of a tensor whose values are not looked at."""
@@ -101,11 +101,8 @@ def values_of(call: Call) -> Any:
 
 def as_it_is(call: Call) -> Fused | None:
     """A convolution as it stands; None where its padding is named by a word."""
-    padding = call.argument(4, "padding") or 0
-    if isinstance(padding, str):
-        return None
-    geometry = (pair(call.argument(3, "stride") or 1), pair(padding), pair(call.argument(5, "dilation") or 1))
-    return Fused(call.argument(1, "weight"), call.argument(2, "bias"), geometry, call.argument(6, "groups") or 1)
+    given = conv_arguments(call)
+    return None if given is None else Fused(given.weight, given.bias, given.geometry, given.groups)
 
 
 def taker(seen: Sequence[Seen], place: int) -> int | None:

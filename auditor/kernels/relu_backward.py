@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.kernels.input_conv import Geometry, geometry_of
+from auditor.kernels.conv_arguments import Geometry, geometry_of
 from auditor.kernels.sparse_conv_transpose import is_worth_it, scatter, strips
 from auditor.operations.activations import DERIVATIVE, POSITIVE
 from auditor.operations.calls import Call
