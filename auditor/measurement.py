@@ -11,8 +11,8 @@ from auditor.clear import Clear, Maps
 from auditor.folding.class_statistics import Survey
 from auditor.folding.folded import Folded
 from auditor.images import Images
-from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
+from auditor.statistics.map_statistics import MapStatistics, describe, join
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Measurement:
     dominance_margin: Tensor
     class_cosine: Tensor
     left_out_frac: Tensor
-    dominant: Description
+    dominant: MapStatistics
     kept: Tensor
-    responses: Description
+    responses: MapStatistics
     has_finite_scores: Tensor
     has_finite_maps: Tensor
 
@@ -99,10 +99,10 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
     )
 
 
-def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[Description]]:
+def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[MapStatistics]]:
     """What there is to say of the competing classes, and, chunk by chunk, of each by itself if `describe_all`."""
     dominance, cosine = Dominance(), ClassCosine()
-    parts: list[Description] = []
+    parts: list[MapStatistics] = []
     energies, sums = [], []
     for classes, responses in backprojection.stream(competing):
         dominance.update(classes, responses)
@@ -136,6 +136,6 @@ def strongest(energy: Tensor, classes: Tensor, predictions: Tensor, labels: Tens
     return classes.gather(1, chosen).sort(dim=1).values
 
 
-def describe_again(backprojection: Backprojection, kept: Tensor) -> Description:
+def describe_again(backprojection: Backprojection, kept: Tensor) -> MapStatistics:
     """Sends the kept classes back once more: which they are is known only after the stream, and to hold them costs more."""
     return join([describe(responses) for _, responses in backprojection.stream(kept)])

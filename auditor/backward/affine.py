@@ -17,7 +17,7 @@ from auditor.backward.tape import Tape
 from auditor.operations.calls import tensors
 from auditor.operations.rule_table import MATRIX_PRODUCTS, SUMS, UNMOVED
 
-AFFINE = frozenset({"layer", "average", "arrangement", "scaling"})
+AFFINE = frozenset({"layer", "average", "reshape", "scaling"})
 """Kinds of operation that are affine in what carries the response."""
 SHAPES = frozenset({"flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten", "ravel"})
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -87,7 +87,7 @@ def is_affine(step: Step) -> bool:
 
 
 def find_average(tape: Tape, step: Step, samples: int) -> Average | None:
-    """What `step` is a global average of, as far back as arrangement and further averages go; None where it is none.
+    """What `step` is a global average of, as far back as reshaping and further averages go; None where it is none.
 
     Known by what it sends back: to every position the same numbers, one a channel.
     """
@@ -104,7 +104,7 @@ def has_positions(tape: Tape, tensor: Tensor, later: Step) -> bool:
     later: a step that comes after the one that made it.
     """
     step = maker_before(tape, tensor, later)
-    if step is not None and step.kind in {"arrangement", "scaling"}:
+    if step is not None and step.kind in {"reshape", "scaling"}:
         return any(has_positions(tape, source, step) for source in step.sources)
     return tensor.shape[1:].numel() > max(tensor.shape[1:], default=1)
 
@@ -145,7 +145,7 @@ def averages(step: Step) -> bool:
 
 
 def rearranges(step: Step) -> bool:
-    kinds = {"arrangement", "scaling"}
+    kinds = {"reshape", "scaling"}
     return len(step.sources) == 1 and step.kind in kinds and is_affine(step) and isinstance(step.output, Tensor)
 
 

@@ -32,14 +32,14 @@ TRIALS = 2
 def classify(call: Call, history: History) -> Classified:
     """call: with at least one operand that carries a response."""
     kind, fixed = classify_by_operands(call, history)
-    if fixed and len(fixed) == len(call.carriers):
+    if fixed and len(fixed) == len(call.differentiable_operands):
         # A gate that scales constants: nothing is left that it could go back to.
         return "other", []
     return kind, fixed
 
 
 def classify_by_operands(call: Call, history: History) -> Classified:
-    name, carriers = call.name, call.carriers
+    name, differentiable_operands = call.name, call.differentiable_operands
     first = call.argument(0, "input")
     if isinstance(call.function, Applied) or "::" in name:
         # Of somebody else's making.
@@ -48,44 +48,48 @@ def classify_by_operands(call: Call, history: History) -> Classified:
         return classify_product(call, history)
     if name in EXTREMES:
         return classify_extreme(call, history), []
-    if name in SUMS and len(carriers) == 1 and (call.in_place or not is_repeated(call, carriers[0])):
+    if (
+        name in SUMS
+        and len(differentiable_operands) == 1
+        and (call.in_place or not is_repeated(call, differentiable_operands[0]))
+    ):
         return "scaling", []
     if is_decided_by_input(call, history):
         return "other", []
     kind = KIND_OF.get(name, "other")
     if kind == "power" and not is_power(call, history):
         return "nonlinear", []
-    if kind in {"activation", "power"} and (len(carriers) > 1 or carriers[0] is not first):
+    if kind in {"activation", "power"} and (len(differentiable_operands) > 1 or differentiable_operands[0] is not first):
         return "other", []
-    maker = history.maker(carriers[0])
+    maker = history.maker(differentiable_operands[0])
     if kind == "activation" and maker is not None and maker.name in NORMS:
         # The least that something is divided by, as in normalize written out: no rectifier.
         return "power", []
     if name == "scaled_dot_product_attention":
-        return kind, [tensor for tensor in carriers if tensor is not call.argument(2, "value")]
-    is_led = len(carriers) > 1 or (name in SAMPLERS and carriers[0] is not first)
+        return kind, [tensor for tensor in differentiable_operands if tensor is not call.argument(2, "value")]
+    is_led = len(differentiable_operands) > 1 or (name in SAMPLERS and differentiable_operands[0] is not first)
     if is_led and (name in SAMPLERS or kind == "layer"):
         # Where to look, or what to multiply by, is decided by the input.
-        return "attention", [tensor for tensor in carriers if tensor is not first]
+        return "attention", [tensor for tensor in differentiable_operands if tensor is not first]
     return kind, []
 
 
 def is_value_by_value(call: Call) -> bool:
     """By trial: whether each value of the output depends on the input's value at the same place, and on nothing else."""
-    if len(call.carriers) != 1:
+    if len(call.differentiable_operands) != 1:
         return False
-    values = call.carriers[0].detach()
+    values = call.differentiable_operands[0].detach()
     generator = torch.Generator(values.device).manual_seed(0)
     with torch.no_grad():
         given = values.clone()
-        output = call.of(call.carriers[0])(given)
+        output = call.of(call.differentiable_operands[0])(given)
         if not isinstance(output, Tensor) or output.shape != values.shape or not torch.equal(given, values):
             return False
         for _ in range(TRIALS):
             kept = torch.rand(values.shape, generator=generator, device=values.device) < 0.5
             other = 3 * torch.randn(values.shape, generator=generator, device=values.device, dtype=values.dtype)
             for mask in (kept, ~kept):
-                changed = call.of(call.carriers[0])(torch.where(mask, values, other))
+                changed = call.of(call.differentiable_operands[0])(torch.where(mask, values, other))
                 if not torch.allclose(changed[mask], output[mask], rtol=1e-4, atol=1e-6, equal_nan=True):
                     return False
     return True
@@ -94,16 +98,16 @@ def is_value_by_value(call: Call) -> bool:
 def classify_extreme(call: Call, history: History) -> str:
     """The largest or smallest along an axis, or of two operands at each place."""
     operands = tensors((call.arguments, call.keywords))
-    values = call.carriers[0]
+    values = call.differentiable_operands[0]
     others = [tensor for tensor in operands if tensor is not values]
     if not others:
-        return "switch"
-    if len(call.carriers) > 1:
+        return "max pooling"
+    if len(call.differentiable_operands) > 1:
         # As in max(x, x / 10): an activation, and not a choice between two responses.
-        origins = [history.origin(tensor, moved=False) for tensor in call.carriers]
-        return "other" if is_same(*origins) else "switch"
+        origins = [history.origin(tensor, moved=False) for tensor in call.differentiable_operands]
+        return "other" if is_same(*origins) else "max pooling"
     is_constant = not any(map(history.is_derived, others))
-    return "activation" if is_constant and all(fits(tensor, values) for tensor in others) else "switch"
+    return "activation" if is_constant and all(fits(tensor, values) for tensor in others) else "max pooling"
 
 
 def fits(other: Tensor, values: Tensor) -> bool:
@@ -129,17 +133,17 @@ def is_power(call: Call, history: History) -> bool:
         return True
     if isinstance(exponent, Tensor):
         is_constant = not exponent.requires_grad and not history.is_derived(exponent)
-        return is_constant and fits(exponent, call.carriers[0])
+        return is_constant and fits(exponent, call.differentiable_operands[0])
     return not isinstance(exponent, complex) and exponent > 0
 
 
 def classify_product(call: Call, history: History) -> Classified:
-    carriers, is_matrix = call.carriers, call.name in MATRIX_PRODUCTS
-    if len(carriers) == 1:
-        return classify_scaling(call, carriers[0], history), []
-    if len(carriers) > 2:
+    differentiable_operands, is_matrix = call.differentiable_operands, call.name in MATRIX_PRODUCTS
+    if len(differentiable_operands) == 1:
+        return classify_scaling(call, differentiable_operands[0], history), []
+    if len(differentiable_operands) > 2:
         return "nonlinear", []
-    first, second = carriers
+    first, second = differentiable_operands
     if call.name in DIVISIONS:
         # A norm written out: what is divided by is the smaller.
         return ("gate", [second]) if least_size(second, history) < least_size(first, history) else ("nonlinear", [])
@@ -234,7 +238,7 @@ def least_size(tensor: Tensor, history: History) -> int:
     size, step = tensor.numel(), history.maker(tensor)
     while step is not None and len(step.sources) == 1:
         source = step.sources[0]
-        if step.name not in SPREADING and not (step.kind in {"arrangement", "scaling"} and source.numel() == size):
+        if step.name not in SPREADING and not (step.kind in {"reshape", "scaling"} and source.numel() == size):
             break
         size, step = min(size, source.numel()), step.before[0]
     return size

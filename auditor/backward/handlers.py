@@ -38,7 +38,7 @@ class Operation:
     @property
     def held(self) -> dict[int, Tensor]:
         """The responses that are held fixed, detached, by id."""
-        return {id(tensor): tensor.detach() for tensor in self.call.carriers if not is_among(tensor, self.sources)}
+        return {id(tensor): tensor.detach() for tensor in self.call.differentiable_operands if not is_among(tensor, self.sources)}
 
 
 Handler = Callable[[Operation, History], Any]
@@ -58,7 +58,7 @@ def adjoint(operation: Operation, history: History) -> Any:
     return operation.call.run(held) if held else operation.call.run()
 
 
-def rearrange(operation: Operation, history: History) -> Any:
+def reshape(operation: Operation, history: History) -> Any:
     arguments = operation.call.arguments
     return arguments[0].reshape(*arguments[1:]) if is_reshape(operation.call.name, arguments) else adjoint(operation, history)
 
@@ -81,7 +81,7 @@ def scale(operation: Operation, history: History) -> Any:
 
 def normalise(operation: Operation, history: History) -> Any:
     call, sources = operation.call, operation.sources
-    if operation.treatment is Treatment.EVERYTHING:
+    if operation.treatment is Treatment.PASS:
         return pass_on(operation)
     if operation.treatment is Treatment.EPSILON:
         with torch.no_grad():
@@ -98,9 +98,9 @@ def multiply(operation: Operation, history: History) -> Any:
     if operation.treatment is Treatment.HALVES:
         # Each factor gets half of what it gets where the other is its gate.
         kind = "attention" if call.name in MATRIX_PRODUCTS else "gate"
-        each = [carry_out(replace(operation, kind=kind, sources=[factor]), history) for factor in call.carriers]
+        each = [carry_out(replace(operation, kind=kind, sources=[factor]), history) for factor in call.differentiable_operands]
         return each[0] / 2 + each[1] / 2
-    return pass_on(operation) if operation.treatment is Treatment.EVERYTHING else adjoint(operation, history)
+    return pass_on(operation) if operation.treatment is Treatment.PASS else adjoint(operation, history)
 
 
 def multiply_out_of_place(operation: Operation, history: History) -> Tensor:
@@ -108,19 +108,22 @@ def multiply_out_of_place(operation: Operation, history: History) -> Tensor:
     call = operation.call
     target: Tensor = call.arguments[0]
     before = target.clone()
-    sources, carriers = (
-        [before if tensor is target else tensor for tensor in listed] for listed in (operation.sources, call.carriers)
+    sources, differentiable_operands = (
+        [before if tensor is target else tensor for tensor in listed]
+        for listed in (operation.sources, call.differentiable_operands)
     )
     function = torch.mul if call.name in FACTORS else torch.div
-    product = Call(function, function.__name__, (before, *call.arguments[1:]), call.keywords, carriers, call.derived)
+    product = Call(
+        function, function.__name__, (before, *call.arguments[1:]), call.keywords, differentiable_operands, call.derived
+    )
     return target.copy_(carry_out(replace(operation, call=product, sources=sources), history))
 
 
 def activate(operation: Operation, history: History) -> Tensor:
     """An activation or power, or the product of a response and a function of itself."""
     call, treatment, values = operation.call, operation.treatment, operation.sources[0]
-    if len(call.carriers) == 1:
-        if call.name == "relu" and not operation.rule.shares and treatment is not Treatment.EVERYTHING:
+    if len(call.differentiable_operands) == 1:
+        if call.name == "relu" and not operation.rule.shares and treatment is not Treatment.PASS:
             rectification = Rectification(treatment)
             output: Tensor = Rectifier.apply(values, rectification, call.in_place)  # type: ignore[no-untyped-call]
             history.rectified[id(output)] = rectification
@@ -128,22 +131,22 @@ def activate(operation: Operation, history: History) -> Tensor:
         return activation(values, call.of(values), treatment, call.in_place)
     if treatment is Treatment.EPSILON:
         # A product with the value itself is zero where that is: no constant takes a part.
-        treatment = Treatment.EVERYTHING
-    detached = {id(tensor): tensor.detach() for tensor in call.carriers}
-    slopes = slopes_of(call.carriers, values, history) if treatment is Treatment.POSITIVE_DERIVATIVE else None
+        treatment = Treatment.PASS
+    detached = {id(tensor): tensor.detach() for tensor in call.differentiable_operands}
+    slopes = slopes_of(call.differentiable_operands, values, history) if treatment is Treatment.POSITIVE_DERIVATIVE else None
     if treatment is Treatment.DERIVATIVE:
         return call.run()  # type: ignore[no-any-return]
     return activation(values, lambda given: call.run(detached | {id(values): given}), treatment, call.in_place, slopes)
 
 
 HANDLERS: dict[str, Handler] = {
-    "arrangement": rearrange,
+    "reshape": reshape,
     "scaling": scale,
     "normalisation": normalise,
     **dict.fromkeys(("layer", "average", "attention"), mix),
     **dict.fromkeys(("activation", "power"), activate),
     **dict.fromkeys(("gate", "product"), multiply),
-    **dict.fromkeys(("switch", "transform", "nonlinear", "other"), adjoint),
+    **dict.fromkeys(("max pooling", "transform", "nonlinear", "other"), adjoint),
 }
 
 
@@ -161,11 +164,11 @@ def enter(operation: Operation, history: History) -> Tensor:
 
 def is_turned(operation: Operation, history: History) -> bool:
     call = operation.call
-    return call.name == "conv2d" and len(call.carriers) == 1 and turnable(call) is not None
+    return call.name == "conv2d" and len(call.differentiable_operands) == 1 and turnable(call) is not None
 
 
 def convolve(operation: Operation, history: History) -> Tensor:
-    values, geometry = operation.call.carriers[0], turnable(operation.call)
+    values, geometry = operation.call.differentiable_operands[0], turnable(operation.call)
     rectification = history.rectified.get(id(values))
     if rectification is not None:
         rectification.taken = True
@@ -180,7 +183,7 @@ def pool(operation: Operation, history: History) -> Any:
     """Of a ReLU's output, with windows that are apart: what is rectified before it is spread is so behind as well."""
     call, rectification = operation.call, history.rectified.get(id(operation.sources[0]))
     by_loops = goes_back_by_loops(call)
-    pooled = Pooling.apply(call.carriers[0], call) if by_loops else call.run()  # type: ignore[no-untyped-call]
+    pooled = Pooling.apply(call.differentiable_operands[0], call) if by_loops else call.run()  # type: ignore[no-untyped-call]
     if rectification is not None and are_apart(call):
         rectification.taken = True
         behind = history.rectified[id(pooled)] = Rectification(rectification.treatment, rectification)
@@ -212,22 +215,22 @@ def slopes_of(factors: list[Tensor], values: Tensor, history: History) -> Tensor
 
 
 def layer_before(norm: Call, history: History) -> tuple[Call, Callable[[Tensor], Tensor]] | None:
-    """The layer whose outputs a batch norm takes, and what arranges them on the way there: no-ops, reshaping."""
-    arrangements: list[tuple[Call, Tensor]] = []
-    step = history.maker(norm.carriers[0])
-    while step is not None and step.kind == "arrangement" and len(step.sources) == 1 and isinstance(step.output, Tensor):
-        arrangements.append((step.call, step.sources[0]))
+    """The layer whose outputs a batch norm takes, and what reshapes them on the way there."""
+    reshapings: list[tuple[Call, Tensor]] = []
+    step = history.maker(norm.differentiable_operands[0])
+    while step is not None and step.kind == "reshape" and len(step.sources) == 1 and isinstance(step.output, Tensor):
+        reshapings.append((step.call, step.sources[0]))
         step = step.before[0]
     if step is None or step.kind != "layer" or len(step.sources) != 1:
         return None
     layer = step.call
 
-    def arrange(outputs: Tensor) -> Tensor:
-        for call, source in reversed(arrangements):
+    def reshape_outputs(outputs: Tensor) -> Tensor:
+        for call, source in reversed(reshapings):
             outputs = call.of(source)(outputs)
         return outputs
 
-    return layer, arrange
+    return layer, reshape_outputs
 
 
 def pass_on(operation: Operation) -> Tensor:
@@ -268,5 +271,5 @@ def activation(
 ) -> Tensor:
     if treatment is Treatment.EPSILON:
         slopes = portion(function, values)
-        treatment = Treatment.EVERYTHING if slopes is None else Treatment.DERIVATIVE
+        treatment = Treatment.PASS if slopes is None else Treatment.DERIVATIVE
     return Activation.apply(values, function, treatment, in_place, slopes)  # type: ignore[no-untyped-call, no-any-return]

@@ -237,7 +237,7 @@ def feature_positions(tape: Tape, head: Head) -> int:
     """How many positions the last features have, on the way to the head, that have more than one; 1 where none have."""
     for step, _ in tape.history.path(head.root):
         features = step.output
-        if step.kind != "arrangement" and isinstance(features, Tensor) and features.dim() in (3, 4):
+        if step.kind != "reshape" and isinstance(features, Tensor) and features.dim() in (3, 4):
             axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
             positions = features.shape[1:].numel() // features.shape[axis]
             if positions > 1 and len(features) == len(head.responses):

@@ -75,14 +75,14 @@ class History:
         return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
 
     def origin(self, tensor: Tensor, moved: bool = True) -> Made:
-        """Looks back through constant factors, constant terms and arrangement; moved: also where that moves values."""
+        """Looks back through constant factors, constant terms and reshaping; moved: also where that moves values."""
         return self.look_back(tensor, self.maker(tensor), moved)
 
     def look_back(self, tensor: Tensor, step: Step | None, moved: bool = True) -> Made:
         """`origin` of a tensor as it was when `step` had made it."""
         while step is not None and len(step.sources) == 1:
-            arranged = step.kind == "arrangement" and (moved or step.name in UNMOVED)
-            if not arranged and (step.kind != "scaling" or step.name == "batch_norm"):
+            reshaped = step.kind == "reshape" and (moved or step.name in UNMOVED)
+            if not reshaped and (step.kind != "scaling" or step.name == "batch_norm"):
                 break
             tensor, step = step.sources[0], step.before[0]
         return tensor, step

@@ -169,7 +169,7 @@ def value_by_value(tape: Tape, scores: Tensor) -> list[str]:
     names, step = [], tape.history.maker(scores)
     while step is not None and step.kind != "layer" and len(step.sources) == 1 and is_flat(step.sources[0]):
         mixes_samples = "softmax" in step.name and not is_monotone(step)
-        if step.kind != "arrangement" and not mixes_samples:
+        if step.kind != "reshape" and not mixes_samples:
             names.append(step.name)
         step = step.before[0]
     return names

@@ -26,10 +26,10 @@ from auditor.operations.rule_table import (
     rules_that_answer,
 )
 
-VARYING = {"switch", "normalisation", "gate", "attention", "product", "nonlinear", "other"}
+VARYING = {"max pooling", "normalisation", "gate", "attention", "product", "nonlinear", "other"}
 """Kinds whose way back under `linear` depends on the input."""
 
-ADDING = {"scaling", "arrangement", "layer", "average"}
+ADDING = {"scaling", "reshape", "layer", "average"}
 """Kinds in which a constant that the input decides would be a term, whose way back is missing."""
 SWITCH_ON = "take away torch.no_grad, torch.inference_mode, detach, data or numpy on the way from the image to the classes"
 
@@ -56,11 +56,11 @@ class Tape(Watch):
         name = name_of(function)
         self.calls.append(name)
         operands = tensors((arguments[:1] if name in LIKE_ANOTHER else arguments, keywords))
-        carriers = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
-        call = Call(function, name, arguments, keywords, carriers, any(map(self.history.is_derived, operands)))
-        if name in CONSTANTS or not (carriers or call.derived):
+        differentiable_operands = list({id(tensor): tensor for tensor in operands if tensor.requires_grad}.values())
+        call = Call(function, name, arguments, keywords, differentiable_operands, any(map(self.history.is_derived, operands)))
+        if name in CONSTANTS or not (differentiable_operands or call.derived):
             return call.run()
-        if not (carriers and torch.is_grad_enabled()):
+        if not (differentiable_operands and torch.is_grad_enabled()):
             return self.derive(call, operands)
         if is_composite(call):
             with self:
@@ -69,24 +69,24 @@ class Tape(Watch):
 
     def derive(self, call: Call, operands: list[Tensor]) -> Any:
         """Carries out an operation that carries no response: what it works out from the input is a constant of this image."""
-        versions = [tensor._version for tensor in call.carriers]
+        versions = [tensor._version for tensor in call.differentiable_operands]
         # A tensor of inference mode could not take part in anything that is sent back through.
-        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not call.carriers):
+        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not call.differentiable_operands):
             output = call.run()
-        if [tensor._version for tensor in call.carriers] != versions:
+        if [tensor._version for tensor in call.differentiable_operands] != versions:
             raise UnsupportedModel(
                 f"operation '{call.name}' writes into a response while gradients are switched off: {SWITCH_ON}"
             )
         made = tensors(call.arguments[0] if call.name == "setitem" else output)
         self.history.derived |= {id(tensor): tensor for tensor in made}
         self.note_cut(call, made)
-        if call.carriers or any(id(tensor) in self.unfollowed for tensor in operands):
+        if call.differentiable_operands or any(id(tensor) in self.unfollowed for tensor in operands):
             self.unfollowed |= {id(tensor): tensor for tensor in made if tensor.is_floating_point()}
         return output
 
     def note_cut(self, call: Call, made: list[Tensor]) -> None:
         """made: what an operation worked out, from responses perhaps, that carries none."""
-        if call.carriers and (call.name in LEAVING or any(tensor.is_floating_point() for tensor in made)):
+        if call.differentiable_operands and (call.name in LEAVING or any(tensor.is_floating_point() for tensor in made)):
             self.cut_off = call.name
 
     def answer(self, call: Call, number: int) -> Any:
@@ -95,14 +95,14 @@ class Tape(Watch):
         kind, fixed = classify(call, self.history)
         treatment, fault = self.rule.answers[kind], self.fault(call, kind)
         # Read before the call: an in-place operation makes its input require a gradient as well.
-        sources = [tensor for tensor in call.carriers if not (self.rule.fixes_gates and is_among(tensor, fixed))]
-        if kind == "activation" and len(call.carriers) > 1 and treatment is not Treatment.DERIVATIVE:
+        sources = [tensor for tensor in call.differentiable_operands if not (self.rule.fixes_gates and is_among(tensor, fixed))]
+        if kind == "activation" and len(call.differentiable_operands) > 1 and treatment is not Treatment.DERIVATIVE:
             # Written out: it goes back to what all its factors are made of.
-            (gated,) = (tensor for tensor in call.carriers if not is_among(tensor, fixed))
+            (gated,) = (tensor for tensor in call.differentiable_operands if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.history.origin(gated, moved=False)[0]]
-        before, behind = ([self.history.maker(tensor) for tensor in listed] for listed in (sources, call.carriers))
+        before, behind = ([self.history.maker(tensor) for tensor in listed] for listed in (sources, call.differentiable_operands))
         taken = self.history.rectified_among(sources)
-        versions = {id(tensor): tensor._version for tensor in call.carriers}
+        versions = {id(tensor): tensor._version for tensor in call.differentiable_operands}
         output = call.run() if fault is not None else carry_out(Operation(call, kind, self.rule, sources), self.history)
         if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
             # Nothing happened: dropout in evaluation mode and the like return what they were given.
@@ -127,7 +127,7 @@ class Tape(Watch):
             return f"operation '{call.name}' has weights below zero, for which rule '{self.name}' has no answer; use lrp_epsilon"
         if kind in ADDING and any(id(tensor) in self.unfollowed for tensor in tensors((call.arguments, call.keywords))):
             return f"operation '{call.name}' adds what the model worked out with gradients switched off: {SWITCH_ON}"
-        if mode is not None or self.rule.answers[kind] is not Treatment.NONE:
+        if mode is not None or self.rule.answers[kind] is not Treatment.UNSUPPORTED:
             return mode
         what = {
             "nonlinear": f"operation '{call.name}' combines responses outside of a gate, for which",
@@ -146,7 +146,7 @@ class Tape(Watch):
             step = self.history.steps[bisect_right(starts, number) - 1] if starts else None
             if step is not None and number in step.nodes:
                 faults[number] = step.fault
-            elif self.began <= number < stop and self.rule.answers["other"] is Treatment.NONE:
+            elif self.began <= number < stop and self.rule.answers["other"] is Treatment.UNSUPPORTED:
                 faults[number] = (
                     f"operation '{node.name()}' was not seen when it was carried out, as TorchScript and extensions in C++ are "
                     f"not: rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer('other'))}"

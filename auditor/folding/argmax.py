@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.folding.low_rank import PIXELS, Patterns, stretches
+from auditor.folding.low_rank import PIXELS, Patterns, tiles
 from auditor.kernels.numba_loops import compiled, share_out
 
 CLASSES, GROUP = 64, 8
@@ -31,12 +31,12 @@ Outcome = tuple[Tensor, Tensor]
 
 def compete(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Tensor) -> Outcome:
     """operator: (K, h·w, P), or (K, h·w, R) of patterns. seeds: (K, N, h·w). names: (K,) int16, ascending, of the K classes."""
-    outcomes = [compete_in_stretch(part, shapes, seeds, names) for part, shapes in stretches(operator, patterns)]
+    outcomes = [compete_in_tile(part, shapes, seeds, names) for part, shapes in tiles(operator, patterns)]
     winner, best = (torch.cat(parts, 1) for parts in zip(*outcomes, strict=True))
     return winner, best
 
 
-def compete_in_stretch(operator: Tensor, shapes: Tensor | None, seeds: Tensor, names: Tensor) -> Outcome:
+def compete_in_tile(operator: Tensor, shapes: Tensor | None, seeds: Tensor, names: Tensor) -> Outcome:
     """operator: (K, h·w, p), or (K, h·w, r) of patterns `shapes`, (r, p)."""
     samples = seeds.shape[1]
     if shapes is None:
@@ -88,7 +88,7 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
 def compete_by_strongest(coefficients: Tensor, shapes: Tensor, names: Tensor) -> Outcome:
     """Competes by the strongest patterns first, and by all of them where that does not say who wins: the same outcome.
 
-    coefficients: (K, N, r), amounts of the patterns `shapes`, (r, p), the strongest last. A response Σ aⱼ qⱼ over all patterns is
+    coefficients: (K, N, r), of the patterns `shapes`, (r, p), the strongest last. A response Σ aⱼ qⱼ over all patterns is
     that over the strongest to within |a′| |q′|, the norms of what the others have, with what may be rounded as one more of them.
     """
     missing = STRONG - len(shapes)

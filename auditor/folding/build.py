@@ -21,17 +21,17 @@ LOST = 0.24
 def fold_rows(tracer: Tracer, images: Tensor, plan: FoldPlan, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of what the operator is made of, (stop − start, P). images: as for `plan_fold`."""
     traced, size = repeated(tracer, images)
-    narrow = None if plan.narrow is None else cut_tensor(traced, plan.narrow)
+    bottleneck = None if plan.narrow is None else cut_tensor(traced, plan.narrow)
     rows: Tensor | None = None
     for first in range(start, stop, size):
         # The last batch repeats its last row: the forward pass has as many samples as it has.
         numbers = torch.arange(first, first + size, device=images.device).clamp(max=stop - 1)
         sources, positions = numbers // plan.positions, numbers % plan.positions
-        if narrow is None:
+        if bottleneck is None:
             arrived = send_to(traced, plan.step, sources, positions)
         else:
-            entering = F.one_hot(numbers, plan.rows).to(narrow.dtype).view(narrow.shape)
-            arrived = send_between(traced, narrow, plan.step, entering)
+            entering = F.one_hot(numbers, plan.rows).to(bottleneck.dtype).view(bottleneck.shape)
+            arrived = send_between(traced, bottleneck, plan.step, entering)
         part = as_rows(arrived)[: stop - first]
         if rows is None:
             # Once and whole: they may be most of the memory that there is.

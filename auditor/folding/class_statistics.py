@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from auditor.folding.argmax import CLASSES, GROUP
-from auditor.folding.low_rank import Patterns, stretches
+from auditor.folding.low_rank import Patterns, tiles
 from auditor.statistics.dominance import DominanceResult, mean_cosine
 
 VALUES = 4_000_000
-"""Responses that are looked at at once, in a few passes: of 1000 classes, those of five samples at the pixels of a stretch."""
+"""Responses that are looked at at once, in a few passes: of 1000 classes, those of five samples at the pixels of a tile."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ def survey(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Te
     classes, samples, _ = seeds.shape
     energy, squares = torch.zeros(classes, samples), torch.zeros(classes, samples, dtype=torch.float64)
     outcomes = []
-    for part, shapes in stretches(operator, patterns):
+    for part, shapes in tiles(operator, patterns):
         arrived = torch.bmm(seeds, part.to(seeds.dtype))
-        # Patterns are orthonormal: there is as much in their amounts as at the pixels.
+        # Patterns are orthonormal: there is as much in their coefficients as at the pixels.
         squares += torch.linalg.vector_norm(arrived, dim=2).double().square()
-        outcomes.append(survey_stretch(arrived, shapes, names, energy))
+        outcomes.append(survey_tile(arrived, shapes, names, energy))
     winner, best, second = (torch.cat(parts, 1).view(samples, *shape) for parts in zip(*outcomes, strict=True))
     # A verified operator has finite values: responses can only be what the seeds are.
     is_finite = energy.isfinite().all(0) & seeds.isfinite().all(2).all(0)
     return Survey(DominanceResult(winner, best, second), energy.t(), class_cosine(operator, seeds, squares.sqrt()), is_finite)
 
 
-def survey_stretch(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def survey_tile(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Ĉ, D and the second strongest response, (N, p), at some pixels; what energy the classes have there is added to `energy`.
 
     arrived: (K, N, p), or (K, N, r) of patterns `shapes`. energy: (K, N).

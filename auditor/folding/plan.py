@@ -50,9 +50,9 @@ class FoldPlan:
     classes, height, width: of the class responses. where: "image", or the name of the operation whose output is the cut;
     step: its place among the `steps` of the forward pass, −1 for the image. shape: of what arrives at the cut, per sample;
     (H, W) where that is an image whose channels are summed.
-    narrow: the step at whose output the basis is sent back, where the layers from there to the classes are the same at
-    every position and fewer; None where each class is sent back from each position. rows: passes that the build takes.
-    memory: bytes of these rows, the least that a build takes.
+    narrow: the bottleneck, a step with fewer channels than classes, from which on every position is treated alike: rows are sent
+    back from its output. None where each class is sent back from each position. rows: passes that the build takes. memory: bytes
+    of these rows, the least that a build takes.
     """
 
     classes: int
@@ -91,8 +91,8 @@ def plan_fold(tracer: Tracer, images: Tensor) -> FoldPlan:
     is_map = cut < 0 and tracer.method.reduction == "sum"
     tensor = cut_tensor(traced, cut)
     shape = tuple(tensor.shape[2:] if is_map else tensor.shape[1:])
-    narrow = narrowest(traced, fixed)
-    rows = height * width * (classes if narrow is None else cut_tensor(traced, narrow).shape[1])
+    bottleneck = find_bottleneck(traced, fixed)
+    rows = height * width * (classes if bottleneck is None else cut_tensor(traced, bottleneck).shape[1])
     return FoldPlan(
         classes=classes,
         height=height,
@@ -101,7 +101,7 @@ def plan_fold(tracer: Tracer, images: Tensor) -> FoldPlan:
         step=cut,
         steps=len(traced.tape.history.steps),
         shape=shape,
-        narrow=narrow,
+        narrow=bottleneck,
         rows=rows,
         memory=rows * prod(shape) * tracer.dtype.itemsize,
     )
@@ -125,7 +125,7 @@ def cut_tensor(traced: Traced, step: int) -> Tensor:
     return tensor
 
 
-def narrowest(traced: Traced, fixed: list[int]) -> int | None:
+def find_bottleneck(traced: Traced, fixed: list[int]) -> int | None:
     """The place with fewest channels, fewer than classes, from which on every position is treated alike."""
     classes = traced.class_responses.shape[1]
     best, fewest = None, classes

@@ -44,5 +44,5 @@ def conv_arguments(call: Call) -> ConvArguments | None:
 
 def geometry_of(call: Call) -> Geometry | None:
     """Of a convolution of all channels of maps (N, ch, H, W); None of any other."""
-    arguments = conv_arguments(call)
-    return None if arguments is None or arguments.groups != 1 or call.carriers[0].dim() != 4 else arguments.geometry
+    given = conv_arguments(call)
+    return None if given is None or given.groups != 1 or call.differentiable_operands[0].dim() != 4 else given.geometry

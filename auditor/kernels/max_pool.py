@@ -41,7 +41,7 @@ class Pooling(torch.autograd.Function):
 
 def goes_back_by_loops(call: Call) -> bool:
     """Whether loops are there for a max-pooling, and faster than torch."""
-    values, (size, _) = call.carriers[0], windows(call)
+    values, (size, _) = call.differentiable_operands[0], windows(call)
     if values is not call.argument(0, "input") or values.device.type != "cpu" or values.dim() != 4:
         return False
     is_plain = are_apart(call) and pair(call.argument(3, "padding") or 0) == (0, 0) and not call.argument(6, "return_indices")

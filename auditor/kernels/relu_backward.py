@@ -122,7 +122,7 @@ def turned(weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:
 
 def turnable(call: Call) -> Geometry | None:
     """The geometry of a convolution, on a CPU, whose transpose `Convolution` works out; None of any other."""
-    values, weight = call.carriers[0], call.argument(1, "weight")
+    values, weight = call.differentiable_operands[0], call.argument(1, "weight")
     if values is not call.argument(0, "input") or values.device.type != "cpu":
         return None
     geometry = geometry_of(call)

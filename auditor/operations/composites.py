@@ -120,7 +120,7 @@ WRITTEN_OUT: dict[str, Callable[..., Any]] = {
 
 def is_composite(call: Call) -> bool:
     if call.name in WITH_TERM:
-        return len(call.carriers) > 1 or is_among(call.argument(0, "input"), call.carriers)
+        return len(call.differentiable_operands) > 1 or is_among(call.argument(0, "input"), call.differentiable_operands)
     return call.name in WRITTEN_OUT
 
 

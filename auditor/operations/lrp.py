@@ -150,10 +150,10 @@ def share_layer(
     output: Tensor,
     source: Tensor,
     positive: bool,
-    arrange: Callable[[Tensor], Tensor] = as_is,
+    reshape: Callable[[Tensor], Tensor] = as_is,
     flips: Tensor | None = None,
 ) -> Tensor:
-    """A product with weights, or with what the input decides, and what only arranges its outputs.
+    """A product with weights, or with what the input decides, and what only reshapes its outputs.
 
     flips: of the shape of `output` or broadcast to it, −1, 0 or 1. Under z⁺, contributions to an output are those of its sign
     times `flips`.
@@ -164,7 +164,7 @@ def share_layer(
 
     def layer(inputs: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
         held = {id(weight): part(weight.detach()) for weight in weights}
-        return arrange(call.run(no_bias | held | {id(source): inputs}))
+        return reshape(call.run(no_bias | held | {id(source): inputs}))
 
     parts: list[Part] = [(as_is, lambda inputs: layer(inputs, as_is))]
     if positive:
@@ -181,17 +181,17 @@ def share_layer(
     return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) -> Tensor:
-    """Batch norm and the layer whose outputs it takes, `arrange`d, as one layer under z⁺ (Hui & Binder 2019).
+def share_merged(norm: Call, before: Call, reshape: Callable[[Tensor], Tensor]) -> Tensor:
+    """Batch norm and the layer whose outputs it takes, `reshape`d, as one layer under z⁺ (Hui & Binder 2019).
 
     What the norm multiplies by cancels out of a share, all but its sign.
     """
-    (values,) = norm.carriers
+    (values,) = norm.differentiable_operands
     with torch.no_grad():
         channels = values.new_zeros((1, values.shape[1], *[1] * (values.dim() - 2)))
         scale = norm.of(values)(channels + 1) - norm.of(values)(channels)
         output = norm.run()
-    return share_layer(before, output, before.carriers[0], True, arrange, scale.sign())
+    return share_layer(before, output, before.differentiable_operands[0], True, reshape, scale.sign())
 
 
 def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from tests.auditor.dominance_by_pixel import dominance_by_pixel
 
 SAMPLES, POSITIONS, RANK = 3, 2, 9
 SHAPE = (2, PIXELS // 2 + 20)
-"""A stretch of pixels, and 40 more."""
+"""A tile of pixels, and 40 more."""
 
 Found = tuple[Tensor, ...]
 """Ĉ and D, and the second strongest response where it is worked out; each (N, P)."""
