@@ -32,7 +32,7 @@ DEFAULT_RULE = "gradient"
 TopK = int | Literal["all"] | None
 ALL: Literal["all"] = "all"
 MANY_CLASSES = 50
-"""Of more classes, each sent back by itself, an image takes minutes: by default its strongest compete (paper, section 5)."""
+"""With more classes, sending back each takes minutes an image: by default only the strongest compete (paper, section 5)."""
 STRONGEST = 10
 
 
@@ -49,7 +49,7 @@ def competing_count(classes: int, rule: str, top_k: TopK = None) -> int:
 
 @dataclass(frozen=True)
 class Maps:
-    """What eq. 4 and 5 leave of a batch.
+    """The result of eq. 4 and 5 for a batch.
 
     dominant_class: (N, H, W) int16, Ĉ; −1 where no class has positive response; ties go to the lower class.
     dominant_response: (N, H, W) float32 ≥ 0, D; 0 where no class has positive response.
@@ -69,8 +69,8 @@ class Clear:
         comes out as it went in.
     rule: where R(x|c) comes from, one of `RULES`. `linear` is eq. 3 as printed; why it is not the default: docs/method.md.
     classes: the classes that compete in eq. 4; those that `top_k` says by default.
-    top_k: let only each sample's k classes with most positive response compete, or `all`; by default all of `classes` where these
-        are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
+    top_k: how many classes of each sample compete, those with the most positive response, or `all`; by default all of `classes`
+        where these are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
     precision: of the network's own arithmetic, float32, bfloat16 or float64; results are float32.
     reduction: of the input's channels, sum, l2 or max.
     head: the module (or node of an exported program) whose output has one channel a class, in place of the one that is found.
@@ -127,7 +127,7 @@ class Clear:
         return Maps(result.dominant_class, result.dominant_response, backprojection.logits)
 
     def folded(self, images: Tensor, operator: Operator) -> Maps | None:
-        """The maps, of the same classes for all samples, by an operator that reaches the image; None where it does not fit."""
+        """The maps of classes that compete in all samples, by an operator that reaches the image; None where it does not fit."""
         seeds, logits = [], []
         for part in few_at_a_time(images):
             backprojection = self.forward(part)
@@ -249,22 +249,22 @@ def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Mo
     with torch.inference_mode(False):
         if isinstance(model, ExportedProgram):
             with warnings.catch_warnings():
-                # Copying one, torch warns of a use of its own.
+                # Copying one makes torch warn of a deprecated use in its own code.
                 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-                # Its guards would refuse other dtypes; its modes are frozen in it.
+                # Its guards would refuse other dtypes. An exported program has no train mode to leave.
                 copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
         else:
             copied = copy_of(model).eval()
         copied.requires_grad_(False).to(dtype=dtype)
         for tensor in (*copied.parameters(), *copied.buffers()):
-            # Of volumes' kernels, of five axes, there is no such format.
+            # The kernels of 3-D convolutions have five axes, for which there is no such format.
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return copied
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A copy without what torch.compile and nn.DataParallel put around a module. Raises UnsupportedModel."""
+    """A copy without the wrappers of torch.compile and nn.DataParallel. Raises UnsupportedModel."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             what = f"submodule '{name}'" if name else "the model"
@@ -272,10 +272,10 @@ def copy_of(model: nn.Module) -> nn.Module:
                 f"{what} is TorchScript, whose operations cannot be seen: build it without torch.jit, or export it with "
                 "torch.export"
             )
-    # What the copies of these are, by their ids, as `copy.deepcopy` keeps them.
+    # The copies by the ids of their originals, as `copy.deepcopy` keeps them.
     copies: dict[int, object] = {}
     for module in model.modules():
-        # Weights that are made of others, by pruning or weight norm, before each pass; what autograd made is not copied.
+        # Pruning and weight norm work out weights from others before each pass, and deepcopy refuses the results of autograd.
         copies |= {id(value): value.detach().clone() for value in tensors(vars(module)) if not value.is_leaf}
     for module in reversed(list(model.modules())):
         inner = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", None)

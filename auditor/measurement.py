@@ -1,4 +1,4 @@
-"""Everything an audit wants of a batch, from one stream of its responses."""
+"""Everything an audit measures of a batch, from one stream of its responses."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -27,7 +27,7 @@ class Measurement:
     dominant: scores of the dominant response map, each (N, 1).
     kept: (N, k) int64, the classes described. responses: their scores, each (N, k).
     has_finite_scores, has_finite_maps: (N,) bool, whether all of a sample's logits are finite, and all of its responses.
-        Where not, nothing else of the sample means anything; the others of the batch are what they are without it.
+        Where not, no other value of that sample has a meaning; the other samples of the batch are not affected.
     """
 
     maps: Maps
@@ -45,13 +45,13 @@ class Measurement:
     has_finite_maps: Tensor
 
     def of(self, chosen: Tensor) -> "Measurement":
-        """The same of some of the samples. chosen: (N,) bool, or indices."""
+        """The same for some of the samples. chosen: (N,) bool, or indices."""
         part: Measurement = take(self, chosen)
         return part
 
 
 def take(whole: Any, chosen: Tensor) -> Any:
-    """A tensor, or a dataclass of tensors and such dataclasses, of some samples alone."""
+    """Some samples of a tensor, or of a dataclass of tensors and such dataclasses."""
     if isinstance(whole, Tensor):
         return whole[chosen]
     return type(whole)(**{field.name: take(getattr(whole, field.name), chosen) for field in fields(whole)})
@@ -100,7 +100,7 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
 
 
 def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[MapStatistics]]:
-    """What there is to say of the competing classes, and, chunk by chunk, of each by itself if `describe_all`."""
+    """Statistics over all competing classes, and if `describe_all` those of each class, chunk by chunk."""
     dominance, cosine = Dominance(), ClassCosine()
     parts: list[MapStatistics] = []
     energies, sums = [], []
@@ -112,13 +112,13 @@ def survey_stream(backprojection: Backprojection, competing: Tensor, describe_al
         energies.append(parts[-1].energy if describe_all else responses.clamp(min=0).sum((2, 3)))
         sums.append(responses.sum((2, 3)))
     energy = torch.cat(energies, 1)
-    # Sums of all values, for −inf is in no energy.
+    # Sums of all values, because the energy leaves −inf out.
     is_finite = energy.isfinite().all(1) & torch.cat(sums, 1).isfinite().all(1)
     return Survey(dominance.result(), energy, cosine.result(), is_finite), parts
 
 
 def left_out(clear: Clear, backprojection: Backprojection, competing: Tensor) -> Tensor:
-    """The share of positive class response that does not compete though its class may, (N,) float32. competing: (N, K)."""
+    """The share of positive class response whose class may compete but does not, (N,) float32. competing: (N, K)."""
     positive = backprojection.positive.sum((2, 3))
     allowed = positive if clear.classes is None else positive[:, clear.classes]
     total = allowed.sum(1)
@@ -137,5 +137,5 @@ def strongest(energy: Tensor, classes: Tensor, predictions: Tensor, labels: Tens
 
 
 def describe_again(backprojection: Backprojection, kept: Tensor) -> MapStatistics:
-    """Sends the kept classes back once more: which they are is known only after the stream, and to hold them costs more."""
+    """Sends the kept classes back once more: which they are is known only after the stream, and holding all maps costs more."""
     return join([describe(responses) for _, responses in backprojection.stream(kept)])

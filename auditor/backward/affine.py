@@ -1,4 +1,4 @@
-"""The affine end of a forward pass: the steps from the last activation to the scores, and what they come to.
+"""The affine end of a forward pass: the steps from the last activation to the scores, and the one map that they amount to.
 
 However it is written, a global average and what stands behind it are one affine map of the averaged channels: found by
 sending numbers back through the average, and unit vectors forward through the rest.
@@ -93,7 +93,7 @@ def find_average(tape: Tape, step: Step, samples: int) -> Average | None:
     """
     if not averages(step) or step.output.shape[0] != samples:
         return None
-    # Two samples tell, where their number is not written into a shape.
+    # Two samples are enough, unless the number of samples is written into a shape.
     found = next(filter(None, (average_of(tape, step, some) for some in sorted({min(2, samples), samples}))), None)
     return found if found is not None and has_positions(tape, found.source, step) else None
 
@@ -110,7 +110,7 @@ def has_positions(tape: Tape, tensor: Tensor, later: Step) -> bool:
 
 
 def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
-    """The same, by so many samples."""
+    """`find_average`, tried with so many samples."""
     shape = (samples, step.output.shape[1:].numel())
     numbers = torch.randint(1, 1000, shape, generator=torch.Generator().manual_seed(0)).double().to(step.output.device)
     found: Average | None = None
@@ -118,7 +118,7 @@ def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
     arriving = numbers.view(samples, *step.output.shape[1:])
     while before is not None and (averages(before) or rearranges(before)):
         source, pulled = before.sources[0], pull_back(before, arriving)
-        # What was written over is not there any more.
+        # Values that were written over are gone.
         if pulled is None or before.call.in_place:
             break
         arriving = pulled
@@ -193,7 +193,7 @@ def maker_before(tape: Tape, tensor: Tensor, later: Step) -> Step | None:
 
 
 def carry_out(step: Step, values: dict[int, Tensor]) -> Any:
-    """A step's result of other values in place of its sources, in float64. values: by the id of the source."""
+    """A step's result, in float64, with other values in place of its sources. values: by the id of the source."""
     source = step.sources[0]
     if step.name in UNMOVED:
         return values[id(source)]
@@ -234,7 +234,7 @@ def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tens
 
 
 def send_through(steps: list[Step], values: dict[int, Tensor], result: Tensor, rows: int) -> Tensor | None:
-    """(rows, C) float64, what the steps make of other values; None where they do not take so many samples."""
+    """(rows, C) float64, what the steps make of other values; None where they do not take that many samples."""
     try:
         with torch.no_grad():
             for step in steps:
@@ -280,7 +280,7 @@ def first_layer(steps: list[Step], begins: list[Tensor]) -> tuple[int, Tensor, T
 
 
 def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
-    """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written otherwise."""
+    """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written in another way."""
     if step.name == "addmm":
         return transposed(step.call.argument(2, "mat2")), step.call.argument(0, "input")
     if step.name in MATRIX_PRODUCTS:
@@ -294,7 +294,7 @@ def transposed(weight: Tensor | None) -> Tensor | None:
 
 
 def keeps_values(steps: list[Step]) -> bool:
-    """Whether nothing is done but to give the same values another shape."""
+    """Whether the steps only give the same values another shape."""
     return all(step.name in UNMOVED | SHAPES or (step.name in {"getitem", "select"} and keeps_order(step)) for step in steps)
 
 
@@ -310,10 +310,10 @@ def keeps_order(step: Step) -> bool:
 def comes_to(weight: Tensor, bias: Tensor | None, features: Tensor, scores: Tensor) -> bool:
     """Whether weight (C, K) and bias (C,) make `scores` of `features` (N, K), within what rounding of the features does.
 
-    What a model writes into a view of its scores is not among the steps, and is found out here.
+    This finds out what a model writes into a view of its scores, which is not among the steps.
     """
     made = F.linear(features, weight, bias)
     terms = F.linear(features.abs(), weight.abs(), None if bias is None else bias.abs())
     apart = (made - scores.detach().reshape(made.shape)).abs()
-    # What is not finite says nothing.
+    # Values that are not finite cannot be compared.
     return not bool((apart.isfinite() & (apart > TOLERANCE.get(features.dtype, COARSE) * terms)).any())

@@ -33,7 +33,7 @@ def classify(call: Call, history: History) -> Classified:
     """call: with at least one operand that carries a response."""
     kind, fixed = classify_by_operands(call, history)
     if fixed and len(fixed) == len(call.differentiable_operands):
-        # A gate that scales constants: nothing is left that it could go back to.
+        # A gate that scales constants: there is nothing left to go back to.
         return "other", []
     return kind, fixed
 
@@ -42,7 +42,7 @@ def classify_by_operands(call: Call, history: History) -> Classified:
     name, differentiable_operands = call.name, call.differentiable_operands
     first = call.argument(0, "input")
     if isinstance(call.function, Applied) or "::" in name:
-        # Of somebody else's making.
+        # Not one of torch's own.
         return "activation" if is_value_by_value(call) else "other", []
     if name in FACTORS | MATRIX_PRODUCTS | DIVISIONS:
         return classify_product(call, history)
@@ -63,7 +63,7 @@ def classify_by_operands(call: Call, history: History) -> Classified:
         return "other", []
     maker = history.maker(differentiable_operands[0])
     if kind == "activation" and maker is not None and maker.name in NORMS:
-        # The least that something is divided by, as in normalize written out: no rectifier.
+        # The least value of a divisor, as in normalize written out: no rectifier.
         return "power", []
     if name == "scaled_dot_product_attention":
         return kind, [tensor for tensor in differentiable_operands if tensor is not call.argument(2, "value")]
@@ -75,7 +75,7 @@ def classify_by_operands(call: Call, history: History) -> Classified:
 
 
 def is_value_by_value(call: Call) -> bool:
-    """By trial: whether each value of the output depends on the input's value at the same place, and on nothing else."""
+    """Whether it is elementwise, found by trial: whether each output depends on the input at the same place alone."""
     if len(call.differentiable_operands) != 1:
         return False
     values = call.differentiable_operands[0].detach()
@@ -145,7 +145,7 @@ def classify_product(call: Call, history: History) -> Classified:
         return "nonlinear", []
     first, second = differentiable_operands
     if call.name in DIVISIONS:
-        # A norm written out: what is divided by is the smaller.
+        # In a norm written out, the divisor is the smaller of the two.
         return ("gate", [second]) if least_size(second, history) < least_size(first, history) else ("nonlinear", [])
     gate = gate_among(first, second, history, is_matrix)
     if gate is None:
@@ -158,7 +158,7 @@ def classify_product(call: Call, history: History) -> Classified:
 
 
 def classify_scaling(call: Call, response: Tensor, history: History) -> str:
-    """A response times, or over, what carries none: constants, or a gate that the model itself detached."""
+    """A response times, or divided by, what carries none: constants, or a gate that the model itself detached."""
     operands, is_matrix = tensors((call.arguments, call.keywords)), call.name in MATRIX_PRODUCTS
     divides = call.name in DIVISIONS and response is not call.argument(0, "input")
     if is_repeated(call, response):
@@ -167,11 +167,11 @@ def classify_scaling(call: Call, response: Tensor, history: History) -> str:
         return "nonlinear"
     factors = [tensor.numel() for tensor in operands if history.is_derived(tensor)]
     if not factors:
-        # An einsum of one operand alone only adds it up.
+        # An einsum of one operand only sums it.
         return ("layer" if len(operands) > 1 else "average") if is_matrix else "scaling"
     if is_matrix:
         return "attention"
-    # One factor a value may be any activation written out, as x * (x > 0): not for us to hold fixed.
+    # One factor a value may be any activation written out, as x * (x > 0): it must not be held fixed.
     return "gate" if max(factors) < response.numel() else "nonlinear"
 
 
@@ -254,7 +254,7 @@ def is_gate_of(gate: Tensor, gated: Tensor, history: History) -> bool:
     if maker is None or maker.name not in SELF_GATES:
         return False
     values, made = history.origin(gated, moved=False)
-    # Not where something was written into the values since: what the gate was made of is no longer there.
+    # Not where something has been written into the values since: what the gate was made of is gone.
     of_the_same = is_same(history.look_back(maker.sources[0], maker.before[0], moved=False), (values, made))
     return of_the_same and history.maker(values) is made and values.shape == gate.shape == gated.shape
 

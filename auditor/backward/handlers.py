@@ -1,4 +1,4 @@
-"""How an operation is carried out: what a rule means for each kind of it, and kernels that do the same faster."""
+"""How operations are carried out: what a rule means for each kind of operation, and kernels that do the same faster."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ SHARING = (Treatment.EPSILON, Treatment.ZPLUS)
 
 @dataclass(frozen=True)
 class Operation:
-    """A call that carries a response. kind: of it, see `KINDS`. sources: the operands that its response goes back to."""
+    """A call that carries a response. kind: of the call, see `KINDS`. sources: the operands that its response goes back to."""
 
     call: Call
     kind: str
@@ -50,7 +50,7 @@ def carry_out(operation: Operation, history: History) -> Any:
 
 
 def adjoint(operation: Operation, history: History) -> Any:
-    """As autograd goes back, with what is not to be gone back to held fixed."""
+    """The way back of autograd, with the responses that are not sources held fixed."""
     for applies, kernel in FAST:
         if applies(operation, history):
             return kernel(operation, history)
@@ -104,7 +104,7 @@ def multiply(operation: Operation, history: History) -> Any:
 
 
 def multiply_out_of_place(operation: Operation, history: History) -> Tensor:
-    """What is written into its gate, or into a factor among two: worked out first, then written."""
+    """A product that is written into its gate, or into one of its two factors: worked out first, then written."""
     call = operation.call
     target: Tensor = call.arguments[0]
     before = target.clone()
@@ -130,7 +130,7 @@ def activate(operation: Operation, history: History) -> Tensor:
             return output
         return activation(values, call.of(values), treatment, call.in_place)
     if treatment is Treatment.EPSILON:
-        # A product with the value itself is zero where that is: no constant takes a part.
+        # A product with the value itself is zero where the value is: there is no constant that takes a part.
         treatment = Treatment.PASS
     detached = {id(tensor): tensor.detach() for tensor in call.differentiable_operands}
     slopes = slopes_of(call.differentiable_operands, values, history) if treatment is Treatment.POSITIVE_DERIVATIVE else None
@@ -180,7 +180,7 @@ def is_max_pooling(operation: Operation, history: History) -> bool:
 
 
 def pool(operation: Operation, history: History) -> Any:
-    """Of a ReLU's output, with windows that are apart: what is rectified before it is spread is so behind as well."""
+    """Behind a ReLU, and where windows do not overlap, what comes back is rectified before it is spread over the windows."""
     call, rectification = operation.call, history.rectified.get(id(operation.sources[0]))
     by_loops = goes_back_by_loops(call)
     pooled = Pooling.apply(call.differentiable_operands[0], call) if by_loops else call.run()  # type: ignore[no-untyped-call]
@@ -197,7 +197,7 @@ FAST: list[tuple[Callable[[Operation, History], bool], Handler]] = [
     (is_turned, convolve),
     (is_max_pooling, pool),
 ]
-"""What has the adjoint's results, in order: the first that applies is taken."""
+"""Kernels that give what `adjoint` gives, in order: the first that applies is used."""
 
 
 def slopes_of(factors: list[Tensor], values: Tensor, history: History) -> Tensor:
@@ -206,7 +206,7 @@ def slopes_of(factors: list[Tensor], values: Tensor, history: History) -> Tensor
     def slope(factor: Tensor) -> Tensor:
         ones = torch.ones_like(factor)
         up, down = (torch.autograd.grad(factor, values, sign * ones, retain_graph=True)[0] for sign in (1, -1))
-        # What the activation in a gate clamps of the one sign it lets through of the other.
+        # What an activation in a gate clamps of one sign, it lets through of the other: the difference is its slope.
         return up if history.origin(factor, moved=False)[0] is history.origin(values, moved=False)[0] else up - down
 
     first, second = factors

@@ -33,7 +33,7 @@ RESHAPES = UNMOVED | SHAPES | {"getitem", "select"}
 LINEAR = frozenset({"linear", "addmm", "matmul", "mm"})
 CONVOLUTIONS = frozenset({"conv2d", "convolution"})
 CHANNELS_LAST = frozenset({"linear", "layer_norm"})
-"""What gives maps with their channels last, where it gives maps at all."""
+"""Operations whose output, where it is maps, has its channels last."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Head:
         behind it, (T, 1) for T tokens.
     root: the tensor at which the way back begins: maps (N, K, h, w), tokens (N, T, K), or vectors (N, K).
     weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself, K = C.
-    source: what the forward pass made that `responses` are read from, and layer: what does so.
+    source: the tensor of the forward pass that `layer` makes `responses` of.
     axis: of the channels of `root`, which may be maps (N, h, w, K) and tokens (N, K, T) as well.
     """
 
@@ -87,7 +87,7 @@ class Head:
         """
         kernels = F.one_hot(classes, self.responses.shape[1]).to(seeds.dtype) if self.weight is None else self.weight[classes]
         places = [size for axis, size in enumerate(self.root.shape) if axis not in (0, self.axis)]
-        # In the memory format of the maps, which what comes next would otherwise be slow to read.
+        # In the memory format of the maps: the next operation would be slow to read another.
         entering = seeds.reshape(len(seeds), *places, 1) * kernels.view(len(kernels), *[1] * len(places), -1)
         return entering.movedim(-1, self.axis)
 
@@ -164,7 +164,7 @@ def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
 
 
 def joined_layer(end: AffineEnd, averages: list[Average], scores: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Weight (C, K) and bias (C,) from the means of all averages to the scores; None where nothing, or no such, is between."""
+    """Weight (C, K) and bias (C,) from the means of all averages to the scores; None where there is no such layer."""
     if len(averages) == 1 and keeps_values(end.steps):
         return None, None
     pooled = [average.pooled for average in averages]
@@ -258,7 +258,7 @@ def last_step(tape: Tape, tensor: Tensor, passing: set[str] | frozenset[str]) ->
 
 
 def watch(model: nn.Module, name: str) -> list[Tensor]:
-    """Where the outputs of the module `name`, or of that node of an exported program, will be left at each forward pass.
+    """The list to which each forward pass adds the output of the module `name`, or of that node of an exported program.
 
     Raises UnsupportedModel where there is none.
     """

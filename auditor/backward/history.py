@@ -19,8 +19,8 @@ class Step:
     number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
     each of them, None where none did. behind: the same of all operands that require a gradient. varies: whether the way back
     depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so. edge: of a convolution,
-    where what comes back to its output enters, whatever is written into the output later. nodes: autograd's numbers of the nodes
-    that it made.
+    where autograd takes what comes back to its output, whatever is written into the output later. nodes: autograd's numbers of
+    the nodes that it made.
     """
 
     number: int
@@ -88,7 +88,7 @@ class History:
         return tensor, step
 
     def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
-        """Yields the steps from `root` back to the input, each with the tensors that are still to be gone back from after it."""
+        """Yields the steps from `root` back to the input, each with the tensors from which the way back goes on after it."""
         wanted = {id(root): root}
         for step in reversed(self.steps):
             outputs = tensors(step.output)

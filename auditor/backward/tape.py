@@ -1,4 +1,4 @@
-"""A forward pass as it happens: every operation gets the rule's way back, and is remembered."""
+"""Watches a forward pass: every operation is given the rule's way back, and is remembered."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ VARYING = {"max pooling", "normalisation", "gate", "attention", "product", "nonl
 """Kinds whose way back under `linear` depends on the input."""
 
 ADDING = {"scaling", "reshape", "layer", "average"}
-"""Kinds in which a constant that the input decides would be a term, whose way back is missing."""
+"""Kinds in which a constant that depends on the input would be added, so that its way back would be missing."""
 SWITCH_ON = "take away torch.no_grad, torch.inference_mode, detach, data or numpy on the way from the image to the classes"
 
 
@@ -47,7 +47,7 @@ class Tape(Watch):
         self.name, self.rule = rule, RULES[rule]
         self.calls: list[str] = []
         self.history = History(image, summed)
-        # Of what is derived, numbers that were worked out from responses; and the last operation that did so.
+        # Of the derived tensors, numbers worked out from responses; and the name of the last operation that did so.
         self.unfollowed: dict[int, Tensor] = {}
         self.cut_off: str | None = None
         self.began = next_number()
@@ -68,7 +68,7 @@ class Tape(Watch):
         return self.answer(call, len(self.calls) - 1)
 
     def derive(self, call: Call, operands: list[Tensor]) -> Any:
-        """Carries out an operation that carries no response: what it works out from the input is a constant of this image."""
+        """Carries out an operation that no response goes through: its result is a constant of this image."""
         versions = [tensor._version for tensor in call.differentiable_operands]
         # A tensor of inference mode could not take part in anything that is sent back through.
         with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not call.differentiable_operands):
@@ -85,7 +85,7 @@ class Tape(Watch):
         return output
 
     def note_cut(self, call: Call, made: list[Tensor]) -> None:
-        """made: what an operation worked out, from responses perhaps, that carries none."""
+        """Notes which operation was the last to lose the response. made: its results, through which no response goes."""
         if call.differentiable_operands and (call.name in LEAVING or any(tensor.is_floating_point() for tensor in made)):
             self.cut_off = call.name
 
@@ -97,7 +97,7 @@ class Tape(Watch):
         # Read before the call: an in-place operation makes its input require a gradient as well.
         sources = [tensor for tensor in call.differentiable_operands if not (self.rule.fixes_gates and is_among(tensor, fixed))]
         if kind == "activation" and len(call.differentiable_operands) > 1 and treatment is not Treatment.DERIVATIVE:
-            # Written out: it goes back to what all its factors are made of.
+            # An activation written out goes back to what all of its factors are made of.
             (gated,) = (tensor for tensor in call.differentiable_operands if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.history.origin(gated, moved=False)[0]]
         before, behind = ([self.history.maker(tensor) for tensor in listed] for listed in (sources, call.differentiable_operands))
@@ -138,7 +138,7 @@ class Tape(Watch):
 
     def check_path(self, root: Tensor) -> None:
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
-        # Autograd makes new nodes, from here on numbered, for views of what was written into.
+        # Below, autograd may make new nodes for views of what was written into: their numbers begin here.
         stop = next_number()
         starts, faults = [step.nodes.start for step in self.history.steps], {}
         for node in nodes_behind(root):

@@ -19,7 +19,7 @@ from auditor.operations.rule_table import RULES
 CHUNK_VALUES = 8_000_000
 """Values of R(x|c) held at once on a CPU: what bounds memory when there are many classes."""
 FORWARD_VALUES = 2_500_000
-"""Input values that go through the network at once where it is for us to say: sixteen photographs."""
+"""Input values that go through the network at once where that can be chosen: sixteen photographs."""
 MEMORY_PART = 16
 """A chunk takes at most this part of the memory that is free."""
 
@@ -115,7 +115,7 @@ class Traced(Backprojection):
         self.tape, self.calls, self.scores, self.head = tape, calls, scores, head
 
     def notes(self) -> list[str]:
-        """What is to be said of how the model was read, in sentences; nothing where that is plain."""
+        """Sentences on how the model was read; none where that is plain."""
         positions, before = self.head.positions, feature_positions(self.tape, self.head)
         if positions > 1 or before == 1:
             return list(self.scores.notes)
@@ -127,7 +127,7 @@ class Traced(Backprojection):
 
     @cached_property
     def stem(self) -> Stem | None:
-        """Found when something is sent back to the image: many a forward pass, with an operator say, sends nothing there."""
+        """Looked for when something is sent back to the image: many forward passes, as with an operator, send nothing there."""
         return None if self.summed is None else find_stem(self.tape, self.given)
 
     def send_back(self, classes: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def gradients(root: Tensor, targets: list[Tensor] | list[GradientEdge], entering
 
 
 def samples_at_once(values: int) -> int:
-    """How many images of so many values go through the network at once."""
+    """How many images, of so many values each, go through the network at once."""
     return max(1, FORWARD_VALUES // values)
 
 

@@ -1,4 +1,4 @@
-"""Eq. 4 and 5 of many classes: which wins at each pixel, without the maps of all of them ever leaving the caches."""
+"""Eq. 4 and 5 of many classes: which wins at each pixel, without all their maps ever leaving the caches of the CPU."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +13,14 @@ from auditor.folding.low_rank import PIXELS, Patterns, tiles
 from auditor.kernels.numba_loops import compiled, share_out
 
 CLASSES, GROUP = 64, 8
-"""How many classes compete at once, and in groups of how many first."""
+"""How many classes compete at once, and how many of these are a group that competes first."""
 STRONG = 6
 """Patterns by which classes compete first: at nearly every pixel of photographs all but one are then out.
 
 No setting: `find_winners` names each of them.
 """
 ROUNDING = 1e-6
-"""What a sum of so many products may be off, of the norms of what is multiplied."""
+"""The rounding error that a response may have, relative to the product of the norms of its factors."""
 LEAST = np.finfo(np.float32).tiny
 
 Respond = Callable[[slice, Tensor], Tensor]
@@ -76,7 +76,7 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
     pixels = responses.shape[1]
     groups = responses.view(len(names) // size, size, pixels).amax(1)
     strongest = groups.amax(0)
-    # A block wins at few pixels: what finds the class is spent on them alone. Of equals, the first is found.
+    # A block wins at few pixels, and only there is the class looked for. Of equals, the first is found.
     won = (strongest > best).nonzero()[:, 0]
     group = groups.index_select(1, won).max(0).indices
     places = pixels * torch.arange(size)[:, None] + (group * (size * pixels) + won)
@@ -86,10 +86,10 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
 
 
 def compete_by_strongest(coefficients: Tensor, shapes: Tensor, names: Tensor) -> Outcome:
-    """Competes by the strongest patterns first, and by all of them where that does not say who wins: the same outcome.
+    """Lets classes compete by the strongest patterns first, and by all where that does not decide: the outcome is the same.
 
     coefficients: (K, N, r), of the patterns `shapes`, (r, p), the strongest last. A response Σ aⱼ qⱼ over all patterns is
-    that over the strongest to within |a′| |q′|, the norms of what the others have, with what may be rounded as one more of them.
+    that over the strongest to within |a′| |q′|, the norms over the other patterns, rounding counted as one of them.
     """
     missing = STRONG - len(shapes)
     if missing > 0:
@@ -127,7 +127,7 @@ def find_winners(
     reach = np.empty((len(coefficients), pixels), strong.dtype)
     rivals = np.empty(len(coefficients), np.int64)
     for sample in range(start, stop):
-        # All classes by the strongest patterns: what some class reaches at least, and those that may reach as much.
+        # By the strongest patterns: what the best class reaches at least, and all classes that may reach as much.
         reached[:] = LEAST
         count = 0
         for rival in range(len(coefficients)):
@@ -147,7 +147,7 @@ def find_winners(
             if may_win:
                 rivals[count] = rival
                 count += 1
-        # These by all patterns, where they still may.
+        # These by all patterns, at the pixels where they still may.
         winner[sample] = -1
         best[sample] = 0
         for place in range(count):

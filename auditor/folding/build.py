@@ -1,4 +1,4 @@
-"""How an operator is built: the rows that it is made of, one pass of the network each, and what is made of them."""
+"""How an operator is built: its rows, each a pass back through the network, and from these the operator of every class."""
 
 from dataclasses import replace
 from math import inf, prod
@@ -13,7 +13,7 @@ from auditor.folding.operator import TOLERANCE, Operator
 from auditor.folding.plan import CannotFold, FoldPlan, Tracer, cut_tensor, send_between, send_to
 
 ROW_VALUES = 1_000_000
-"""Input values of a batch that builds rows: six photographs. More are slower, and take memory."""
+"""Input values of a batch that builds rows: six photographs. Larger batches are slower, and take more memory."""
 LOST = 0.24
 """What part of the tolerance an operator may lose by being made of patterns."""
 
@@ -34,7 +34,7 @@ def fold_rows(tracer: Tracer, images: Tensor, plan: FoldPlan, start: int, stop: 
             arrived = send_between(traced, bottleneck, plan.step, entering)
         part = as_rows(arrived)[: stop - first]
         if rows is None:
-            # Once and whole: they may be most of the memory that there is.
+            # Allocated once, at full size: they may take most of the memory.
             rows = part.new_empty((stop - start, part.shape[1]))
         rows[first - start : first - start + len(part)] = part
     return images.new_empty((0, prod(plan.shape))) if rows is None else rows
@@ -45,7 +45,7 @@ def as_rows(arrived: Tensor) -> Tensor:
 
 
 def repeated(tracer: Tracer, images: Tensor) -> tuple[Traced, int]:
-    """A forward pass of one image many times over: as many rows are then sent back at once."""
+    """A forward pass of one image, repeated: as many rows as it is repeated are then sent back at once."""
     size = max(1, min(64, ROW_VALUES // images[0].numel()))
     return tracer.reference.plain(images[:1].expand(size, -1, -1, -1)), size
 

@@ -1,8 +1,8 @@
-"""Operators in few patterns.
+"""Operators of low rank, tile by tile.
 
-Many linear layers lie between the classes and the image, and what a tile of the image receives through them, of whatever
-class and from whatever position, is made of few patterns: of 784 pixels of a photograph about 38, to the accuracy of float32.
-An operator is then a number a pattern, and one set of patterns for all classes.
+Many linear layers lie between the classes and the image. What a tile of the image receives through them, from whatever class and
+position, is a combination of few patterns: of about 38 for 784 pixels of a photograph, to the accuracy of float32. An operator is
+then one coefficient a pattern, and one set of patterns for all classes.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PIXELS = 784
-"""Of a tile. What is worked on at once, responses of some classes to it, stays in the caches."""
+"""Of a tile: few enough that the responses of some classes to it stay in the caches."""
 WORTH = 1.5
-"""Patterns are used where products by way of them take at most this part of the arithmetic: they take far less memory."""
+"""Patterns are used where they need at most so many times the arithmetic: they take far less memory."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Patterns:
         return self.values[numbers, : pixels.stop - pixels.start]
 
     def reduce(self, rows: Tensor) -> Tensor:
-        """How much of each pattern there is, (K, M, R). rows: (K, M, P)."""
+        """The coefficient of each pattern, (K, M, R). rows: (K, M, P)."""
         parts = [rows[:, :, pixels] @ self.of_tile(numbers, pixels).t() for numbers, pixels in self.slices()]
         return torch.cat(parts, 2)
 
     def expand(self, coefficients: Tensor) -> Tensor:
-        """(K, N, P), of (K, N, R): each of the K by itself, so that how many there are changes nothing."""
+        """(K, N, P), of (K, N, R): each of the K separately, so that the result does not depend on how many there are."""
         count = len(coefficients)
         parts = [
             torch.bmm(coefficients[:, :, numbers], self.of_tile(numbers, pixels).to(coefficients.dtype).expand(count, -1, -1))
@@ -55,7 +55,7 @@ class Patterns:
 
 
 def tiles(operator: Tensor, patterns: Patterns | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yields what of an operator belongs to some pixels, and the patterns (r, p) that it is of."""
+    """Yields the part of an operator that belongs to a tile, and the patterns (r, p) that it is made of, if it is."""
     if patterns is None:
         for part in torch.split(operator, PIXELS, 2):
             yield part, None
@@ -95,7 +95,7 @@ def find_patterns(basis: Tensor, weights: Tensor | None, tolerance: float) -> Pa
 
 
 def square_root(weights: Tensor) -> Tensor:
-    """(K, K), of which the square is weightsᵀ weights: as many rows as kernels, however many classes."""
+    """(K, K), whose square is weightsᵀ weights: as many rows as kernels, however many classes there are."""
     energies, vectors = torch.linalg.eigh(weights.double().t() @ weights.double())
     root: Tensor = vectors * energies.clamp(min=0).sqrt() @ vectors.t()
     return root.to(weights.dtype)

@@ -25,7 +25,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 class Operator:
     """tensor: (C, h·w, P), T_c of every class; (C, h·w, R) where it is made of patterns. P: the values at the cut, channels last.
 
-    shortcut: to the class responses, where the cut is the image and nothing else is needed of a forward pass.
+    shortcut: a forward pass without a tape, where the cut is the image, so that class responses are all that is needed of it.
     """
 
     plan: FoldPlan
@@ -39,7 +39,7 @@ class Operator:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it is, by name, for `restore_operator`."""
+        """All of its tensors by name, for `restore_operator`."""
         if self.patterns is None:
             return {"operator": self.tensor}
         patterns = self.patterns
@@ -50,7 +50,7 @@ class Operator:
         }
 
     def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
-        """(N, C, h, w) float32, of images (N, ch, H, W) that fit; None where the forward pass must be seen."""
+        """(N, C, h, w) float32, of images (N, ch, H, W) that fit; None where a tape has to see the forward pass."""
         plan = self.plan
         if self.shortcut is None or tuple(images.shape[-len(plan.shape) :]) != plan.shape:
             return None
@@ -63,7 +63,7 @@ class Operator:
         if seeds.device.type != "cpu":
             operator, chosen = self.of(seeds, classes)
             return self.expand(torch.bmm(chosen, operator.to(seeds.dtype))).transpose(0, 1)
-        # Each by itself: the last bits of MKL's products depend on how many are asked for and on where they begin in memory.
+        # One class at a time: the last bits of MKL's products depend on how many there are and on where they begin in memory.
         arrived = seeds.new_empty(len(seeds), len(classes), prod(self.plan.shape))
         for place, number in enumerate(classes.tolist()):
             own = slice(number, number + 1)
@@ -81,7 +81,7 @@ class Operator:
         return arrived if self.patterns is None else self.patterns.expand(arrived)
 
     def dominance(self, seeds: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 4 and 5 of many classes without their maps ever leaving the cache, on a CPU: Ĉ, int16, and D, float32, (N, P).
+        """Eq. 4 and 5 of many classes without all their maps leaving the caches, on a CPU: Ĉ, int16, and D, float32, (N, P).
 
         seeds: (N, C, h, w). classes: (K,) int64, ascending, the same for all samples. For `plan.is_image_map`.
         """
@@ -89,7 +89,7 @@ class Operator:
         return compete(operator, self.patterns, chosen, classes.to(torch.int16))
 
     def survey(self, seeds: Tensor, classes: Tensor) -> Survey:
-        """What else there is to say of many classes, on a CPU. seeds, classes, `plan`: as for `dominance`."""
+        """Statistics over many classes, on a CPU. seeds, classes, `plan`: as for `dominance`."""
         operator, chosen = self.of(seeds, classes)
         return survey(operator, self.patterns, chosen, classes.to(torch.int16), self.plan.shape)
 

@@ -21,7 +21,7 @@ class CannotFold(ValueError):
 
 
 class Tracer(Protocol):
-    """What makes forward passes of the model that is folded. `auditor.tracer.Clear` is one.
+    """What makes forward passes of the model that is folded. `auditor.clear.Clear` is one.
 
     dtype: of the network's own arithmetic. reference: the same in float32 where that is less; itself elsewhere.
     """
@@ -108,7 +108,7 @@ def plan_fold(tracer: Tracer, images: Tensor) -> FoldPlan:
 
 
 def fixed_cuts(traced: Traced) -> Iterator[int]:
-    """Places, from the head back, that every way back passes and behind which nothing depends on the input; the head first."""
+    """Places through which every way back goes and between which and the head nothing depends on the input; the head first."""
     tape = traced.tape
     places = {id(step.output): place for place, step in enumerate(tape.history.steps)} | {id(traced.given): -1}
     if id(traced.head.root) in places:
@@ -141,7 +141,7 @@ def find_bottleneck(traced: Traced, fixed: list[int]) -> int | None:
 
 
 def is_pointwise(traced: Traced, place: int) -> bool:
-    """Whether what one position of the class responses sends to `place` stays at that position, and is the same at all."""
+    """Whether what a position of the class responses sends to `place` stays at that position, and is the same for all."""
     height, width = traced.class_responses.shape[2:]
     head = traced.head
     are_maps = head.root.dim() == 4 and head.axis == 1

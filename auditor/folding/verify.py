@@ -15,7 +15,7 @@ CHECKED_CLASSES = 16
 
 
 def verify(tracer: Tracer, operator: Operator, images: Tensor) -> tuple[Operator, float]:
-    """The operator, with a shortcut where one gives what a tape does; and how far it is from the plain path at most.
+    """The operator, with a shortcut where that gives what a tape gives, and its largest deviation from the plain path.
 
     images: (N, ch, H, W), real ones. The deviation is of folded from plain responses, relative to each sample's largest,
     of the classes with most response. Raises CannotFold.
@@ -52,5 +52,5 @@ def decides_as(tracer: Tracer, operator: Operator, plain: Traced) -> bool:
     """Whether the operator's shortcut gives the class responses of a tape."""
     responses, expected = operator.class_responses(tracer.model, plain.images), plain.class_responses
     tolerance = TOLERANCE[tracer.dtype] * float(expected.where(expected.isfinite(), 0).abs().max())
-    # What is not finite must not be either: a rectifier that a convolution carries out makes a number of NaN.
+    # Where one is not finite, the other must not be: a fused rectifier turns NaN into a number.
     return responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance, equal_nan=True)

@@ -64,7 +64,7 @@ def transpose_by_convolution(gradient: Tensor, kernel: Tensor, geometry: Geometr
     stride, padding, dilation = geometry
     spans = [dilation[axis] * (kernel.shape[axis + 1] - 1) + 1 for axis in (0, 1)]
     reached = [(gradient.shape[axis + 2] - 1) * stride[axis] - 2 * padding[axis] + spans[axis] for axis in (0, 1)]
-    # What the last window did not reach gets nothing; torch asks how much that is.
+    # Pixels behind the last window get nothing; torch has to be told how many there are.
     missing = tuple(size[axis] - reached[axis] for axis in (0, 1))
     inner = tuple(min(missing[axis], stride[axis] - 1) for axis in (0, 1))
     back = F.conv_transpose2d(gradient, kernel[:, None], None, stride, padding, inner, 1, dilation)

@@ -35,13 +35,13 @@ class Rectification:
         self.mask: Tensor | None = None
 
     def observe(self, output: Tensor) -> None:
-        """At once: a later operation may write into it. output: ≥ 0."""
+        """To be called at once: a later operation may write into the output. output: ≥ 0."""
         if self.treatment in DERIVATIVE:
             self.mask = output.detach().sign()
 
     @property
     def is_due(self) -> bool:
-        """Whether anybody does it: a pooling takes over only from a ReLU whose output nothing else took."""
+        """Whether it is to be done here: a pooling takes over only from a ReLU whose output nothing else took."""
         return self.before is None or self.before.is_handed_over
 
     @property
@@ -133,7 +133,7 @@ def turnable(call: Call) -> Geometry | None:
 
 
 def is_fused(arrived: Tensor) -> bool:
-    """Whether torch has a convolution for this that rectifies what it writes: oneDNN's, of which its documents say nothing."""
+    """Whether torch has a convolution for this that rectifies what it writes: oneDNN's, which is not documented."""
     if arrived.device.type != "cpu":
         return False
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]

@@ -19,14 +19,14 @@ zero and does no more, so that relevance is conserved.
 
 Taken = Callable[[Tensor], Tensor]
 Part = tuple[Taken, Callable[..., Tensor]]
-"""What is taken of each input, and the map, without bias, that the taken goes through."""
+"""Which part of each input contributes (all, the positive, the negative), and the map, without bias, that it goes through."""
 
 
 class Share(torch.autograd.Function):
     """A linear operation; back, R_i = Σ_j (contribution of i to j / denominator of j) R_j.
 
     ε: the contribution is x_i w_ij, the denominator z_j + ε sign z_j with z_j the output, its bias included.
-    z⁺: contributions of the output's sign alone, and their sum; what has none shares nothing.
+    z⁺: only contributions of the output's sign count, and the denominator is their sum; an output without any shares nothing.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ def reciprocal(denominators: Tensor) -> Tensor:
     """1 / (d + ε sign d · root mean square of d); 0 where that is too small to be divided by.
 
     The mean is over a sample's maps, (N, K, h, w) and the like, or a token's or vector's values: never over samples.
-    Too small is what subnormal numbers, which have fewer digits, may have made.
+    Too small are denominators to which subnormal numbers, which have fewer digits, may have contributed.
     """
     axes: Sequence[int] = range(1, denominators.dim()) if denominators.dim() > 3 else (-1,)
     count = prod(denominators.shape[axis] for axis in axes)
@@ -176,7 +176,7 @@ def share_layer(
 
         parts = [(positive_part, lambda inputs: contributions(inputs, positive_part, negative_part))]
         if bool((source < 0).any()):
-            # Not behind a rectifier, where it would be for nothing.
+            # Skipped behind a rectifier, where it would add nothing.
             parts.append((negative_part, lambda inputs: contributions(inputs, negative_part, positive_part)))
     return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -195,10 +195,10 @@ def share_merged(norm: Call, before: Call, reshape: Callable[[Tensor], Tensor]) 
 
 
 def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
-    """Of each output of a function of each value alone, the part in it that is the value's and no constant's, as ε shares.
+    """Of each output of an elementwise function, the part that is due to the value and not to a constant, as ε shares.
 
-    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is none: all is the
-    value's.
+    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is no constant, so that
+    all of the output is due to the value.
     """
     with torch.no_grad():
         constant = function(torch.zeros_like(values))

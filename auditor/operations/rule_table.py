@@ -46,7 +46,7 @@ class Rule:
 def answers(
     layer: Treatment, scaling: Treatment, activation: Treatment, gate: Treatment, rest: Treatment
 ) -> dict[str, Treatment]:
-    """layer: also of averages. gate: also of attention and normalisation. rest: of what is not known."""
+    """layer: also of averages. gate: also of attention and normalisation. rest: of unknown operations."""
     differentiates = gate is Treatment.DERIVATIVE
     shares = layer in (Treatment.EPSILON, Treatment.ZPLUS)
     normalisation = Treatment.EPSILON if layer is Treatment.EPSILON else gate
@@ -86,8 +86,8 @@ SELF_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "tanh", "erf", "hardt
 """Bounded functions: a response times one of these, of itself, is an activation (SiLU, GELU, hard-swish written out)."""
 SURE_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "softmax"})
 GATES = SELF_GATES | SURE_GATES | {"exp"}
-"""What makes a gate: of two responses that are multiplied, the one that comes from a sure one, else the smaller, else the one
-that comes from one of these (a clipped rectifier may as well have made the other), else the one that any activation made."""
+"""Functions that make gates. Of two responses that are multiplied, the gate is the one that a sure gate made; else the smaller;
+else the one that one of these made (a clipped rectifier may have made the other); else the one that any activation made."""
 FACTORS = frozenset({"mul", "imul", "rmul", "multiply"})
 DIVISIONS = frozenset({"div", "truediv", "itruediv", "divide", "true_divide"})
 MATRIX_PRODUCTS = frozenset({"matmul", "linalg_matmul", "rmatmul", "bmm", "mm", "einsum"})
@@ -217,7 +217,7 @@ KIND_OF = {name: kind for kind, (_, names) in KINDS.items() for name in names}
 def name_of(function: Callable[..., Any]) -> str:
     """`Tensor.add_`, `torch.add`, `Tensor.__add__` and an exported program's `aten.add.Tensor` are all `add`.
 
-    An operator of a library of somebody else's keeps its library: `library::add`.
+    An operator of a library other than torch's keeps the name of that library: `library::add`.
     """
     schema = getattr(function, "_qualified_op_name", None) or getattr(getattr(function, "_schema", None), "name", "aten::")
     if isinstance(schema, str) and schema.split("::")[0] not in {"aten", "prims"}:
