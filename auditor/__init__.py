@@ -3,7 +3,7 @@
 from auditor.clear import Clear, Maps, agreement
 from auditor.conservation import Conservation, measure_conservation
 from auditor.errors import UnsupportedModel
-from auditor.folding.operator import CannotFold
+from auditor.folding.plan import CannotFold
 from auditor.interpretation import READINGS
 from auditor.measurement import Measurement, measure
 

@@ -2,24 +2,29 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from auditor.backward.head import watch
-from auditor.backward.trace import REDUCTIONS, Backprojection, Method, few_at_a_time
+from auditor.backward.trace import REDUCTIONS, Backprojection, Method, Traced, few_at_a_time, trace
 from auditor.errors import UnsupportedModel, check_memory
-from auditor.folding.operator import CannotFold, FoldPlan, Operator, assemble, fold_rows, plan_fold, verify
+from auditor.folding.build import assemble, fold_rows
+from auditor.folding.folded import Folded, backproject
+from auditor.folding.operator import Operator
+from auditor.folding.plan import CannotFold, FoldPlan, plan_fold
+from auditor.folding.verify import verify
 from auditor.images import Images, as_batch, refusal
 from auditor.operations.calls import tensors
 from auditor.operations.rule_table import RULES
 from auditor.statistics.dominance import Dominance
 
+Made = TypeVar("Made", bound=Backprojection)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 DEFAULT_RULE = "gradient"
@@ -27,7 +32,7 @@ DEFAULT_RULE = "gradient"
 TopK = int | Literal["all"] | None
 ALL: Literal["all"] = "all"
 MANY_CLASSES = 50
-"""Of more classes, each sent back by itself, an image takes minutes: by default its strongest compete (paper, section 5)."""
+"""With more classes, sending back each takes minutes an image: by default only the strongest compete (paper, section 5)."""
 STRONGEST = 10
 
 
@@ -44,7 +49,7 @@ def competing_count(classes: int, rule: str, top_k: TopK = None) -> int:
 
 @dataclass(frozen=True)
 class Maps:
-    """What eq. 4 and 5 leave of a batch.
+    """The result of eq. 4 and 5 for a batch.
 
     dominant_class: (N, H, W) int16, Ĉ; −1 where no class has positive response; ties go to the lower class.
     dominant_response: (N, H, W) float32 ≥ 0, D; 0 where no class has positive response.
@@ -64,8 +69,8 @@ class Clear:
         comes out as it went in.
     rule: where R(x|c) comes from, one of `RULES`. `linear` is eq. 3 as printed; why it is not the default: docs/method.md.
     classes: the classes that compete in eq. 4; those that `top_k` says by default.
-    top_k: let only each sample's k classes with most positive response compete, or `all`; by default all of `classes` where these
-        are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
+    top_k: how many classes of each sample compete, those with the most positive response, or `all`; by default all of `classes`
+        where these are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
     precision: of the network's own arithmetic, float32, bfloat16 or float64; results are float32.
     reduction: of the input's channels, sum, l2 or max.
     head: the module (or node of an exported program) whose output has one channel a class, in place of the one that is found.
@@ -122,11 +127,11 @@ class Clear:
         return Maps(result.dominant_class, result.dominant_response, backprojection.logits)
 
     def folded(self, images: Tensor, operator: Operator) -> Maps | None:
-        """The maps, of the same classes for all samples, by an operator that reaches the image; None where it does not fit."""
+        """The maps of classes that compete in all samples, by an operator that reaches the image; None where it does not fit."""
         seeds, logits = [], []
         for part in few_at_a_time(images):
             backprojection = self.forward(part)
-            if backprojection.operator is None:
+            if not isinstance(backprojection, Folded):
                 return None
             seeds.append(backprojection.seeds)
             logits.append(backprojection.logits)
@@ -141,15 +146,25 @@ class Clear:
 
     def forward(self, images: Images) -> Backprojection:
         """The forward pass of a batch, from which any class can be sent back. Raises ValueError and UnsupportedModel."""
-        return self.plain(images, self.operator)
+        operator = self.operator
+        if operator is None:
+            return self.plain(images)
+        return self.pass_through(images, lambda batch: backproject(operator, self.model, batch, self.method, self.trace))
 
-    def plain(self, images: Images, operator: Operator | None = None) -> Backprojection:
-        """The forward pass of a batch, whose classes go back through the network unless an operator is given."""
+    def plain(self, images: Images) -> Traced:
+        """The same, whose classes go back through the network."""
+        return self.pass_through(images, self.trace)
+
+    def trace(self, batch: Tensor) -> Traced:
+        return trace(self.model, batch, self.method, self.watched)
+
+    def pass_through(self, images: Images, make: Callable[[Tensor], Made]) -> Made:
+        """What a forward pass of a batch makes. Raises ValueError and UnsupportedModel, also where the model does not take it."""
         batch = as_batch(images, self.device).to(self.dtype).contiguous(memory_format=torch.channels_last)
         if self.watched is not None:
             self.watched.clear()
         try:
-            return Backprojection(self.model, batch, self.method, self.watched, operator)
+            return make(batch)
         except UnsupportedModel:
             raise
         except Exception as error:
@@ -234,22 +249,22 @@ def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Mo
     with torch.inference_mode(False):
         if isinstance(model, ExportedProgram):
             with warnings.catch_warnings():
-                # Copying one, torch warns of a use of its own.
+                # Copying one makes torch warn of a deprecated use in its own code.
                 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-                # Its guards would refuse other dtypes; its modes are frozen in it.
+                # Its guards would refuse other dtypes. An exported program has no train mode to leave.
                 copied: nn.Module = copy.deepcopy(model.module(check_guards=False))
         else:
             copied = copy_of(model).eval()
         copied.requires_grad_(False).to(dtype=dtype)
         for tensor in (*copied.parameters(), *copied.buffers()):
-            # Of volumes' kernels, of five axes, there is no such format.
+            # The kernels of 3-D convolutions have five axes, for which there is no such format.
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return copied
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A copy without what torch.compile and nn.DataParallel put around a module. Raises UnsupportedModel."""
+    """A copy without the wrappers of torch.compile and nn.DataParallel. Raises UnsupportedModel."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             what = f"submodule '{name}'" if name else "the model"
@@ -257,10 +272,10 @@ def copy_of(model: nn.Module) -> nn.Module:
                 f"{what} is TorchScript, whose operations cannot be seen: build it without torch.jit, or export it with "
                 "torch.export"
             )
-    # What the copies of these are, by their ids, as `copy.deepcopy` keeps them.
+    # The copies by the ids of their originals, as `copy.deepcopy` keeps them.
     copies: dict[int, object] = {}
     for module in model.modules():
-        # Weights that are made of others, by pruning or weight norm, before each pass; what autograd made is not copied.
+        # Pruning and weight norm work out weights from others before each pass, and deepcopy refuses the results of autograd.
         copies |= {id(value): value.detach().clone() for value in tensors(vars(module)) if not value.is_leaf}
     for module in reversed(list(model.modules())):
         inner = module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", None)

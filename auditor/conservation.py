@@ -1,4 +1,4 @@
-"""Whether what a class sends back arrives at the image: of rules whose responses are to add up to the class response."""
+"""Whether what a class sends back arrives at the image, under rules whose responses should add up to the class response."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -11,26 +11,27 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from auditor.backward.tape import Step, nodes_behind
-from auditor.backward.trace import REDUCTIONS, Backprojection
+from auditor.backward.history import Step
+from auditor.backward.tape import nodes_behind
+from auditor.backward.trace import REDUCTIONS, Traced
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
 from auditor.operations.rule_table import RULES
 
 CLASSES = 3
-"""As many classes a sample are sent back: those with most positive response."""
+"""How many classes of a sample are sent back: those with the most positive response."""
 LEAST_ARRIVED = 0.1
-"""Of what was sent back. A map that shows less says nothing of the other nine tenths, whatever it shows.
+"""A part of what was sent back. A map of less leaves the other nine tenths unexplained, whatever it shows.
 
 Measured on 21 kinds of networks with random weights: .45 to 1 under z⁺, 4 and more under ε, whose parts cancel.
 """
 MOST_ARRIVED = 1e5
-"""Times what was sent back, without signs. Above, float32's rounding of the parts is a hundredth of what they add up to.
+"""A multiple of what was sent back, without signs. Above it, the rounding of the parts in float32 is a hundredth of their sum.
 
 Measured on the same networks: 5 to 3,000 under ε.
 """
 ROUNDING = 1e-3
-"""Of what was sent back: an operation that took less took nothing."""
+"""A part of what was sent back: an operation that took less took nothing, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,17 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
     images = images[images.flatten(1).any(1)]
     if not (rule.shares or rule.times_input) or not len(images):
         return None
-    backprojection = clear.plain(images)
-    # Another reduction than the sum adds up to something else.
-    backprojection.reduce = REDUCTIONS["sum"]
-    every = clear.competing(backprojection).expand(len(images), -1)
-    strength = backprojection.positive.sum((2, 3)).gather(1, every)
+    traced = clear.plain(images)
+    # Only the sum over channels adds up to what was sent back.
+    traced.reduce = REDUCTIONS["sum"]
+    every = clear.competing(traced).expand(len(images), -1)
+    strength = traced.positive.sum((2, 3)).gather(1, every)
     is_finite = strength.isfinite().all(1)
     if not is_finite.all():
         return measure_conservation(clear, images[is_finite])
     sent, columns = strength.topk(min(CLASSES, every.shape[1]), dim=1)
-    with watched(backprojection) as passages:
-        responses = [backprojection.send_back(classes) for classes in every.gather(1, columns).unbind(1)]
+    with watched(traced) as passages:
+        responses = [traced.send_back(classes) for classes in every.gather(1, columns).unbind(1)]
     arrived = torch.stack([torch.stack([response.sum((1, 2)), response.abs().sum((1, 2))], 1) for response in responses], 1)
     fractions = (arrived / sent[:, :, None])[sent > 0].double()
     if not len(fractions):
@@ -109,13 +110,13 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
 
 
 @contextmanager
-def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
+def watched(traced: Traced) -> Iterator[list[Passage]]:
     """Adds up what goes through each operation between the classes and the image, from the classes on."""
-    name = namer(backprojection.tape.steps)
+    name = namer(traced.tape.history.steps)
     passages, handles = [], []
-    for node in nodes_behind(backprojection.head.root):
+    for node in nodes_behind(traced.head.root):
         if node.next_functions:
-            nothing = torch.zeros(4, dtype=torch.float64, device=backprojection.images.device)
+            nothing = torch.zeros(4, dtype=torch.float64, device=traced.images.device)
             passages.append(Passage(name(node), nothing))
             handles.append(node.register_hook(adding_to(node, passages[-1])))
     try:
@@ -126,7 +127,7 @@ def watched(backprojection: Backprojection) -> Iterator[list[Passage]]:
 
 
 def namer(steps: list[Step]) -> Callable[[Node], str]:
-    """Says of a node of autograd's which operation made it, and which it is among all of that name."""
+    """A function that names the operation that made a node of autograd, and its place among the operations of that name."""
     counts, seen = Counter(step.name for step in steps), Counter[str]()
     starts, names = [step.nodes.start for step in steps], []
     for step in steps:
@@ -154,7 +155,7 @@ def adding_to(node: Node, passage: Passage) -> Callable[..., None]:
 
 
 def greatest_loss(passages: list[Passage], sent: float) -> tuple[str | None, float]:
-    """The operation that took most of what was sent, either way, and what it took."""
+    """The operation that took, or added, most, and that as a part of what was sent."""
     largest = max(passages, key=lambda passage: abs(passage.taken))
     return (largest.name, largest.taken / sent) if abs(largest.taken) > ROUNDING * sent else (None, 0.0)
 

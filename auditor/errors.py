@@ -1,4 +1,4 @@
-"""What goes wrong with a model, said in one sentence."""
+"""Errors of a model that cannot be explained, each one sentence."""
 
 import torch
 
@@ -8,11 +8,11 @@ class UnsupportedModel(ValueError):
 
 
 class RefusedImages(UnsupportedModel):
-    """The model itself raises on images of this shape, or on so many."""
+    """The model itself raises on images of this shape, or on a batch of this size."""
 
 
 def check_memory(error: BaseException) -> None:
-    """Raises torch.OutOfMemoryError where an error says that memory is used up: on a CPU, PyTorch has no type for that."""
+    """Raises torch.OutOfMemoryError where an error says that memory ran out: PyTorch has no error type for that on a CPU."""
     if isinstance(error, torch.OutOfMemoryError):
         raise error
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

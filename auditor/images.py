@@ -1,4 +1,4 @@
-"""What `Clear` is given, as a batch that a model can take, or one sentence on why it is none."""
+"""Makes what `Clear` is given a batch for a model, or says in one sentence why it cannot be one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from auditor.errors import RefusedImages, check_memory
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 """A batch (N, ch, H, W), or N images (ch, H, W); floating, as the model takes them.
 
-An image with a number that is not finite has scores that are not finite, and spoils no other.
+An image with a number that is not finite has scores that are not finite; the other images are not affected.
 """
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -65,7 +65,7 @@ def as_tensor(images: Any) -> Tensor:
 
 
 def refusal(model: nn.Module, images: Tensor) -> RefusedImages | None:
-    """Why a model does not take a batch, where nothing watches it; None where it does. images: (N, ch, H, W)."""
+    """Why a model fails on a batch even when no tape watches it; None where it does not fail. images: (N, ch, H, W)."""
     error = raised(model, images)
     if error is None:
         return None
@@ -79,13 +79,13 @@ def refusal(model: nn.Module, images: Tensor) -> RefusedImages | None:
 
 
 def other_batch(model: nn.Module, images: Tensor) -> int | None:
-    """How many images a model takes that does not take so many; None where none of `BATCHES` is taken."""
+    """A batch size that the model does take; None where it takes none of `BATCHES`."""
     numbers = [number for number in BATCHES if number != len(images) > 0]
     return next((number for number in numbers if raised(model, images[:1].expand(number, -1, -1, -1)) is None), None)
 
 
 def raised(model: nn.Module, images: Tensor) -> BaseException | None:
-    """What a model raises on a batch, sys.exit too; None where it takes it."""
+    """What a model raises on a batch, SystemExit included; None where it raises nothing."""
     try:
         with torch.no_grad():
             model(images.contiguous())

@@ -1,4 +1,4 @@
-"""Everything an audit wants of a batch, from one stream of its responses."""
+"""Everything an audit measures of a batch, from one stream of its responses."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,9 +9,10 @@ from torch import Tensor
 from auditor.backward.trace import Backprojection
 from auditor.clear import Clear, Maps
 from auditor.folding.class_statistics import Survey
+from auditor.folding.folded import Folded
 from auditor.images import Images
-from auditor.statistics.description import Description, describe, join
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
+from auditor.statistics.map_statistics import MapStatistics, describe, join
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Measurement:
     dominant: scores of the dominant response map, each (N, 1).
     kept: (N, k) int64, the classes described. responses: their scores, each (N, k).
     has_finite_scores, has_finite_maps: (N,) bool, whether all of a sample's logits are finite, and all of its responses.
-        Where not, nothing else of the sample means anything; the others of the batch are what they are without it.
+        Where not, no other value of that sample has a meaning; the other samples of the batch are not affected.
     """
 
     maps: Maps
@@ -37,20 +38,20 @@ class Measurement:
     dominance_margin: Tensor
     class_cosine: Tensor
     left_out_frac: Tensor
-    dominant: Description
+    dominant: MapStatistics
     kept: Tensor
-    responses: Description
+    responses: MapStatistics
     has_finite_scores: Tensor
     has_finite_maps: Tensor
 
     def of(self, chosen: Tensor) -> "Measurement":
-        """The same of some of the samples. chosen: (N,) bool, or indices."""
+        """The same for some of the samples. chosen: (N,) bool, or indices."""
         part: Measurement = take(self, chosen)
         return part
 
 
 def take(whole: Any, chosen: Tensor) -> Any:
-    """A tensor, or a dataclass of tensors and such dataclasses, of some samples alone."""
+    """Some samples of a tensor, or of a dataclass of tensors and such dataclasses."""
     if isinstance(whole, Tensor):
         return whole[chosen]
     return type(whole)(**{field.name: take(getattr(whole, field.name), chosen) for field in fields(whole)})
@@ -68,8 +69,8 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
     images = backprojection.images
     competing = clear.competing(backprojection)
     describe_all = competing.shape[-1] <= keep
-    operator, same_for_all = backprojection.operator, competing.dim() == 1
-    if not describe_all and same_for_all and operator is not None and operator.takes_whole(images):
+    operator = backprojection.operator if isinstance(backprojection, Folded) else None
+    if not describe_all and competing.dim() == 1 and operator is not None and operator.takes_whole(images):
         found = operator.survey(backprojection.seeds, competing)
     else:
         found, parts = survey_stream(backprojection, competing, describe_all)
@@ -98,10 +99,10 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
     )
 
 
-def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[Description]]:
-    """What there is to say of the competing classes, and, chunk by chunk, of each by itself if `describe_all`."""
+def survey_stream(backprojection: Backprojection, competing: Tensor, describe_all: bool) -> tuple[Survey, list[MapStatistics]]:
+    """Statistics over all competing classes, and if `describe_all` those of each class, chunk by chunk."""
     dominance, cosine = Dominance(), ClassCosine()
-    parts: list[Description] = []
+    parts: list[MapStatistics] = []
     energies, sums = [], []
     for classes, responses in backprojection.stream(competing):
         dominance.update(classes, responses)
@@ -111,13 +112,13 @@ def survey_stream(backprojection: Backprojection, competing: Tensor, describe_al
         energies.append(parts[-1].energy if describe_all else responses.clamp(min=0).sum((2, 3)))
         sums.append(responses.sum((2, 3)))
     energy = torch.cat(energies, 1)
-    # Sums of all values, for −inf is in no energy.
+    # Sums of all values, because the energy leaves −inf out.
     is_finite = energy.isfinite().all(1) & torch.cat(sums, 1).isfinite().all(1)
     return Survey(dominance.result(), energy, cosine.result(), is_finite), parts
 
 
 def left_out(clear: Clear, backprojection: Backprojection, competing: Tensor) -> Tensor:
-    """The share of positive class response that does not compete though its class may, (N,) float32. competing: (N, K)."""
+    """The share of positive class response whose class may compete but does not, (N,) float32. competing: (N, K)."""
     positive = backprojection.positive.sum((2, 3))
     allowed = positive if clear.classes is None else positive[:, clear.classes]
     total = allowed.sum(1)
@@ -135,6 +136,6 @@ def strongest(energy: Tensor, classes: Tensor, predictions: Tensor, labels: Tens
     return classes.gather(1, chosen).sort(dim=1).values
 
 
-def describe_again(backprojection: Backprojection, kept: Tensor) -> Description:
-    """Sends the kept classes back once more: which they are is known only after the stream, and to hold them costs more."""
+def describe_again(backprojection: Backprojection, kept: Tensor) -> MapStatistics:
+    """Sends the kept classes back once more: which they are is known only after the stream, and holding all maps costs more."""
     return join([describe(responses) for _, responses in backprojection.stream(kept)])

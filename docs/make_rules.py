@@ -22,7 +22,7 @@ NOTES = f"""
   itself: 0 and 1 for ReLU, 0.01 and 1 for LeakyReLU, any number for GELU.
 - `guided` takes the positive part of what arrives, then multiplies by the derivative; for ReLU that is
   Springenberg's rule.
-- Of two responses that are multiplied, the *gate* is, constant factors and terms and arrangement aside: the one
+- Of two responses that are multiplied, the *gate* is, constant factors and terms and reshaping aside: the one
   that a sigmoid or softmax made, also where it was interpolated since; else the one with fewer values, before they
   were repeated to fit; else the one that another bounded function below, or an exponential, made; else the one that
   was worked out from the other, as in spatial gates and modulation; else the one that any activation made, as in

@@ -1,6 +1,7 @@
 """Imports point one way: flows → auditor, storage, reports; reports → storage; nothing else. Data are never run as code.
 
-`clear_audit` imports what it starts by name, when it is to be started.
+`clear_audit` imports what it starts by name, when it is to be started. Inside a package imports point one way as well, and in no
+circle.
 """
 
 import ast
@@ -35,6 +36,94 @@ def test_imports_point_one_way(package: str) -> None:
     assert files
     for path in files:
         assert imported(path) & set(MAY_IMPORT) <= MAY_IMPORT[package], path
+
+
+GROUPS = {"auditor": ["errors", "images", "statistics", "operations", "kernels", "backward", "folding"]}
+"""Of a package, its sub-packages and files in order: each imports itself and those before it; files that are not named, all."""
+WITHOUT_CIRCLES = ["auditor"]
+
+
+def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:
+    """The files of a package by their dotted names."""
+    found = {}
+    for path in (root / package).rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_within(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """Which of the modules each of them imports, wherever in it, and for types alone as well."""
+    found: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # From a package either one of its modules, or what its own file holds.
+                within = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= within if within <= set(modules) else within | {node.module}
+        found[name] &= set(modules)
+    return found
+
+
+def in_circles(imports: dict[str, set[str]]) -> set[str]:
+    """The modules that import themselves by way of others."""
+
+    def reached(name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = imports[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return found
+
+    return {name for name in imports if name in reached(name)}
+
+
+def against_the_order(imports: dict[str, set[str]], groups: list[str]) -> set[tuple[str, str]]:
+    """The imports of a later group by an earlier one: (importing, imported)."""
+
+    def place(name: str) -> int:
+        group = [*name.split("."), ""][1]
+        return groups.index(group) if group in groups else len(groups)
+
+    return {(name, other) for name, others in imports.items() for other in others if place(other) > place(name)}
+
+
+@pytest.mark.parametrize("package", WITHOUT_CIRCLES)
+def test_imports_make_no_circle(package: str) -> None:
+    assert in_circles(imports_within(modules_of(package))) == set()
+
+
+@pytest.mark.parametrize("package", GROUPS)
+def test_groups_of_a_package_import_those_before_them(package: str) -> None:
+    imports = imports_within(modules_of(package))
+    assert {name.split(".")[1] for name in imports if "." in name} >= set(GROUPS[package]), "no group is a name of nothing"
+    assert against_the_order(imports, GROUPS[package]) == set()
+
+
+def test_circles_and_arrows_against_the_order_are_found(tmp_path: Path) -> None:
+    files = {
+        "low/__init__.py": "",
+        "low/one.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.high.two import thing",
+        "low/alone.py": "import math",
+        "high/__init__.py": "",
+        "high/two.py": "def later():\n    from house.low import one, alone",
+        "__init__.py": "import house.high.two",
+    }
+    for name, source in files.items():
+        (tmp_path / "house" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "house" / name).write_text(source)
+    imports = imports_within(modules_of("house", tmp_path))
+    assert imports["house.high.two"] == {"house.low.one", "house.low.alone"}
+    assert in_circles(imports) == {"house.low.one", "house.high.two"}
+    assert against_the_order(imports, ["low", "high"]) == {("house.low.one", "house.high.two")}
+    assert against_the_order(imports, ["high", "low"]) == {
+        ("house.high.two", "house.low.one"),
+        ("house.high.two", "house.low.alone"),
+    }
 
 
 OPENING_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}

@@ -1,4 +1,4 @@
-"""The affine end of a forward pass: the steps from the last activation to the scores, and what they come to.
+"""The affine end of a forward pass: the steps from the last activation to the scores, and the one map that they amount to.
 
 However it is written, a global average and what stands behind it are one affine map of the averaged channels: found by
 sending numbers back through the average, and unit vectors forward through the rest.
@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.backward.tape import Step, Tape
+from auditor.backward.history import Step
+from auditor.backward.tape import Tape
 from auditor.operations.calls import tensors
 from auditor.operations.rule_table import MATRIX_PRODUCTS, SUMS, UNMOVED
 
-AFFINE = frozenset({"layer", "average", "arrangement", "scaling"})
+AFFINE = frozenset({"layer", "average", "reshape", "scaling"})
 """Kinds of operation that are affine in what carries the response."""
 SHAPES = frozenset({"flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten", "ravel"})
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -67,7 +68,7 @@ def affine_end(tape: Tape, scores: Tensor, stops: Callable[[Step], bool] = lambd
     """Walks back from `scores` as long as the operations are affine, and not beyond those at which it `stops`."""
     wanted, steps = {id(scores): scores}, []
     begins: dict[int, tuple[Tensor, Step | None]] = {}
-    for step in reversed(tape.steps):
+    for step in reversed(tape.history.steps):
         made = {id(tensor): tensor for tensor in tensors(step.output) if id(tensor) in wanted}
         if not made:
             continue
@@ -86,13 +87,13 @@ def is_affine(step: Step) -> bool:
 
 
 def find_average(tape: Tape, step: Step, samples: int) -> Average | None:
-    """What `step` is a global average of, as far back as arrangement and further averages go; None where it is none.
+    """What `step` is a global average of, as far back as reshaping and further averages go; None where it is none.
 
     Known by what it sends back: to every position the same numbers, one a channel.
     """
     if not averages(step) or step.output.shape[0] != samples:
         return None
-    # Two samples tell, where their number is not written into a shape.
+    # Two samples are enough, unless the number of samples is written into a shape.
     found = next(filter(None, (average_of(tape, step, some) for some in sorted({min(2, samples), samples}))), None)
     return found if found is not None and has_positions(tape, found.source, step) else None
 
@@ -103,13 +104,13 @@ def has_positions(tape: Tape, tensor: Tensor, later: Step) -> bool:
     later: a step that comes after the one that made it.
     """
     step = maker_before(tape, tensor, later)
-    if step is not None and step.kind in {"arrangement", "scaling"}:
+    if step is not None and step.kind in {"reshape", "scaling"}:
         return any(has_positions(tape, source, step) for source in step.sources)
     return tensor.shape[1:].numel() > max(tensor.shape[1:], default=1)
 
 
 def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
-    """The same, by so many samples."""
+    """`find_average`, tried with so many samples."""
     shape = (samples, step.output.shape[1:].numel())
     numbers = torch.randint(1, 1000, shape, generator=torch.Generator().manual_seed(0)).double().to(step.output.device)
     found: Average | None = None
@@ -117,7 +118,7 @@ def average_of(tape: Tape, step: Step, samples: int) -> Average | None:
     arriving = numbers.view(samples, *step.output.shape[1:])
     while before is not None and (averages(before) or rearranges(before)):
         source, pulled = before.sources[0], pull_back(before, arriving)
-        # What was written over is not there any more.
+        # Values that were written over are gone.
         if pulled is None or before.call.in_place:
             break
         arriving = pulled
@@ -144,7 +145,7 @@ def averages(step: Step) -> bool:
 
 
 def rearranges(step: Step) -> bool:
-    kinds = {"arrangement", "scaling"}
+    kinds = {"reshape", "scaling"}
     return len(step.sources) == 1 and step.kind in kinds and is_affine(step) and isinstance(step.output, Tensor)
 
 
@@ -187,12 +188,12 @@ def pull_back(step: Step, arriving: Tensor) -> Tensor | None:
 
 def maker_before(tape: Tape, tensor: Tensor, later: Step) -> Step | None:
     """The step that made `tensor`, as it was when `later` took it."""
-    made = (step for step in reversed(tape.steps) if step.number < later.number)
+    made = (step for step in reversed(tape.history.steps) if step.number < later.number)
     return next((step for step in made if step.output is tensor), None)
 
 
 def carry_out(step: Step, values: dict[int, Tensor]) -> Any:
-    """A step's result of other values in place of its sources, in float64. values: by the id of the source."""
+    """A step's result, in float64, with other values in place of its sources. values: by the id of the source."""
     source = step.sources[0]
     if step.name in UNMOVED:
         return values[id(source)]
@@ -233,7 +234,7 @@ def run_through(steps: list[Step], begins: list[Tensor], result: Tensor) -> Tens
 
 
 def send_through(steps: list[Step], values: dict[int, Tensor], result: Tensor, rows: int) -> Tensor | None:
-    """(rows, C) float64, what the steps make of other values; None where they do not take so many samples."""
+    """(rows, C) float64, what the steps make of other values; None where they do not take that many samples."""
     try:
         with torch.no_grad():
             for step in steps:
@@ -279,7 +280,7 @@ def first_layer(steps: list[Step], begins: list[Tensor]) -> tuple[int, Tensor, T
 
 
 def weight_and_bias(step: Step) -> tuple[Tensor | None, Tensor | None]:
-    """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written otherwise."""
+    """Of a linear layer or convolution, (C, K, …) and (C,); None where it is written in another way."""
     if step.name == "addmm":
         return transposed(step.call.argument(2, "mat2")), step.call.argument(0, "input")
     if step.name in MATRIX_PRODUCTS:
@@ -293,7 +294,7 @@ def transposed(weight: Tensor | None) -> Tensor | None:
 
 
 def keeps_values(steps: list[Step]) -> bool:
-    """Whether nothing is done but to give the same values another shape."""
+    """Whether the steps only give the same values another shape."""
     return all(step.name in UNMOVED | SHAPES or (step.name in {"getitem", "select"} and keeps_order(step)) for step in steps)
 
 
@@ -309,10 +310,10 @@ def keeps_order(step: Step) -> bool:
 def comes_to(weight: Tensor, bias: Tensor | None, features: Tensor, scores: Tensor) -> bool:
     """Whether weight (C, K) and bias (C,) make `scores` of `features` (N, K), within what rounding of the features does.
 
-    What a model writes into a view of its scores is not among the steps, and is found out here.
+    This finds out what a model writes into a view of its scores, which is not among the steps.
     """
     made = F.linear(features, weight, bias)
     terms = F.linear(features.abs(), weight.abs(), None if bias is None else bias.abs())
     apart = (made - scores.detach().reshape(made.shape)).abs()
-    # What is not finite says nothing.
+    # Values that are not finite cannot be compared.
     return not bool((apart.isfinite() & (apart > TOLERANCE.get(features.dtype, COARSE) * terms)).any())

@@ -22,17 +22,18 @@ from auditor.backward.affine import (
     run_through,
     weight_and_bias,
 )
+from auditor.backward.history import Step
 from auditor.backward.scores import Scores, check_order, with_silent_class
-from auditor.backward.tape import Step, Tape
+from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
-from auditor.kernels.input_conv import geometry_of
+from auditor.kernels.conv_arguments import geometry_of
 from auditor.operations.rule_table import STOCHASTIC, UNMOVED
 
 RESHAPES = UNMOVED | SHAPES | {"getitem", "select"}
 LINEAR = frozenset({"linear", "addmm", "matmul", "mm"})
 CONVOLUTIONS = frozenset({"conv2d", "convolution"})
 CHANNELS_LAST = frozenset({"linear", "layer_norm"})
-"""What gives maps with their channels last, where it gives maps at all."""
+"""Operations whose output, where it is maps, has its channels last."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Head:
         behind it, (T, 1) for T tokens.
     root: the tensor at which the way back begins: maps (N, K, h, w), tokens (N, T, K), or vectors (N, K).
     weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself, K = C.
-    source: what the forward pass made that `responses` are read from, and layer: what does so.
+    source: the tensor of the forward pass that `layer` makes `responses` of.
     axis: of the channels of `root`, which may be maps (N, h, w, K) and tokens (N, K, T) as well.
     """
 
@@ -86,7 +87,7 @@ class Head:
         """
         kernels = F.one_hot(classes, self.responses.shape[1]).to(seeds.dtype) if self.weight is None else self.weight[classes]
         places = [size for axis, size in enumerate(self.root.shape) if axis not in (0, self.axis)]
-        # In the memory format of the maps, which what comes next would otherwise be slow to read.
+        # In the memory format of the maps: the next operation would be slow to read another.
         entering = seeds.reshape(len(seeds), *places, 1) * kernels.view(len(kernels), *[1] * len(places), -1)
         return entering.movedim(-1, self.axis)
 
@@ -163,7 +164,7 @@ def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
 
 
 def joined_layer(end: AffineEnd, averages: list[Average], scores: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Weight (C, K) and bias (C,) from the means of all averages to the scores; None where nothing, or no such, is between."""
+    """Weight (C, K) and bias (C,) from the means of all averages to the scores; None where there is no such layer."""
     if len(averages) == 1 and keeps_values(end.steps):
         return None, None
     pooled = [average.pooled for average in averages]
@@ -234,9 +235,9 @@ def as_maps(scores: Tensor, axis: int = 1) -> Tensor:
 
 def feature_positions(tape: Tape, head: Head) -> int:
     """How many positions the last features have, on the way to the head, that have more than one; 1 where none have."""
-    for step, _ in tape.path(head.root):
+    for step, _ in tape.history.path(head.root):
         features = step.output
-        if step.kind != "arrangement" and isinstance(features, Tensor) and features.dim() in (3, 4):
+        if step.kind != "reshape" and isinstance(features, Tensor) and features.dim() in (3, 4):
             axis = features.dim() - 1 if features.dim() == 3 or step.name in CHANNELS_LAST else 1
             positions = features.shape[1:].numel() // features.shape[axis]
             if positions > 1 and len(features) == len(head.responses):
@@ -246,7 +247,7 @@ def feature_positions(tape: Tape, head: Head) -> int:
 
 def last_step(tape: Tape, tensor: Tensor, passing: set[str] | frozenset[str]) -> Step | None:
     """The step that made `tensor`, looking through the operations named in `passing`."""
-    for step in reversed(tape.steps):
+    for step in reversed(tape.history.steps):
         if step.output is tensor:
             if step.name not in passing or (step.name in {"getitem", "select"} and not keeps_order(step)):
                 return step
@@ -257,7 +258,7 @@ def last_step(tape: Tape, tensor: Tensor, passing: set[str] | frozenset[str]) ->
 
 
 def watch(model: nn.Module, name: str) -> list[Tensor]:
-    """Where the outputs of the module `name`, or of that node of an exported program, will be left at each forward pass.
+    """The list to which each forward pass adds the output of the module `name`, or of that node of an exported program.
 
     Raises UnsupportedModel where there is none.
     """

@@ -1,9 +1,9 @@
 """The two convolutions next to the image, sent back as one where what lies between them is the same for every image.
 
-Under `linear` that is so of a block like convolution, ReLU, convolution, where the image's channels are summed. From many
-channels to many and on to one is, for a pair of offsets, a product of two matrices: multiplied beforehand, the maps between
-the convolutions, which cost most of the way back, are never made. What they would have outside of themselves the network
-never had, so what values near an edge send back by way of that is taken off again.
+Under `linear` that is so of a block like convolution, ReLU, convolution, where the image's channels are summed. For each pair of
+offsets the two convolutions are a product of two matrices. Multiplied beforehand, they do without the maps between them, which
+cost most of the way back. But the merged convolution also sends responses by way of places outside those maps, which the network
+never had: near the edges, that is subtracted again.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from auditor.backward.tape import Step, Tape
-from auditor.kernels.conv_fusion import Fused, as_it_is, with_norm
-from auditor.kernels.input_conv import MOST_OFFSETS, Geometry, transpose
+from auditor.backward.history import Step
+from auditor.backward.tape import Tape
+from auditor.kernels.conv_arguments import Geometry
+from auditor.kernels.conv_fusion import Fused, unfused, with_norm
+from auditor.kernels.input_conv import MOST_OFFSETS, transpose
 from auditor.operations.calls import is_among
 from auditor.operations.rule_table import STOCHASTIC
 
 
 @dataclass(frozen=True)
 class Border:
-    """What values at some places send to the image too much.
+    """What the merged convolution sends to the image too much, from places near an edge.
 
     places: (E,) int64, in flattened maps. kernels: (E, O, m), with the sign turned. pixels: (E · m,) int64, in the image.
     """
@@ -44,7 +46,7 @@ class Border:
 class Stem:
     """edge: where what comes back to the second convolution enters. inside: the tensors before its output.
 
-    kernel, geometry: of the one convolution that the two are, but for the border. size: (H, W).
+    kernel, geometry: of the merged convolution, which the two are but for the border. size: (H, W).
     """
 
     edge: GradientEdge
@@ -70,18 +72,18 @@ def find_stem(tape: Tape, image: Tensor) -> Stem | None:
     first: Fused | None = None
     for step in steps[:-1]:
         if step.name == "conv2d":
-            first = as_it_is(step.call)
+            first = unfused(step.call)
         elif step.name == "batch_norm" and first is not None:
             first = with_norm(first, step.call)
     middle, output, edge = steps[-1].sources[0], steps[-1].output, steps[-1].edge
-    second = as_it_is(steps[-1].call)
+    second = unfused(steps[-1].call)
     if first is None or second is None or edge is None or first.groups * second.groups > 1:
         return None
     if prod(reach(first, second)) > min(MOST_OFFSETS, second.weight[0].numel()):
         return None
     geometry, size = joined_geometry(first.geometry, second.geometry), tuple(image.shape[2:])
     within, kinds = taps_within(second, middle.shape[2:], output.shape[2:])
-    # All taps, and of each kind of place those that reach out of the maps between the two.
+    # All taps; and for each kind of place, those that reach beyond the maps between the two.
     kernels = multiplied(first, second, torch.cat([torch.ones_like(within[:1]), ~within]))
     places = (~within.all(2).all(1))[kinds].nonzero()[:, 0]
     border = border_of(places, kernels[1:][kinds[places]], output.shape[3], geometry, size)
@@ -94,7 +96,7 @@ def chain(tape: Tape, image: Tensor) -> list[Step]:
     steps: list[Step] = []
     current, left = image, 2
     while left:
-        takers = [step for step in tape.steps if is_among(current, step.sources)]
+        takers = [step for step in tape.history.steps if is_among(current, step.sources)]
         # All but the last write into what they are given, or return it.
         alone = takers and takers[-1].output is not current and all(step.output is current for step in takers[:-1])
         if not alone or not all(is_fixed(step) for step in takers):
@@ -112,7 +114,7 @@ def is_fixed(step: Step) -> bool:
 
 
 def reach(first: Fused, second: Fused) -> list[int]:
-    """How many rows and columns of the image a value behind both convolutions is made of."""
+    """How many rows and columns of the image a value behind both convolutions depends on."""
     (stride, _, apart), taps = first.geometry, first.weight.shape[2:]
     leaps = [(second.weight.shape[axis + 2] - 1) * second.geometry[2][axis] for axis in (0, 1)]
     return [(taps[axis] - 1) * apart[axis] + leaps[axis] * stride[axis] + 1 for axis in (0, 1)]
@@ -140,7 +142,7 @@ def taps_of_rows(count: int, taps: int, limit: int, geometry: list[int]) -> tupl
 
 
 def border_of(places: Tensor, excess: Tensor, width: int, geometry: Geometry, size: tuple[int, ...]) -> Border:
-    """places: (E,), in maps of `width`. excess: (E, O, k, l), what they send too much; most of it to where no image is."""
+    """places: (E,), in maps of `width`. excess: (E, O, k, l), what they send too much, most of it to places outside the image."""
     (down, right), (above, left), _ = geometry
     tall, wide = excess.shape[2:]
     rows = (places // width * down - above)[:, None] + torch.arange(tall)
@@ -149,7 +151,7 @@ def border_of(places: Tensor, excess: Tensor, width: int, geometry: Geometry, si
     reached = (is_row[:, :, None] & is_column[:, None] & excess.ne(0).any(1)).flatten(1)
     pixels = (rows[:, :, None] * size[1] + columns[:, None]).flatten(1)
     most = int(reached.sum(1).max()) if len(places) else 0
-    # Those that are reached first; the others make up for their number, with nothing.
+    # Those that are reached come first; the others fill up the rows, with kernels of zero.
     chosen = reached.byte().topk(most, dim=1).indices
     kernels = (excess.flatten(2) * reached[:, None]).gather(2, chosen[:, None].expand(-1, excess.shape[1], -1))
     return Border(places, -kernels, (pixels * reached).gather(1, chosen).flatten())

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from auditor.backward.affine import AffineEnd, affine_end, keeps_values, run_through
-from auditor.backward.tape import Step, Tape
+from auditor.backward.history import Step
+from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
 
 PROBABILITIES = frozenset({"softmax", "log_softmax", "sigmoid", "expit", "logsigmoid", "log_sigmoid"})
@@ -20,9 +21,9 @@ ONE_SCORE = (
     *((), ("tanh",), ("sigmoid",), ("expit",), ("logsigmoid",), ("log_sigmoid",)),
     *(("log", "sigmoid"), ("exp", "logsigmoid"), ("exp", "log_sigmoid")),
 )
-"""What may be behind one score, the last one first: class 1 is where the score before it is above 0."""
+"""Functions that may stand behind one score, the last first: class 1 is where the score before them is above 0."""
 KNOWN_NAMES = ("logits", "out")
-"""What the scores are called by those who return more than one thing."""
+"""Usual names of the scores in models that return several things."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 COARSE = 5e-2
 """How far two scores may be in the wrong order, relative to the largest of the batch, within rounding."""
@@ -47,7 +48,7 @@ class Scores:
 
 
 def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
-    """What decides the classes, of what a forward pass returned. Raises UnsupportedModel."""
+    """The part of what a forward pass returned that decides the classes. Raises UnsupportedModel."""
     returned, notes = take_scores(output, samples)
     if not returned.is_floating_point():
         kind = str(returned.dtype).removeprefix("torch.")
@@ -64,7 +65,7 @@ def find_scores(tape: Tape, output: Any, samples: int) -> Scores:
 
 
 def take_scores(output: Any, samples: int) -> tuple[Tensor, tuple[str, ...]]:
-    """The tensor of class scores, and which of several things it is, where there are several."""
+    """The tensor of class scores, and, where the model returns several things, a sentence on which of them it is."""
     if isinstance(output, Tensor):
         return checked(output, samples), ()
     entries = entries_of(output)
@@ -100,7 +101,7 @@ def is_scores(value: Any, samples: int) -> bool:
 
 
 def is_flat(scores: Tensor) -> bool:
-    """(N,), (N, C), or as many axes more of length 1 as there may be."""
+    """Whether the shape is (N,) or (N, C), with any number of further axes of length 1."""
     return scores.dim() > 0 and scores.shape[2:].numel() == 1 and scores.shape[1:].numel() > 0
 
 
@@ -119,7 +120,7 @@ def checked(scores: Tensor, samples: int) -> Tensor:
 
 
 def before_monotone(tape: Tape, returned: Tensor) -> tuple[Tensor, int | None]:
-    """What is before the functions that keep the order of the classes, and, where that is one p of p and 1 − p, which class p is.
+    """What stands before the functions that keep the order of the classes, and, of two scores p and 1 − p, which class is p.
 
     What is done behind such a function is carried along where it keeps the order as well: classes chosen or in another order,
     all times one positive number. Raises UnsupportedModel where probabilities are worked on otherwise.
@@ -147,7 +148,7 @@ def before_monotone(tape: Tape, returned: Tensor) -> tuple[Tensor, int | None]:
 def check_chain(tape: Tape, returned: Tensor, scores: Tensor) -> None:
     """Raises UnsupportedModel where the scores are probabilities that something else was done to.
 
-    Of one score also where it is not known above what it means class 1. scores: what is before the functions that keep the order.
+    Of one score, also where the threshold of class 1 is not known. scores: what stands before the functions that keep the order.
     """
     if returned.shape[1:].numel() > 1:
         names, spoiling = value_by_value(tape, scores), PROBABILITIES
@@ -165,10 +166,10 @@ def check_chain(tape: Tape, returned: Tensor, scores: Tensor) -> None:
 
 def value_by_value(tape: Tape, scores: Tensor) -> list[str]:
     """The operations between the last layer, or whatever else mixes values, and the scores, the last one first."""
-    names, step = [], tape.maker(scores)
+    names, step = [], tape.history.maker(scores)
     while step is not None and step.kind != "layer" and len(step.sources) == 1 and is_flat(step.sources[0]):
         mixes_samples = "softmax" in step.name and not is_monotone(step)
-        if step.kind != "arrangement" and not mixes_samples:
+        if step.kind != "reshape" and not mixes_samples:
             names.append(step.name)
         step = step.before[0]
     return names
@@ -183,7 +184,7 @@ def is_monotone(step: Step) -> bool:
 
 
 def carried_before(tape: Tape, end: AffineEnd, makers: list[Step], scores: Tensor) -> tuple[Tensor, int | None] | None:
-    """`scores` as they were without the monotone function; None where what stands behind it does not keep its order.
+    """`scores` without the monotone function; None where what stands behind that function does not keep its order.
 
     makers: the steps that are one such function of one tensor, called once or more. Of a sigmoid's p, 1 − p is the sigmoid of
     the negative.

@@ -1,4 +1,4 @@
-"""Eq. 4 and 5 of many classes: which wins at each pixel, without the maps of all of them ever leaving the caches."""
+"""Eq. 4 and 5 of many classes: which wins at each pixel, without all their maps ever leaving the caches of the CPU."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.folding.low_rank import PIXELS, Patterns, stretches
+from auditor.folding.low_rank import PIXELS, Patterns, tiles
 from auditor.kernels.numba_loops import compiled, share_out
 
 CLASSES, GROUP = 64, 8
-"""How many classes compete at once, and in groups of how many first."""
+"""How many classes compete at once, and how many of these are a group that competes first."""
 STRONG = 6
-"""Patterns by which classes compete first: at nearly every pixel of photographs all but one are then out."""
+"""Patterns by which classes compete first: at nearly every pixel of photographs all but one are then out.
+
+No setting: `find_winners` names each of them.
+"""
 ROUNDING = 1e-6
-"""What a sum of so many products may be off, of the norms of what is multiplied."""
+"""The rounding error that a response may have, relative to the product of the norms of its factors."""
 LEAST = np.finfo(np.float32).tiny
 
 Respond = Callable[[slice, Tensor], Tensor]
@@ -28,12 +31,12 @@ Outcome = tuple[Tensor, Tensor]
 
 def compete(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Tensor) -> Outcome:
     """operator: (K, h·w, P), or (K, h·w, R) of patterns. seeds: (K, N, h·w). names: (K,) int16, ascending, of the K classes."""
-    outcomes = [compete_in_stretch(part, shapes, seeds, names) for part, shapes in stretches(operator, patterns)]
+    outcomes = [compete_in_tile(part, shapes, seeds, names) for part, shapes in tiles(operator, patterns)]
     winner, best = (torch.cat(parts, 1) for parts in zip(*outcomes, strict=True))
     return winner, best
 
 
-def compete_in_stretch(operator: Tensor, shapes: Tensor | None, seeds: Tensor, names: Tensor) -> Outcome:
+def compete_in_tile(operator: Tensor, shapes: Tensor | None, seeds: Tensor, names: Tensor) -> Outcome:
     """operator: (K, h·w, p), or (K, h·w, r) of patterns `shapes`, (r, p)."""
     samples = seeds.shape[1]
     if shapes is None:
@@ -73,7 +76,7 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
     pixels = responses.shape[1]
     groups = responses.view(len(names) // size, size, pixels).amax(1)
     strongest = groups.amax(0)
-    # A block wins at few pixels: what finds the class is spent on them alone. Of equals, the first is found.
+    # A block wins at few pixels, and only there is the class looked for. Of equals, the first is found.
     won = (strongest > best).nonzero()[:, 0]
     group = groups.index_select(1, won).max(0).indices
     places = pixels * torch.arange(size)[:, None] + (group * (size * pixels) + won)
@@ -83,10 +86,10 @@ def merge(responses: Tensor, names: Tensor, best: Tensor, winner: Tensor) -> Non
 
 
 def compete_by_strongest(coefficients: Tensor, shapes: Tensor, names: Tensor) -> Outcome:
-    """Competes by the strongest patterns first, and by all of them where that does not say who wins: the same outcome.
+    """Lets classes compete by the strongest patterns first, and by all where that does not decide: the outcome is the same.
 
-    coefficients: (K, N, r), amounts of the patterns `shapes`, (r, p), the strongest last. A response Σ aⱼ qⱼ over all patterns is
-    that over the strongest to within |a′| |q′|, the norms of what the others have, with what may be rounded as one more of them.
+    coefficients: (K, N, r), of the patterns `shapes`, (r, p), the strongest last. A response Σ aⱼ qⱼ over all patterns is
+    that over the strongest to within |a′| |q′|, the norms over the other patterns, rounding counted as one of them.
     """
     missing = STRONG - len(shapes)
     if missing > 0:
@@ -96,7 +99,9 @@ def compete_by_strongest(coefficients: Tensor, shapes: Tensor, names: Tensor) ->
     weights[:-STRONG] += 1
     doubts = (weights @ shapes.square()).sqrt()
     winner, best = torch.empty((samples, pixels), dtype=torch.int16), torch.empty(samples, pixels)
-    given = (coefficients, shapes[-STRONG:].contiguous(), shapes.t().contiguous(), weights, doubts, names, winner, best)
+    strong = shapes[-STRONG:].contiguous()
+    assert len(strong) == 6, "find_winners is written out for six patterns"
+    given = (coefficients, strong, shapes.t().contiguous(), weights, doubts, names, winner, best)
     find = compiled(find_winners)
     assert find is not None
     share_out(find, samples, *(tensor.numpy() for tensor in given))
@@ -122,7 +127,7 @@ def find_winners(
     reach = np.empty((len(coefficients), pixels), strong.dtype)
     rivals = np.empty(len(coefficients), np.int64)
     for sample in range(start, stop):
-        # All classes by the strongest patterns: what some class reaches at least, and those that may reach as much.
+        # By the strongest patterns: what the best class reaches at least, and all classes that may reach as much.
         reached[:] = LEAST
         count = 0
         for rival in range(len(coefficients)):
@@ -142,7 +147,7 @@ def find_winners(
             if may_win:
                 rivals[count] = rival
                 count += 1
-        # These by all patterns, where they still may.
+        # These by all patterns, at the pixels where they still may.
         winner[sample] = -1
         best[sample] = 0
         for place in range(count):

@@ -1,4 +1,4 @@
-"""What the responses of many classes come to, by an operator that reaches the image: a few of all classes' maps at a time."""
+"""Statistics over many classes, by an operator that reaches the image: a small part of all classes' maps at a time."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from auditor.folding.argmax import CLASSES, GROUP
-from auditor.folding.low_rank import Patterns, stretches
+from auditor.folding.low_rank import Patterns, tiles
 from auditor.statistics.dominance import DominanceResult, mean_cosine
 
 VALUES = 4_000_000
-"""Responses that are looked at at once, in a few passes: of 1000 classes, those of five samples at the pixels of a stretch."""
+"""How many responses are worked on at once: of 1000 classes, those of five samples at the pixels of a tile."""
 
 
 @dataclass(frozen=True)
 class Survey:
     """Of N samples, K classes. energy: (N, K) float32, each class's sum of positive response. class_cosine: see `ClassCosine`.
 
-    is_finite: (N,) bool, whether all of a sample's responses are, and what they add up to.
+    is_finite: (N,) bool, whether all of a sample's responses are finite, and their sums.
     """
 
     dominance: DominanceResult
@@ -34,19 +34,19 @@ def survey(operator: Tensor, patterns: Patterns | None, seeds: Tensor, names: Te
     classes, samples, _ = seeds.shape
     energy, squares = torch.zeros(classes, samples), torch.zeros(classes, samples, dtype=torch.float64)
     outcomes = []
-    for part, shapes in stretches(operator, patterns):
+    for part, shapes in tiles(operator, patterns):
         arrived = torch.bmm(seeds, part.to(seeds.dtype))
-        # Patterns are orthonormal: there is as much in their amounts as at the pixels.
+        # Patterns are orthonormal: there is as much in their coefficients as at the pixels.
         squares += torch.linalg.vector_norm(arrived, dim=2).double().square()
-        outcomes.append(survey_stretch(arrived, shapes, names, energy))
+        outcomes.append(survey_tile(arrived, shapes, names, energy))
     winner, best, second = (torch.cat(parts, 1).view(samples, *shape) for parts in zip(*outcomes, strict=True))
-    # A verified operator has finite values: responses can only be what the seeds are.
+    # A verified operator is finite, so that responses are finite where the seeds are.
     is_finite = energy.isfinite().all(0) & seeds.isfinite().all(2).all(0)
     return Survey(DominanceResult(winner, best, second), energy.t(), class_cosine(operator, seeds, squares.sqrt()), is_finite)
 
 
-def survey_stretch(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ĉ, D and the second strongest response, (N, p), at some pixels; what energy the classes have there is added to `energy`.
+def survey_tile(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ĉ, D and the second strongest response, (N, p), at some pixels; the classes' energy there is added to `energy`.
 
     arrived: (K, N, p), or (K, N, r) of patterns `shapes`. energy: (K, N).
     """
@@ -57,7 +57,7 @@ def survey_stretch(arrived: Tensor, shapes: Tensor | None, names: Tensor, energy
         given = arrived[:, first : first + size]
         count = given.shape[1]
         responses = given.new_empty(-(-classes // GROUP) * GROUP, count, width)
-        # Whole groups of classes: those that make up for their number have no response.
+        # Filled up to whole groups of classes, with classes that have no response.
         responses[classes:] = 0
         if shapes is None:
             responses[:classes] = given
@@ -79,7 +79,7 @@ def two_strongest(responses: Tensor, names: Tensor) -> tuple[Tensor, Tensor, Ten
     groups = responses.view(-1, GROUP, pixels).amax(1)
     best, group = groups.max(0)
     second = groups.scatter_(0, group[None], 0).amax(0)
-    # Only in the group that has the strongest may the second be hidden.
+    # The second may be in the group of the strongest, and only there does its maximum hide it.
     places = pixels * torch.arange(GROUP)[:, None] + (group * (GROUP * pixels) + torch.arange(pixels))
     members = responses.view(-1).take(places)
     member = members.max(0).indices
@@ -88,7 +88,7 @@ def two_strongest(responses: Tensor, names: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def class_cosine(operator: Tensor, seeds: Tensor, norms: Tensor) -> Tensor:
-    """See `ClassCosine`: what its unit vectors add up to is what the operator makes of seeds over norms. norms: (K, N)."""
+    """See `ClassCosine`: the sum of its unit vectors is what the operator makes of seeds divided by norms. norms: (K, N)."""
     scaled = seeds * torch.where(norms > 0, 1 / norms, 0).to(seeds.dtype)[:, :, None]
     total = seeds.new_zeros(seeds.shape[1], operator.shape[2])
     for units, part in zip(torch.split(scaled, CLASSES), torch.split(operator, CLASSES), strict=True):

@@ -1,27 +1,25 @@
-"""A forward pass through which nothing is to be sent back: the class responses and no more."""
+"""A forward pass through which nothing is sent back: all that is wanted of it are the class responses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from auditor.backward.head import Layer
+from auditor.backward.trace import Traced
 from auditor.kernels.conv_fusion import Fused, Seen, fuse
 from auditor.operations.calls import Call, is_reshape
 from auditor.operations.function_mode import Watch
 from auditor.operations.rule_table import name_of
 
-if TYPE_CHECKING:
-    from auditor.backward.trace import Backprojection
-
 
 class Replay(Watch):
-    """Counts the calls of a forward pass and keeps the result of one; fused convolutions stand in for what they carry out."""
+    """Counts the calls of a forward pass and keeps the result of one; fused convolutions replace the operations that they do."""
 
     def __init__(self, number: int, fused: Mapping[int, Fused | None], seen: list[Seen] | None = None) -> None:
-        """fused: see `fuse`. seen: where every operation is noted down."""
+        """fused: see `fuse`. seen: a list to which every operation is added."""
         super().__init__()
         self.number, self.fused, self.seen = number, fused, seen
         self.calls: list[str] = []
@@ -47,8 +45,8 @@ class Replay(Watch):
 class Shortcut:
     """Where class responses are found in a forward pass without a tape.
 
-    calls: the names of all of its calls. number: of the one whose result they are read from. layer: see `Head`.
-    fused: what of the calls is done at once, see `fuse`.
+    calls: the names of all of its calls. number: of the call whose result they are read from. layer: see `Head`.
+    fused: which calls fused convolutions do, see `fuse`.
     """
 
     calls: tuple[str, ...]
@@ -59,7 +57,7 @@ class Shortcut:
     def class_responses(self, model: nn.Module, images: Tensor) -> Tensor | None:
         """(N, C, h, w) float32, z_L; None where the forward pass took another way. images: (N, ch, H, W), may be written to."""
         if not images.sum().isfinite():
-            # A rectifier that a convolution carries out makes a number of what is none.
+            # A fused rectifier turns NaN into a number.
             return None
         with torch.no_grad(), Replay(self.number, self.fused) as replay:
             model(images)
@@ -69,16 +67,16 @@ class Shortcut:
             return self.layer.class_responses(replay.result).float()
 
 
-def shortcut(model: nn.Module, backprojection: "Backprojection") -> Shortcut | None:
-    """From a forward pass with a tape; None where what its class responses are read from was made by none of its steps."""
-    head = backprojection.head
-    made = [step.number for step in backprojection.tape.steps if step.output is head.source]
-    if not made or made[-1] >= len(backprojection.calls):
+def shortcut(model: nn.Module, traced: Traced) -> Shortcut | None:
+    """The shortcut that a traced forward pass shows; None where its class responses are read from something that no step made."""
+    head = traced.head
+    made = [step.number for step in traced.tape.history.steps if step.output is head.source]
+    if not made or made[-1] >= len(traced.calls):
         return None
     seen: list[Seen] = []
-    image = backprojection.images[:1].detach().clone()
+    image = traced.images[:1].detach().clone()
     with torch.no_grad(), Replay(made[-1], {}, seen):
         model(image)
-    took_the_same_way = tuple(operation.call.name for operation in seen) == backprojection.calls
+    took_the_same_way = tuple(operation.call.name for operation in seen) == traced.calls
     fused = fuse(model, seen[: made[-1] + 1]) if took_the_same_way else {}
-    return Shortcut(backprojection.calls, made[-1], head.layer, fused)
+    return Shortcut(traced.calls, made[-1], head.layer, fused)

@@ -1,8 +1,8 @@
-"""Operators in few patterns.
+"""Operators of low rank, tile by tile.
 
-Many linear layers lie between the classes and the image, and what a stretch of the image receives through them, of whatever
-class and from whatever position, is made of few patterns: of 784 pixels of a photograph about 38, to the accuracy of float32.
-An operator is then a number a pattern, and one set of patterns for all classes.
+Many linear layers lie between the classes and the image. What a tile of the image receives through them, from whatever class and
+position, is a combination of few patterns: of about 38 for 784 pixels of a photograph, to the accuracy of float32. An operator is
+then one coefficient a pattern, and one set of patterns for all classes.
 """
 
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PIXELS = 784
-"""Of a stretch. What is worked on at once, responses of some classes to it, stays in the caches."""
+"""Of a tile: few enough that the responses of some classes to it stay in the caches."""
 WORTH = 1.5
-"""Patterns are used where products by way of them take at most this part of the arithmetic: they take far less memory."""
+"""Patterns are used where they need at most so many times the arithmetic: they take far less memory."""
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """values: (R, PIXELS), orthonormal within a stretch; zeros behind the end of the last one.
+    """values: (R, PIXELS), orthonormal within a tile; zeros behind the end of the last one.
 
-    ranks: how many of the R belong to each stretch, the strongest last. pixels: P.
+    ranks: how many of the R belong to each tile, the strongest last. pixels: P.
     """
 
     values: Tensor
@@ -31,43 +31,43 @@ class Patterns:
     pixels: int
 
     def slices(self) -> Iterator[tuple[slice, slice]]:
-        """Yields which of the R patterns belong to a stretch, and which of the P pixels."""
+        """Yields which of the R patterns belong to a tile, and which of the P pixels."""
         ends = accumulate(self.ranks, initial=0)
         for (first, last), left in zip(pairwise(ends), range(0, self.pixels, PIXELS), strict=True):
             yield slice(first, last), slice(left, min(left + PIXELS, self.pixels))
 
-    def of_stretch(self, numbers: slice, pixels: slice) -> Tensor:
+    def of_tile(self, numbers: slice, pixels: slice) -> Tensor:
         return self.values[numbers, : pixels.stop - pixels.start]
 
     def reduce(self, rows: Tensor) -> Tensor:
-        """How much of each pattern there is, (K, M, R). rows: (K, M, P)."""
-        parts = [rows[:, :, pixels] @ self.of_stretch(numbers, pixels).t() for numbers, pixels in self.slices()]
+        """The coefficient of each pattern, (K, M, R). rows: (K, M, P)."""
+        parts = [rows[:, :, pixels] @ self.of_tile(numbers, pixels).t() for numbers, pixels in self.slices()]
         return torch.cat(parts, 2)
 
     def expand(self, coefficients: Tensor) -> Tensor:
-        """(K, N, P), of (K, N, R): each of the K by itself, so that how many there are changes nothing."""
+        """(K, N, P), of (K, N, R): each of the K separately, so that the result does not depend on how many there are."""
         count = len(coefficients)
         parts = [
-            torch.bmm(coefficients[:, :, numbers], self.of_stretch(numbers, pixels).to(coefficients.dtype).expand(count, -1, -1))
+            torch.bmm(coefficients[:, :, numbers], self.of_tile(numbers, pixels).to(coefficients.dtype).expand(count, -1, -1))
             for numbers, pixels in self.slices()
         ]
         return torch.cat(parts, 2)
 
 
-def stretches(operator: Tensor, patterns: Patterns | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yields what of an operator belongs to some pixels, and the patterns (r, p) that it is of."""
+def tiles(operator: Tensor, patterns: Patterns | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yields the part of an operator that belongs to a tile, and the patterns (r, p) that it is made of, if it is."""
     if patterns is None:
         for part in torch.split(operator, PIXELS, 2):
             yield part, None
         return
     for numbers, pixels in patterns.slices():
-        yield operator[:, :, numbers], patterns.of_stretch(numbers, pixels)
+        yield operator[:, :, numbers], patterns.of_tile(numbers, pixels)
 
 
 def find_patterns(basis: Tensor, weights: Tensor | None, tolerance: float) -> Patterns | None:
     """The patterns of T_c = Σ_k weights[c, k] basis[k], or of the basis itself; None where they are not worth it.
 
-    basis: (K, h·w, P), float32 or float64. weights: (C, K). tolerance: the part of its norm that a stretch may lose.
+    basis: (K, h·w, P), float32 or float64. weights: (C, K). tolerance: the part of its norm that a tile may lose.
     """
     _, positions, pixels = basis.shape
     if weights is not None and not weights.isfinite().all():
@@ -95,7 +95,7 @@ def find_patterns(basis: Tensor, weights: Tensor | None, tolerance: float) -> Pa
 
 
 def square_root(weights: Tensor) -> Tensor:
-    """(K, K), of which the square is weightsᵀ weights: as many rows as kernels, however many classes."""
+    """(K, K), whose square is weightsᵀ weights: as many rows as kernels, however many classes there are."""
     energies, vectors = torch.linalg.eigh(weights.double().t() @ weights.double())
     root: Tensor = vectors * energies.clamp(min=0).sqrt() @ vectors.t()
     return root.to(weights.dtype)

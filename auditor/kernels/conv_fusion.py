@@ -1,6 +1,6 @@
-"""Convolutions that carry out what surrounds them: zeros around their input, a batch norm and a rectifier behind them.
+"""Convolutions fused with what surrounds them: zero padding before them, a batch norm and a rectifier behind them.
 
-For forward passes through which nothing is sent back. Each of these operations by itself reads and writes whole maps.
+For forward passes through which nothing is sent back. Each of these operations, done separately, reads and writes whole maps.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auditor.kernels.input_conv import Geometry
+from auditor.kernels.conv_arguments import Geometry, conv_arguments
 from auditor.kernels.relu_backward import is_fused
-from auditor.operations.calls import Call, pair, tensors
+from auditor.operations.calls import Call, tensors
 
 SHAPES = {"dim", "ndim", "size", "shape", "ndimension", "numel", "dtype", "device"}
-"""What is asked of a tensor whose values are not looked at."""
+"""Queries of a tensor that do not read its values."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An operation of a forward pass that was taken, and what came of it."""
+    """An operation of a forward pass, and its output."""
 
     call: Call
     output: Any
@@ -30,7 +30,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Fused:
-    """A convolution with kernels (O, I/groups, k, l) and bias (O,), and between which limits its rectifier holds its output."""
+    """A convolution with kernels (O, I/groups, k, l) and bias (O,), and the limits to which its rectifier clamps its output."""
 
     weight: Tensor
     bias: Tensor | None
@@ -54,9 +54,9 @@ class Fused:
 
 
 def fuse(model: nn.Module, seen: Sequence[Seen]) -> dict[int, Fused | None]:
-    """Of the operations of a forward pass through `model`, by their places: fused convolutions, None for what they carry out.
+    """By place among the operations of a forward pass: fused convolutions, and None for the operations that they do as well.
 
-    The result of the last of `seen` stays what it is; what is between the parts of a fused convolution does not.
+    The output of the last of `seen` stays the same; outputs between the parts of a fused convolution are no longer made.
     """
     constants = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     found: dict[int, Fused | None] = {}
@@ -67,8 +67,8 @@ def fuse(model: nn.Module, seen: Sequence[Seen]) -> dict[int, Fused | None]:
 
 
 def fuse_around(seen: Sequence[Seen], place: int, constants: set[int]) -> dict[int, Fused | None]:
-    """`fuse` of one convolution; nothing where it would carry out nothing more than itself."""
-    fused = as_it_is(seen[place].call)
+    """`fuse` of one convolution; empty where there is nothing to fuse it with."""
+    fused = unfused(seen[place].call)
     if fused is None:
         return {}
     carried = []
@@ -99,17 +99,14 @@ def values_of(call: Call) -> Any:
     return call.argument(0, "input")
 
 
-def as_it_is(call: Call) -> Fused | None:
-    """A convolution as it stands; None where its padding is named by a word."""
-    padding = call.argument(4, "padding") or 0
-    if isinstance(padding, str):
-        return None
-    geometry = (pair(call.argument(3, "stride") or 1), pair(padding), pair(call.argument(5, "dilation") or 1))
-    return Fused(call.argument(1, "weight"), call.argument(2, "bias"), geometry, call.argument(6, "groups") or 1)
+def unfused(call: Call) -> Fused | None:
+    """A convolution alone; None where its padding is named by a word."""
+    given = conv_arguments(call)
+    return None if given is None else Fused(given.weight, given.bias, given.geometry, given.groups)
 
 
 def taker(seen: Sequence[Seen], place: int) -> int | None:
-    """The operation that alone takes the output of another, or takes it first and writes into it."""
+    """The place of the only operation that takes the output of another, or of the first if that writes into it."""
     output = seen[place].output
     takers = [
         number
@@ -145,7 +142,7 @@ def with_norm(fused: Fused, norm: Call) -> Fused:
 
 
 def limits_of(call: Call) -> tuple[float, float] | None:
-    """Between which a rectifier holds its output; None of any other operation."""
+    """The limits to which a rectifier clamps its output; None of any other operation."""
     if call.name == "hardtanh":
         low, high = call.argument(1, "min_val"), call.argument(2, "max_val")
         return (-1.0 if low is None else float(low), 1.0 if high is None else float(high))

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.operations.calls import Call, pair
+from auditor.kernels.conv_arguments import Geometry
+from auditor.operations.calls import Call
 
 MOST_OFFSETS = 64
 """Kernels larger than 8 × 8 have too many shifts; such are patch embeddings, which do not overlap."""
@@ -21,7 +22,7 @@ class Entry(torch.autograd.Function):
     """A convolution of the image; back, to `summed`, its transpose with the image's channels summed."""
 
     @staticmethod
-    def forward(ctx: Any, summed: Tensor, call: Call, image: Tensor, geometry: "Geometry") -> Tensor:
+    def forward(ctx: Any, summed: Tensor, call: Call, image: Tensor, geometry: Geometry) -> Tensor:
         """summed: (N, 1, H, W), a leaf that receives what comes back. call: with `image` as its only response."""
         ctx.kernel = call.argument(1, "weight").sum(1)
         ctx.geometry, ctx.size = geometry, summed.shape[2:]
@@ -31,29 +32,6 @@ class Entry(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         return transpose(gradients[0], ctx.kernel, ctx.geometry, ctx.size), None, None, None
-
-
-Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Stride, padding and dilation of a convolution, each (vertical, horizontal)."""
-
-
-def geometry_of(call: Call) -> Geometry | None:
-    """None where the convolution is not one of all channels with numbers for padding.
-
-    An exported program's `convolution` says whether it is transposed before it says its groups.
-    """
-    is_general = call.name == "convolution"
-    if is_general and call.argument(6, "transposed"):
-        return None
-    found: list[tuple[int, int]] = []
-    for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1)):
-        value: Any = call.argument(position, name)
-        value = default if value is None else value
-        if isinstance(value, str):
-            return None
-        found.append(pair(value))
-    grouped = call.argument(8 if is_general else 6, "groups") not in (None, 1)
-    return None if grouped or call.carriers[0].dim() != 4 else (found[0], found[1], found[2])
 
 
 def transpose(gradient: Tensor, kernel: Tensor, geometry: Geometry, size: Any) -> Tensor:
@@ -86,7 +64,7 @@ def transpose_by_convolution(gradient: Tensor, kernel: Tensor, geometry: Geometr
     stride, padding, dilation = geometry
     spans = [dilation[axis] * (kernel.shape[axis + 1] - 1) + 1 for axis in (0, 1)]
     reached = [(gradient.shape[axis + 2] - 1) * stride[axis] - 2 * padding[axis] + spans[axis] for axis in (0, 1)]
-    # What the last window did not reach gets nothing; torch asks how much that is.
+    # Pixels behind the last window get nothing; torch has to be told how many there are.
     missing = tuple(size[axis] - reached[axis] for axis in (0, 1))
     inner = tuple(min(missing[axis], stride[axis] - 1) for axis in (0, 1))
     back = F.conv_transpose2d(gradient, kernel[:, None], None, stride, padding, inner, 1, dilation)

@@ -1,4 +1,4 @@
-"""A max-pooling whose windows are apart: back, each value goes to where its window had the greatest.
+"""The way back of a max-pooling whose windows do not overlap: each value goes to where its window had the greatest.
 
 Torch writes zeros everywhere and then goes from value to value. Loops that numba compiles (extra `cpu`) write each place once,
 many channels at a time.
@@ -14,9 +14,9 @@ from auditor.kernels.numba_loops import compiled, share_out
 from auditor.operations.calls import Call, pair
 
 CHANNELS = 16
-"""With fewer, too few are written at a time."""
+"""The least: with fewer channels, too few values are written at a time."""
 BITS = {2: torch.int16, 4: torch.int32}
-"""Values are moved as they are, whatever they mean: bfloat16 is nothing that numba knows."""
+"""Values are copied as bits, because numba does not know bfloat16."""
 
 
 class Pooling(torch.autograd.Function):
@@ -41,7 +41,7 @@ class Pooling(torch.autograd.Function):
 
 def goes_back_by_loops(call: Call) -> bool:
     """Whether loops are there for a max-pooling, and faster than torch."""
-    values, (size, _) = call.carriers[0], windows(call)
+    values, (size, _) = call.differentiable_operands[0], windows(call)
     if values is not call.argument(0, "input") or values.device.type != "cpu" or values.dim() != 4:
         return False
     is_plain = are_apart(call) and pair(call.argument(3, "padding") or 0) == (0, 0) and not call.argument(6, "return_indices")

@@ -10,7 +10,7 @@ import torch
 
 Loops = Callable[..., None]
 PARTS = 4
-"""Of the work, for each thread, so that none waits long for another."""
+"""Into how many parts the work of a thread is cut, so that none waits long for another."""
 
 
 @cache
@@ -20,7 +20,7 @@ def compiled(loops: Loops) -> Loops | None:
         import numba
     except ImportError:
         return None
-    # A product and a sum in one instruction, in any order: as the products of any library.
+    # Fused multiply and add, sums in any order: as in any library of matrix products.
     done: Loops = numba.njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})(loops)
     return done
 
@@ -48,7 +48,7 @@ def share_out(loops: Loops, count: int, *given: Any) -> None:
 
 
 def run_on_each(threads: int, work: Callable[[int | None], None]) -> None:
-    """On torch's own threads where its OpenMP is GNU's: when idle they spin for milliseconds, on the cores of any others."""
+    """On torch's own threads where its OpenMP is GNU's: idle, they spin for milliseconds, and would slow any other threads."""
     parallel = gnu_openmp()
     if parallel is None:
         for done in [team(threads).submit(work, None) for _ in range(threads)]:

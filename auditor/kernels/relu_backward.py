@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.kernels.input_conv import Geometry, geometry_of
+from auditor.kernels.conv_arguments import Geometry, geometry_of
 from auditor.kernels.sparse_conv_transpose import is_worth_it, scatter, strips
 from auditor.operations.activations import DERIVATIVE, POSITIVE
 from auditor.operations.calls import Call
@@ -35,13 +35,13 @@ class Rectification:
         self.mask: Tensor | None = None
 
     def observe(self, output: Tensor) -> None:
-        """At once: a later operation may write into it. output: ≥ 0."""
+        """To be called at once: a later operation may write into the output. output: ≥ 0."""
         if self.treatment in DERIVATIVE:
             self.mask = output.detach().sign()
 
     @property
     def is_due(self) -> bool:
-        """Whether anybody does it: a pooling takes over only from a ReLU whose output nothing else took."""
+        """Whether it is to be done here: a pooling takes over only from a ReLU whose output nothing else took."""
         return self.before is None or self.before.is_handed_over
 
     @property
@@ -122,7 +122,7 @@ def turned(weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:
 
 def turnable(call: Call) -> Geometry | None:
     """The geometry of a convolution, on a CPU, whose transpose `Convolution` works out; None of any other."""
-    values, weight = call.carriers[0], call.argument(1, "weight")
+    values, weight = call.differentiable_operands[0], call.argument(1, "weight")
     if values is not call.argument(0, "input") or values.device.type != "cpu":
         return None
     geometry = geometry_of(call)
@@ -133,7 +133,7 @@ def turnable(call: Call) -> Geometry | None:
 
 
 def is_fused(arrived: Tensor) -> bool:
-    """Whether torch has a convolution for this that rectifies what it writes: oneDNN's, of which its documents say nothing."""
+    """Whether torch has a convolution for this that rectifies what it writes: oneDNN's, which is not documented."""
     if arrived.device.type != "cpu":
         return False
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""A convolution's way back where little of what arrives is not zero.
+"""A convolution's way back where nearly all that arrives is zero.
 
-Behind a max-pooling, and where a ReLU lets back only what is positive or was, nine values in ten and more are zero. Those that
-are not add their kernels, times themselves, around their places. Torch has no such convolution, so it is written as loops, and
-numba (extra `cpu`) compiles them; without it the convolution goes back as it does where much arrives.
+That is so behind a max-pooling, and behind a ReLU that rectifies on the way back: nine values in ten and more are zero. Each of
+the others adds its kernel, times itself, around its place. Torch has no such convolution, so it is written as loops, which numba
+(extra `cpu`) compiles; without numba, the convolution goes back as it does where much arrives.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from auditor.kernels.numba_loops import compiled, share_out
 
 MOST = 1 / 4
-"""Of what arrives, at most this part may be other than zero, as behind a pooling of 2 × 2; with more, dense may be as fast."""
+"""The largest part of what arrives that may differ from zero, as behind a pooling of 2 × 2; with more, dense may be as fast."""
 SPAN = 64
 """Values that are added at once: with fewer the dense convolution is faster, and so is one of 1 × 1."""
 
@@ -24,13 +24,13 @@ def is_worth_it(arrived: Tensor, weight: Tensor) -> bool:
     is_large = weight[0, 0].numel() > 1 and weight.shape[1] * weight.shape[3] >= SPAN
     if not is_large or arrived.dtype != torch.float32 or not arrived.numel() or compiled(add_kernels) is None:
         return False
-    # The two rows in the middle of each map stand for all: to count all takes a fifth of a convolution's time.
+    # The two rows in the middle of each map stand for all: counting all takes a fifth of a convolution's time.
     rows = arrived.narrow(2, (arrived.shape[2] - 1) // 2, min(2, arrived.shape[2]))
     return int(torch.count_nonzero(rows)) <= MOST * rows.numel()
 
 
 def strips(weight: Tensor) -> Any:
-    """Kernels (O, I, k, l) as rows of what is next to each other in maps whose channels are last: (O, k, l·I)."""
+    """Kernels (O, I, k, l) in rows as they lie in memory in maps whose channels are last: (O, k, l·I)."""
     return weight.detach().permute(0, 2, 3, 1).flatten(2).contiguous().numpy()
 
 
@@ -83,7 +83,7 @@ def add_kernels(
                 values = arrived[sample, y, x]
                 count = 0
                 for channel in range(channels):
-                    # Without a branch, which nobody could foretell.
+                    # Without a branch, which the CPU could not predict.
                     found[count] = channel
                     count += values[channel] != nothing
                 # Two at a time: what is around is read and written half as often.

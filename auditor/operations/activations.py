@@ -1,4 +1,4 @@
-"""What an activation or a norm sends back, as functions that autograd calls."""
+"""How activations and norms send responses back, as functions that autograd calls."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ DERIVATIVE = {Treatment.DERIVATIVE, Treatment.POSITIVE_DERIVATIVE}
 
 
 class Activation(torch.autograd.Function):
-    """A function of each value alone; back, what the treatment says."""
+    """An elementwise function, with the way back that the treatment says."""
 
     @staticmethod
     def forward(
@@ -26,10 +26,10 @@ class Activation(torch.autograd.Function):
     ) -> Tensor:
         """values: of any shape, which `function` keeps. in_place: `function` writes its result into `values`.
 
-        slopes: the function's derivative where it is not a function of what it is given alone; else it is worked out.
+        slopes: the function's derivative where the function depends on more than what it is given; worked out where None.
         """
         ctx.positive = treatment in POSITIVE
-        # Worked out now: a later in-place operation on the result cannot change it.
+        # Worked out now, so that a later in-place operation on the result cannot change it.
         if treatment in DERIVATIVE and slopes is None:
             slopes = derivative(function, values)
         ctx.derivative = slopes if treatment in DERIVATIVE else None
@@ -42,14 +42,14 @@ class Activation(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = gradients
         if ctx.positive:
-            # Ours from here on, to be written into: what arrives may be another branch's as well.
+            # A copy, to be written into: what arrives may belong to another branch as well.
             gradient = gradient.clamp(min=0)
             return gradient if ctx.derivative is None else gradient.mul_(ctx.derivative), None, None, None, None
         return gradient if ctx.derivative is None else gradient * ctx.derivative, None, None, None, None
 
 
 def derivative(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """At each value, in the values' dtype. Where there is none, as at ReLU's 0, what torch says: 0."""
+    """The derivative at each value, in the values' dtype; where there is none, as of ReLU at 0, what torch says: 0."""
     with torch.enable_grad():
         leaf = values.detach().requires_grad_()
         # A copy: the function may write into what it is given.

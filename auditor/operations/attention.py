@@ -1,4 +1,4 @@
-"""Multi-head attention written out, so that its parts are seen one by one."""
+"""Multi-head attention written out, so that the tape sees each of its parts."""
 
 from math import inf
 from typing import Any
@@ -65,7 +65,8 @@ def multi_head_attention(
 def joined_mask(mask: Tensor | None, padding: Tensor | None, queries: Tensor) -> Tensor | None:
     """What is added to the scores (N, heads, T, S) before the softmax; None where nothing is.
 
-    mask: (T, S) or (N · heads, T, S). padding: (N, S). Where they are of bool, True is not looked at. queries: (N, heads, T, E).
+    mask: (T, S) or (N · heads, T, S). padding: (N, S). In boolean ones, True means that a place is ignored. queries: (N, heads,
+    T, E).
     """
     parts = []
     if mask is not None:

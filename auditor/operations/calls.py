@@ -12,13 +12,13 @@ from auditor.operations.rule_table import AUGMENTED, STOCHASTIC, works_in_place
 
 @dataclass(eq=False)
 class Call:
-    """An operation about to happen. carriers: its operands that carry a response, in order."""
+    """An operation about to happen. differentiable_operands: its operands that carry a response, in order."""
 
     function: Callable[..., Any]
     name: str
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    carriers: list[Tensor]
+    differentiable_operands: list[Tensor]
     derived: bool
 
     def run(self, replaced: dict[int, Any] | None = None) -> Any:

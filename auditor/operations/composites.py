@@ -1,4 +1,4 @@
-"""Operations written out in smaller ones, so that their parts are seen one by one."""
+"""Operations written out in smaller ones, so that the tape sees each of their parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from auditor.operations.calls import Call, is_among
 from auditor.operations.rule_table import works_in_place
 
 WITH_TERM = frozenset({"addmm", "addmv", "baddbmm"})
-"""A term and a product, which is a layer where the term and one of the factors are constants."""
+"""A product plus a term; where the term and one of the factors are constants, it is a layer as it stands."""
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -120,11 +120,11 @@ WRITTEN_OUT: dict[str, Callable[..., Any]] = {
 
 def is_composite(call: Call) -> bool:
     if call.name in WITH_TERM:
-        return len(call.carriers) > 1 or is_among(call.argument(0, "input"), call.carriers)
+        return len(call.differentiable_operands) > 1 or is_among(call.argument(0, "input"), call.differentiable_operands)
     return call.name in WRITTEN_OUT
 
 
 def write_out(call: Call) -> Any:
-    """To be called where its parts are seen."""
+    """To be called inside the tape, which then sees the parts."""
     result = WRITTEN_OUT[call.name](*call.arguments, **call.keywords)
     return call.arguments[0].copy_(result) if works_in_place(call.function) else result

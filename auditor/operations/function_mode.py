@@ -14,7 +14,7 @@ from torch.utils import checkpoint
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
 Applicable: Any = Function.__mro__[1]
-"""What `Function.apply` calls on: reached as well where somebody has kept `Swish.apply` under a name of his own."""
+"""The class behind `Function.apply`: changed here, it is reached by a stored reference to `Swish.apply` as well."""
 
 
 class Watch(TorchFunctionMode):
@@ -60,7 +60,7 @@ class Watch(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Applied:
-    """`apply` of an autograd Function, as an operation that a function mode is told of."""
+    """`apply` of an autograd Function, as an operation that function modes see."""
 
     function: type[Function]
 
@@ -76,7 +76,7 @@ ORIGINAL_CHECKPOINT = checkpoint._checkpoint_without_reentrant_generator
 
 
 def apply(function: type[Function], *arguments: Any, **keywords: Any) -> Any:
-    """Stands in for what `torch.autograd.Function.apply` calls, while anything is watched."""
+    """Stands in for `torch.autograd.Function.apply` while a function mode is on."""
     if not has_torch_function((None,)):
         return Applied(function)(*arguments, **keywords)
     if function is checkpoint.CheckpointFunction:
@@ -86,7 +86,7 @@ def apply(function: type[Function], *arguments: Any, **keywords: Any) -> Any:
 
 
 def checkpoint_around(*arguments: Any, **keywords: Any) -> Iterator[None]:
-    """Stands in for what `torch.utils.checkpoint` does before and after a function: nothing, where that is watched."""
+    """Stands in for what `torch.utils.checkpoint` does around a function; does nothing while a function mode is on."""
     if has_torch_function((None,)):
         yield
     else:
@@ -95,14 +95,14 @@ def checkpoint_around(*arguments: Any, **keywords: Any) -> Iterator[None]:
 
 LOCK = Lock()
 WATCHES: list[ExitStack] = []
-"""One for each watch that is on, in any thread; the first holds what undoes `plainly`."""
+"""One for each watch that is on, in any thread, behind one that undoes the changes of `plainly`."""
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Autograd Functions are seen by function modes; checkpoints and compiled functions run what they are made of.
+    """Lets function modes see autograd Functions, and what checkpointed and compiled functions are made of.
 
-    What this changes in torch holds for the whole process, and only where a function mode is on does it make a difference.
+    It changes torch for the whole process, with an effect only where a function mode is on.
     """
     with LOCK:
         if not WATCHES:
@@ -124,6 +124,6 @@ def changed_torch() -> ExitStack:
     Applicable.apply = classmethod(apply)
     checkpoint._checkpoint_without_reentrant_generator = checkpoint_around
     if "torch._dynamo" in sys.modules:
-        # Whoever has compiled anything has imported it.
+        # Only a process that has imported it can have compiled anything.
         changes.enter_context(torch.compiler.set_stance("force_eager"))
     return changes

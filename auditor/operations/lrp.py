@@ -19,14 +19,14 @@ zero and does no more, so that relevance is conserved.
 
 Taken = Callable[[Tensor], Tensor]
 Part = tuple[Taken, Callable[..., Tensor]]
-"""What is taken of each input, and the map, without bias, that the taken goes through."""
+"""Which part of each input contributes (all, the positive, the negative), and the map, without bias, that it goes through."""
 
 
 class Share(torch.autograd.Function):
     """A linear operation; back, R_i = Σ_j (contribution of i to j / denominator of j) R_j.
 
     ε: the contribution is x_i w_ij, the denominator z_j + ε sign z_j with z_j the output, its bias included.
-    z⁺: contributions of the output's sign alone, and their sum; what has none shares nothing.
+    z⁺: only contributions of the output's sign count, and the denominator is their sum; an output without any shares nothing.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ def reciprocal(denominators: Tensor) -> Tensor:
     """1 / (d + ε sign d · root mean square of d); 0 where that is too small to be divided by.
 
     The mean is over a sample's maps, (N, K, h, w) and the like, or a token's or vector's values: never over samples.
-    Too small is what subnormal numbers, which have fewer digits, may have made.
+    Too small are denominators to which subnormal numbers, which have fewer digits, may have contributed.
     """
     axes: Sequence[int] = range(1, denominators.dim()) if denominators.dim() > 3 else (-1,)
     count = prod(denominators.shape[axis] for axis in axes)
@@ -150,10 +150,10 @@ def share_layer(
     output: Tensor,
     source: Tensor,
     positive: bool,
-    arrange: Callable[[Tensor], Tensor] = as_is,
+    reshape: Callable[[Tensor], Tensor] = as_is,
     flips: Tensor | None = None,
 ) -> Tensor:
-    """A product with weights, or with what the input decides, and what only arranges its outputs.
+    """A product with weights, or with what the input decides, and what only reshapes its outputs.
 
     flips: of the shape of `output` or broadcast to it, −1, 0 or 1. Under z⁺, contributions to an output are those of its sign
     times `flips`.
@@ -164,7 +164,7 @@ def share_layer(
 
     def layer(inputs: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
         held = {id(weight): part(weight.detach()) for weight in weights}
-        return arrange(call.run(no_bias | held | {id(source): inputs}))
+        return reshape(call.run(no_bias | held | {id(source): inputs}))
 
     parts: list[Part] = [(as_is, lambda inputs: layer(inputs, as_is))]
     if positive:
@@ -176,29 +176,29 @@ def share_layer(
 
         parts = [(positive_part, lambda inputs: contributions(inputs, positive_part, negative_part))]
         if bool((source < 0).any()):
-            # Not behind a rectifier, where it would be for nothing.
+            # Skipped behind a rectifier, where it would add nothing.
             parts.append((negative_part, lambda inputs: contributions(inputs, negative_part, positive_part)))
     return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def share_merged(norm: Call, before: Call, arrange: Callable[[Tensor], Tensor]) -> Tensor:
-    """Batch norm and the layer whose outputs it takes, `arrange`d, as one layer under z⁺ (Hui & Binder 2019).
+def share_merged(norm: Call, before: Call, reshape: Callable[[Tensor], Tensor]) -> Tensor:
+    """Batch norm and the layer whose outputs it takes, `reshape`d, as one layer under z⁺ (Hui & Binder 2019).
 
     What the norm multiplies by cancels out of a share, all but its sign.
     """
-    (values,) = norm.carriers
+    (values,) = norm.differentiable_operands
     with torch.no_grad():
         channels = values.new_zeros((1, values.shape[1], *[1] * (values.dim() - 2)))
         scale = norm.of(values)(channels + 1) - norm.of(values)(channels)
         output = norm.run()
-    return share_layer(before, output, before.carriers[0], True, arrange, scale.sign())
+    return share_layer(before, output, before.differentiable_operands[0], True, reshape, scale.sign())
 
 
 def portion(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
-    """Of each output of a function of each value alone, the part in it that is the value's and no constant's, as ε shares.
+    """Of each output of an elementwise function, the part that is due to the value and not to a constant, as ε shares.
 
-    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is none: all is the
-    value's.
+    The constant is the function's value at zero, a bias as in Bach et al. 2015, eq. 58. None where there is no constant, so that
+    all of the output is due to the value.
     """
     with torch.no_grad():
         constant = function(torch.zeros_like(values))

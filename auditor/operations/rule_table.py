@@ -10,7 +10,7 @@ class Treatment(StrEnum):
     """How an operation sends a response back; the value says it in words."""
 
     ADJOINT = "its adjoint"
-    EVERYTHING = "everything that arrives"
+    PASS = "everything that arrives"
     POSITIVE = "the positive part of what arrives"
     DERIVATIVE = "its derivative"
     POSITIVE_DERIVATIVE = "its derivative, of the positive part of what arrives"
@@ -18,7 +18,7 @@ class Treatment(StrEnum):
     EPSILON = "shares in proportion to contributions (ε)"
     ZPLUS = "shares in proportion to contributions of the output's sign (z⁺)"
     HALVES = "half by each factor, with the other held fixed"
-    NONE = "no answer: an error"
+    UNSUPPORTED = "no answer: an error"
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,24 @@ class Rule:
 def answers(
     layer: Treatment, scaling: Treatment, activation: Treatment, gate: Treatment, rest: Treatment
 ) -> dict[str, Treatment]:
-    """layer: also of averages. gate: also of attention and normalisation. rest: of what is not known."""
+    """layer: also of averages. gate: also of attention and normalisation. rest: of unknown operations."""
     differentiates = gate is Treatment.DERIVATIVE
     shares = layer in (Treatment.EPSILON, Treatment.ZPLUS)
     normalisation = Treatment.EPSILON if layer is Treatment.EPSILON else gate
     return {
         "layer": layer,
         "average": layer,
-        "arrangement": Treatment.ADJOINT,
+        "reshape": Treatment.ADJOINT,
         "scaling": scaling,
-        "switch": Treatment.ADJOINT,
+        "max pooling": Treatment.ADJOINT,
         "activation": activation,
         "power": gate if differentiates else activation,
         "normalisation": normalisation,
         "gate": gate,
         "attention": layer if shares else gate,
         "product": gate if differentiates else Treatment.HALVES,
-        "transform": Treatment.NONE if shares else Treatment.ADJOINT,
-        "nonlinear": gate if differentiates else Treatment.NONE,
+        "transform": Treatment.UNSUPPORTED if shares else Treatment.ADJOINT,
+        "nonlinear": gate if differentiates else Treatment.UNSUPPORTED,
         "other": rest,
     }
 
@@ -71,14 +71,14 @@ def answers(
 T = Treatment
 GRADIENT = answers(T.ADJOINT, T.ADJOINT, T.DERIVATIVE, T.DERIVATIVE, T.DERIVATIVE)
 RULES: dict[str, Rule] = {
-    "linear": Rule("Kumar, Wong & Taylor 2017, eq. 3", answers(T.ADJOINT, T.ADJOINT, T.EVERYTHING, T.FIXED, T.NONE)),
-    "deconv": Rule("Zeiler & Fergus 2014", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE, T.FIXED, T.NONE)),
+    "linear": Rule("Kumar, Wong & Taylor 2017, eq. 3", answers(T.ADJOINT, T.ADJOINT, T.PASS, T.FIXED, T.UNSUPPORTED)),
+    "deconv": Rule("Zeiler & Fergus 2014", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE, T.FIXED, T.UNSUPPORTED)),
     "gradient": Rule("Simonyan, Vedaldi & Zisserman 2014", GRADIENT),
-    "guided": Rule("Springenberg et al. 2015", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE_DERIVATIVE, T.DERIVATIVE, T.NONE)),
+    "guided": Rule("Springenberg et al. 2015", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE_DERIVATIVE, T.DERIVATIVE, T.UNSUPPORTED)),
     "gradient_times_input": Rule("Shrikumar et al. 2016", GRADIENT, seed_one=True, times_input=True),
-    "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EPSILON, T.EPSILON, T.EVERYTHING, T.NONE)),
+    "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EPSILON, T.EPSILON, T.PASS, T.UNSUPPORTED)),
     "lrp_zplus": Rule(
-        "Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", answers(T.ZPLUS, T.EVERYTHING, T.EVERYTHING, T.EVERYTHING, T.NONE)
+        "Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", answers(T.ZPLUS, T.PASS, T.PASS, T.PASS, T.UNSUPPORTED)
     ),
 }
 
@@ -86,8 +86,8 @@ SELF_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "tanh", "erf", "hardt
 """Bounded functions: a response times one of these, of itself, is an activation (SiLU, GELU, hard-swish written out)."""
 SURE_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "softmax"})
 GATES = SELF_GATES | SURE_GATES | {"exp"}
-"""What makes a gate: of two responses that are multiplied, the one that comes from a sure one, else the smaller, else the one
-that comes from one of these (a clipped rectifier may as well have made the other), else the one that any activation made."""
+"""Functions that make gates. Of two responses that are multiplied, the gate is the one that a sure gate made; else the smaller;
+else the one that one of these made (a clipped rectifier may have made the other); else the one that any activation made."""
 FACTORS = frozenset({"mul", "imul", "rmul", "multiply"})
 DIVISIONS = frozenset({"div", "truediv", "itruediv", "divide", "true_divide"})
 MATRIX_PRODUCTS = frozenset({"matmul", "linalg_matmul", "rmatmul", "bmm", "mm", "einsum"})
@@ -98,7 +98,7 @@ ENLARGEMENTS = frozenset(
     {"interpolate", "upsample", "upsample_nearest", "upsample_nearest2d", "upsample_bilinear", "upsample_bilinear2d"}
 )
 SPREADING = frozenset({"expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile"})
-"""Arrangements that repeat every value."""
+"""Reshaping that repeats every value."""
 NORMS = frozenset({"norm", "vector_norm", "linalg_vector_norm", "linalg_norm"})
 AUGMENTED = frozenset({"iadd", "isub", "imul", "itruediv", "ipow"})
 """Assignments like `x *= 2`."""
@@ -123,7 +123,7 @@ UNMOVED = frozenset(
         *STOCHASTIC,
     }
 )
-"""Arrangements that leave every value where it is."""
+"""Reshaping that leaves every value where it is."""
 LIKE_ANOTHER = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
 """Operations that take a shape or a type from their second operand, and no value."""
 LEAVING = frozenset({"numpy", "array", "tolist", "item"})
@@ -153,7 +153,7 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
             SUMS | ENLARGEMENTS | SAMPLERS,
         ),
     ),
-    "arrangement": (
+    "reshape": (
         "reshaping, permuting, slicing, concatenation, padding, writing into a slice, masks that do not depend on the input, "
         "dropout in evaluation mode",
         words(
@@ -170,7 +170,7 @@ KINDS: dict[str, tuple[str, frozenset[str]]] = {
         "batch norm in evaluation mode, constant factors and terms, sign",
         words("batch_norm neg negative", FACTORS | DIVISIONS),
     ),
-    "switch": (
+    "max pooling": (
         "max-pooling, overlapping, padded or dilated, the largest along an axis or of two responses: its switches",
         words("max_pool1d max_pool2d max_pool2d_with_indices adaptive_max_pool1d adaptive_max_pool2d", EXTREMES),
     ),
@@ -217,7 +217,7 @@ KIND_OF = {name: kind for kind, (_, names) in KINDS.items() for name in names}
 def name_of(function: Callable[..., Any]) -> str:
     """`Tensor.add_`, `torch.add`, `Tensor.__add__` and an exported program's `aten.add.Tensor` are all `add`.
 
-    An operator of a library of somebody else's keeps its library: `library::add`.
+    An operator of a library other than torch's keeps the name of that library: `library::add`.
     """
     schema = getattr(function, "_qualified_op_name", None) or getattr(getattr(function, "_schema", None), "name", "aten::")
     if isinstance(schema, str) and schema.split("::")[0] not in {"aten", "prims"}:
@@ -234,4 +234,4 @@ def works_in_place(function: Callable[..., Any]) -> bool:
 
 
 def rules_that_answer(kind: str) -> list[str]:
-    return [name for name, rule in RULES.items() if rule.answers[kind] is not Treatment.NONE]
+    return [name for name, rule in RULES.items() if rule.answers[kind] is not Treatment.UNSUPPORTED]

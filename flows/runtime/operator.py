@@ -9,7 +9,9 @@ from typing import Any
 from distributed import Client
 
 from auditor import CannotFold
-from auditor.folding.operator import FoldPlan, fold_rows, restore_operator
+from auditor.folding.build import fold_rows
+from auditor.folding.operator import restore_operator
+from auditor.folding.plan import FoldPlan
 from flows.runtime.preflight import in_bytes
 from flows.runtime.submit import drive, try_alone
 from flows.runtime.worker import AuditWorker, Work, this_worker

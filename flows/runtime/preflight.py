@@ -8,7 +8,7 @@ from distributed.system import MEMORY_LIMIT
 
 from auditor import CannotFold, Conservation, agreement, measure_conservation
 from auditor.backward.trace import few_at_a_time
-from auditor.folding.operator import FoldPlan, plan_fold
+from auditor.folding.plan import FoldPlan, plan_fold
 from flows.runtime.worker import AuditWorker, this_worker
 
 MEMORY_PART = 4

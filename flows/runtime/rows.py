@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from auditor.measurement import Measurement
-from auditor.statistics.description import SCORES
+from auditor.statistics.map_statistics import SCORES
 from storage.datasets import Samples
 from storage.tables import SCHEMAS
 

@@ -11,7 +11,7 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
-from auditor.backward.trace import Backprojection, samples_at_once
+from auditor.backward.trace import Traced, samples_at_once
 from auditor.clear import TopK
 from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised
@@ -217,7 +217,7 @@ def check_batch(worker: AuditWorker, image: torch.Tensor) -> None:
     )
 
 
-def explain(worker: AuditWorker, image: torch.Tensor) -> Backprojection:
+def explain(worker: AuditWorker, image: torch.Tensor) -> Traced:
     """The forward pass of an image that the model takes, its classes sent back. Raises InputError where they cannot be."""
     try:
         backprojection = worker.clear.plain(image)

@@ -181,7 +181,7 @@ def expanded(*edges: Any) -> bool:
 
 
 def maker(edge: Any, passing: set[str] | None = None) -> tuple[Node | None, int]:
-    """Looks back through arrangement and constant factors and terms, or through the nodes in `passing` alone."""
+    """Looks back through reshaping and constant factors and terms, or through the nodes in `passing` alone."""
     node, position = edge
     while node is not None:
         edges, name = live(node), name_of(node)

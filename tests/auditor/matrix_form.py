@@ -217,7 +217,7 @@ def switches(node: Node, size: Pair, window: Callable[[int, int], Window]) -> No
     def weights(channel: int, positions: Window) -> Iterator[tuple[int, int, float]]:
         yield *max(positions, key=lambda position: node.array[channel, position[0], position[1]]), 1.0
 
-    return pool(node, size, window, weights, "switch")
+    return pool(node, size, window, weights, "max pooling")
 
 
 def avg_pool(node: Node, kernel: Any, stride: Any, padding: Any = 0, counts_padding: bool = True) -> Node:
@@ -282,7 +282,7 @@ def arrange(node: Node, function: Callable[[NDArray[np.int64]], NDArray[np.int64
     for row, place in enumerate(places.flatten()):
         if place >= 0:
             matrix[row, place] = 1
-    return affine(node, places.shape, matrix, 0, "arrangement")
+    return affine(node, places.shape, matrix, 0, "reshape")
 
 
 def shuffle(node: Node, groups: int) -> Node:
@@ -316,7 +316,7 @@ def cat(*nodes: Node, axis: int = 0) -> Node:
     joined = np.concatenate(places, axis)
     columns = np.split(np.eye(starts[-1])[joined.flatten()], starts[1:-1], axis=1)
     values = np.concatenate([node.values for node in nodes])[joined.flatten()]
-    return Node(joined.shape, values, "arrangement", list(zip(nodes, columns, strict=True)))
+    return Node(joined.shape, values, "reshape", list(zip(nodes, columns, strict=True)))
 
 
 def add(first: Node, second: Node, sign: int = 1) -> Node:

@@ -118,7 +118,7 @@ def larger(first: Node, second: Node) -> Node:
     """Of two responses of one shape, the larger at each place."""
     wins = np.diag((first.values > second.values) * 1.0)
     sources = [(first, wins), (second, np.eye(len(wins)) - wins)]
-    return Node(first.shape, np.maximum(first.values, second.values), "switch", sources)
+    return Node(first.shape, np.maximum(first.values, second.values), "max pooling", sources)
 
 
 def normalise(node: Node, groups: list[Vector], weight: Vector, bias: Vector, epsilon: float, centred: bool = True) -> Node:

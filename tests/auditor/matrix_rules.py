@@ -28,7 +28,7 @@ def send_back(node: Node, signal: Vector, rule: str) -> list[tuple[Node, Vector]
 
 def share(node: Node, relevance: Vector, rule: str) -> list[tuple[Node, Vector]]:
     """Layer-wise relevance propagation: R_i = Σ_j (what i contributed to j / what j received) R_j."""
-    if node.kind in {"arrangement", "switch"}:
+    if node.kind in {"reshape", "max pooling"}:
         return [(source, matrix.T @ relevance) for source, matrix in node.sources]
     if node.kind in {"layer", "average", "attention"}:
         return shares(node.values, node.sources, relevance, rule)
@@ -63,9 +63,9 @@ def adds(node: Node) -> bool:
 def layer_before(norm: Node) -> tuple[Node, Matrix] | None:
     """What the layer before a batch norm takes, with the matrix from there to the norm's outputs."""
     ((node, matrix),) = norm.sources
-    while node.kind == "arrangement" and len(node.sources) == 1:
-        ((node, arrangement),) = node.sources
-        matrix = matrix @ arrangement
+    while node.kind == "reshape" and len(node.sources) == 1:
+        ((node, reshaping),) = node.sources
+        matrix = matrix @ reshaping
     if node.kind != "layer" or len(node.sources) != 1:
         return None
     ((source, weights),) = node.sources

@@ -9,7 +9,7 @@ SAMPLES, POSITIONS, WIDTH = 6, 9, PIXELS + 150
 
 
 def contestants(classes: int, seed: int = 0, fading: float = 0.2, rank: int = 4) -> tuple[Tensor, Patterns, Tensor]:
-    """An operator (K, 9, R) of `rank` patterns a stretch, each `fading` of the one before; seeds (K, 6, 9), a third of them 0."""
+    """An operator (K, 9, R) of `rank` patterns a tile, each `fading` of the one before; seeds (K, 6, 9), a third of them 0."""
     generator = torch.Generator().manual_seed(seed)
     shapes = torch.randn(rank, WIDTH, generator=generator)
     numbers = torch.randn(classes, POSITIONS, rank, generator=generator) * fading ** torch.arange(rank)

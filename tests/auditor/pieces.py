@@ -238,7 +238,7 @@ def flipped(node: Node) -> Node:
     return form.arrange(node, lambda places: places[:, :, ::-1])
 
 
-def arrangements() -> dict[str, Factory]:
+def reshapings() -> dict[str, Factory]:
     def of(run: Callable[[Tensor], Tensor], trace: Callable[[Any], Any]) -> Factory:
         return plain(run, lambda node: form.arrange(node, trace))
 
@@ -389,7 +389,7 @@ def scalings() -> dict[str, Factory]:
     }
 
 
-def switch() -> dict[str, Factory]:
+def max_poolings() -> dict[str, Factory]:
     def line(node: Node) -> Node:
         return form.arrange(node, lambda places: places.reshape(len(places), 1, -1))
 
@@ -893,9 +893,9 @@ CATALOGUE: dict[str, dict[str, Factory]] = {
     for kind, pieces in {
         "layer": layers() | {f"product: {name}": piece for name, piece in products().items()},
         "average": averages(),
-        "arrangement": arrangements(),
+        "reshape": reshapings(),
         "scaling": scalings(),
-        "switch": switch(),
+        "max pooling": max_poolings(),
         "activation": activations(),
         "power": powers(),
         "normalisation": normalisations(),

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from auditor import Clear, UnsupportedModel, agreement, measure
 from auditor.operations.rule_table import RULES
-from auditor.statistics.description import SCORES
+from auditor.statistics.map_statistics import SCORES
 from tests.auditor.networks import (
     CLASSES,
     NETWORKS,

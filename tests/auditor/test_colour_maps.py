@@ -1,6 +1,7 @@
 """Colours by their definitions and pictures by hand."""
 
 import colorsys
+import io
 import math
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -21,6 +22,7 @@ from auditor.colour_maps import (
     picture,
     translucent,
 )
+from reports.parts.pictures import heat
 
 Color = tuple[float, float, float]
 
@@ -184,6 +186,16 @@ def test_binary_heatmap_between_its_colours() -> None:
     actual = binary_heatmap(torch.tensor([[[1.0, 6, 10, 12]]]), torch.zeros(1, 1, 4))
     assert actual.tolist() == [[[[64, 0, 0], [255, 128, 0], [255, 255, 128], [255, 255, 255]]]]
     assert actual.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_reports_draw_mean_evidence_in_the_colours_of_the_binary_heatmap(is_own: bool) -> None:
+    """Neither package may import the other: the colours stand in both."""
+    shares = torch.arange(65).view(1, 5, 13) / 64
+    nothing = torch.zeros_like(shares)
+    drawn = binary_heatmap(shares, nothing) if is_own else binary_heatmap(nothing, shares)
+    in_report = Image.open(io.BytesIO(heat(shares[0].double().numpy(), 1.0, is_own)))
+    assert np.array_equal(np.asarray(in_report), drawn[0].numpy())
 
 
 @pytest.mark.parametrize("draw", [binary_heatmap, binary_map])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from auditor import Clear, measure
 from auditor.operations.rule_table import RULES
-from auditor.statistics.description import SCORES, describe
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin
+from auditor.statistics.map_statistics import SCORES, describe
 
 CLASSES = 8
 

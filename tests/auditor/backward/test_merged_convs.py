@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from auditor import Clear
 from auditor.backward.trace import Backprojection
-from auditor.folding.operator import plan_fold
+from auditor.folding.plan import plan_fold
 from auditor.operations.rule_table import RULES
 
 Pair = tuple[int, int]
@@ -167,7 +167,7 @@ def test_a_basis_within_a_stem_is_folded() -> None:
     assert backprojection.stem is not None
     plan = plan_fold(clear, IMAGES)
     assert plan.narrow is not None
-    assert backprojection.stem.holds(backprojection.tape.steps[plan.narrow].output)
+    assert backprojection.stem.holds(backprojection.tape.history.steps[plan.narrow].output)
     assert clear.fold(IMAGES, 1_000_000_000) < 1e-5
 
 

@@ -10,7 +10,7 @@ from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import Tensor, nn
 
 from auditor import Clear
-from auditor.backward.trace import Backprojection, chunks
+from auditor.backward.trace import Traced, chunks
 from auditor.operations.lrp import EPSILON
 from tests.auditor import matrix_form, matrix_rules
 from tests.auditor.networks import CLASSES, NETWORKS, OverlappingPool, PointwiseHead, Residual, random_network
@@ -102,13 +102,13 @@ def test_class_with_negative_response_only_sends_nothing_back(monkeypatch: pytes
     with torch.no_grad():
         model[3].bias.zero_()
     sent = []
-    send_back = Backprojection.send_back
+    send_back = Traced.send_back
 
-    def counting(self: Backprojection, classes: Tensor) -> Tensor:
+    def counting(self: Traced, classes: Tensor) -> Tensor:
         sent.append(classes.tolist())
         return send_back(self, classes)
 
-    monkeypatch.setattr(Backprojection, "send_back", counting)
+    monkeypatch.setattr(Traced, "send_back", counting)
     response = all_responses(Clear(model, rule="linear"), image)[0, :, 0]
     assert response.tolist() == [[0, -8, 24, 0], [0, 0, 0, 0]]
     assert sent == [[0]], "class 1 need not be sent back to know that it is zero"

@@ -13,6 +13,7 @@ import auditor.folding.argmax
 from auditor.folding.argmax import CLASSES, STRONG, Outcome, compete, compete_by_strongest, find_winners, merge
 from auditor.folding.low_rank import Patterns
 from auditor.kernels.numba_loops import compiled
+from tests.auditor.dominance_by_pixel import dominance_by_pixel
 from tests.auditor.operators import POSITIONS, WIDTH, contestants
 
 
@@ -25,11 +26,7 @@ def test_classes_that_compete_in_blocks_are_those_that_compete_one_by_one(classe
     best, winner = torch.zeros(500), torch.full((500,), -1, dtype=torch.int16)
     for block in range(0, classes, CLASSES):
         merge(responses[block : block + CLASSES], names[block : block + CLASSES], best, winner)
-    expected = torch.full((500,), -1, dtype=torch.int16)
-    strongest = torch.zeros(500)
-    for name, response in zip(names, responses, strict=True):
-        expected[response > strongest] = name
-        strongest = torch.maximum(strongest, response)
+    expected, strongest, _ = dominance_by_pixel(responses, names)
     assert torch.equal(winner, expected)
     assert torch.equal(best, strongest)
 
@@ -37,15 +34,6 @@ def test_classes_that_compete_in_blocks_are_those_that_compete_one_by_one(classe
 def every_response(operator: Tensor, patterns: Patterns, seeds: Tensor) -> Tensor:
     """(K, N, P) float64."""
     return torch.einsum("knh,khp->knp", seeds.double(), patterns.expand(operator).double())
-
-
-def by_itself(responses: Tensor, names: Tensor) -> Outcome:
-    """One class after another, each pixel for itself."""
-    best, winner = torch.zeros(responses.shape[1:], dtype=responses.dtype), torch.full(responses.shape[1:], -1, dtype=torch.int16)
-    for name, response in zip(names, responses, strict=True):
-        winner[response > best] = name
-        best = torch.maximum(best, response)
-    return winner, best
 
 
 def assert_same(actual: Outcome, expected: Outcome, responses: Tensor) -> None:
@@ -71,7 +59,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_operator_as_it_is_and_one_of_patterns_give_what_each_pixel_says_for_itself(classes: int, rank: int) -> None:
     operator, patterns, seeds = contestants(classes, fading=0.4, rank=rank)
     responses, names = every_response(operator, patterns, seeds), 2 * torch.arange(classes, dtype=torch.int16)
-    expected = by_itself(responses, names)
+    expected = dominance_by_pixel(responses, names)[:2]
     assert_same(compete(operator, patterns, seeds, names), expected, responses)
     assert_same(compete(patterns.expand(operator), None, seeds, names), expected, responses)
 

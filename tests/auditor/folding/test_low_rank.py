@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.folding.low_rank import PIXELS, Patterns, find_patterns, square_root, stretches
+from auditor.folding.low_rank import PIXELS, Patterns, find_patterns, square_root, tiles
 
 SOURCES, POSITIONS, WIDTH = 30, 9, PIXELS + 200
 TOLERANCE = 1e-5
 
 
 def made_of(ranks: list[int], seed: int = 0, fading: float = 0.3) -> Tensor:
-    """(30, 9, 984) of as many patterns as `ranks` says in each of its two stretches, each weaker than the one before."""
+    """(30, 9, 984) of as many patterns as `ranks` says in each of its two tiles, each weaker than the one before."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for rank, width in zip(ranks, (PIXELS, WIDTH - PIXELS), strict=True):
@@ -31,7 +31,7 @@ def restored(patterns: Patterns, rows: Tensor) -> Tensor:
 
 
 def lost(rows: Tensor, patterns: Patterns) -> list[float]:
-    """The part of its norm that each stretch loses."""
+    """The part of its norm that each tile loses."""
     away = rows - restored(patterns, rows)
     return [float(part.norm() / whole.norm()) for part, whole in zip(away.split(PIXELS, 2), rows.split(PIXELS, 2), strict=True)]
 
@@ -84,7 +84,7 @@ def test_a_stretch_that_receives_nothing_stays_empty() -> None:
 def test_patterns_are_orthonormal_within_a_stretch() -> None:
     patterns = found(made_of([5, 3]))
     for slices in patterns.slices():
-        shapes = patterns.of_stretch(*slices)
+        shapes = patterns.of_tile(*slices)
         torch.testing.assert_close(shapes @ shapes.t(), torch.eye(len(shapes)), rtol=0, atol=1e-5)
 
 
@@ -100,8 +100,8 @@ def test_stretches_put_together_are_the_operator() -> None:
     basis = made_of([5, 3])
     patterns = found(basis)
     coefficients = patterns.reduce(basis)
-    assert torch.equal(torch.cat([part for part, shapes in stretches(basis, None) if shapes is None], 2), basis)
-    whole = torch.cat([part @ shapes for part, shapes in stretches(coefficients, patterns) if shapes is not None], 2)
+    assert torch.equal(torch.cat([part for part, shapes in tiles(basis, None) if shapes is None], 2), basis)
+    whole = torch.cat([part @ shapes for part, shapes in tiles(coefficients, patterns) if shapes is not None], 2)
     torch.testing.assert_close(whole, patterns.expand(coefficients))
 
 

@@ -119,11 +119,11 @@ def test_responses_are_those_without_the_loops(rule: str, precision: str, monkey
     def responses() -> Tensor:
         return torch.cat([found for _, found in Clear(model, rule, precision=precision).responses(images)], 1)
 
-    monkeypatch.setattr("auditor.backward.tape.goes_back_by_loops", watched)
+    monkeypatch.setattr("auditor.backward.handlers.goes_back_by_loops", watched)
     actual = responses()
     assert taken
     assert all(goes_back_by_loops(call) for call in taken)
-    monkeypatch.setattr("auditor.backward.tape.goes_back_by_loops", lambda call: False)
+    monkeypatch.setattr("auditor.backward.handlers.goes_back_by_loops", lambda call: False)
     expected = responses()
     tolerance = {"float32": 1e-6, "bfloat16": 2e-2}[precision]
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * float(expected.abs().max()))

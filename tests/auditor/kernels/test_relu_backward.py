@@ -41,8 +41,8 @@ def layer(maps: Tensor, size: tuple[int, int] = (3, 3), **options: Any) -> Tenso
 
 def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every operation as autograd has it, each ReLU for itself."""
-    monkeypatch.setattr("auditor.backward.tape.turnable", lambda call: None)
-    monkeypatch.setattr("auditor.backward.tape.are_apart", lambda call: False)
+    monkeypatch.setattr("auditor.backward.handlers.turnable", lambda call: None)
+    monkeypatch.setattr("auditor.backward.handlers.are_apart", lambda call: False)
 
 
 def scattering(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_who_rectifies(way: str) -> None:
     model = body(operation).requires_grad_(False)
     with Tape("guided") as tape:
         model(IMAGES.clone().requires_grad_())
-    assert [rectification.is_handed_over for rectification in tape.rectified.values()] == expected
+    assert [rectification.is_handed_over for rectification in tape.history.rectified.values()] == expected
 
 
 def test_writing_into_a_part_is_a_use() -> None:
@@ -142,7 +142,7 @@ def test_writing_into_a_part_is_a_use() -> None:
     model = body(written_to_in_part).requires_grad_(False)
     with Tape("gradient") as tape:
         model(IMAGES.clone().requires_grad_())
-    assert [rectification.is_handed_over for rectification in tape.rectified.values()] == [False]
+    assert [rectification.is_handed_over for rectification in tape.history.rectified.values()] == [False]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
+from tests.auditor.dominance_by_pixel import dominance_by_pixel
 
 BY_HAND = torch.tensor([[[[3.0, 0, -1, 2]], [[3, 0, -2, 4]], [[1, 0, -3, 5]]]])
 """One sample, three classes, 1 × 4 pixels: a tie, nothing, all against, a clear winner."""
@@ -49,11 +50,8 @@ def test_dominance_by_hand() -> None:
 def test_dominance_pixel_by_pixel() -> None:
     responses = random_responses()
     result = stream(Dominance(), responses)
-    for position, values in pixels(responses):
-        first, second = sorted((max(value, 0) for value in values), reverse=True)[:2]
-        assert result.dominant_class[position] == (values.index(first) if first > 0 else -1)
-        assert result.dominant_response[position] == first
-        assert result.second_response[position] == second
+    expected = dominance_by_pixel(responses.transpose(0, 1), torch.arange(responses.shape[1]))
+    assert all(torch.equal(actual, wanted) for actual, wanted in zip(vars(result).values(), expected, strict=True))
 
 
 def test_dominance_of_one_class_has_no_second() -> None:

@@ -13,7 +13,8 @@ from distributed import Client
 
 import flows.runtime.operator
 from auditor import CannotFold, Clear
-from auditor.folding.operator import FoldPlan, fold_rows, plan_fold
+from auditor.folding.build import fold_rows
+from auditor.folding.plan import FoldPlan, plan_fold
 from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
 from flows.runtime.operator import Fold, adopt_planned, ensure_operator, make_fold, restore_plan

@@ -10,7 +10,7 @@ from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from auditor import Clear, measure_conservation
-from auditor.folding.operator import FoldPlan, plan_fold
+from auditor.folding.plan import FoldPlan, plan_fold
 from flows.runtime.preflight import Finding, allowed_memory, examine, in_bytes, why_not
 from flows.runtime.worker import AuditWorker, Work
 from storage.models.model import load_model

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from auditor.clear import Maps
 from auditor.measurement import Measurement
-from auditor.statistics.description import SCORES, Description
+from auditor.statistics.map_statistics import SCORES, MapStatistics
 from flows.runtime.rows import failure_rows, response_rows, sample_rows
 from storage.datasets import Samples
 from storage.tables import SCHEMAS
@@ -31,9 +31,9 @@ SAMPLES = Samples(
 CHOSEN = np.array([0, 1, 3, 4])
 
 
-def described(first: float, rows: list[list[float]]) -> Description:
+def described(first: float, rows: list[list[float]]) -> MapStatistics:
     """Each score is `rows` plus a number of its own, so that none can be taken for another."""
-    return Description(**{name: torch.tensor(rows) + first + number for number, name in enumerate(SCORES)})
+    return MapStatistics(**{name: torch.tensor(rows) + first + number for number, name in enumerate(SCORES)})
 
 
 def measurement() -> Measurement:

@@ -10,7 +10,7 @@ from auditor.statistics.sparsity import complexity, half_energy_area, sort_value
 
 
 @dataclass(frozen=True)
-class Description:
+class MapStatistics:
     """Scores of maps, each (N, k) float32; every score but energy and peak is NaN where a map has no positive response.
 
     energy: sum of positive response. peak: its maximum. The others: see `sparsity` and `localization`.
@@ -26,16 +26,16 @@ class Description:
     half_energy_area_frac: Tensor
 
 
-SCORES = tuple(field.name for field in fields(Description))
+SCORES = tuple(field.name for field in fields(MapStatistics))
 
 
-def describe(responses: Tensor) -> Description:
+def describe(responses: Tensor) -> MapStatistics:
     """responses: (N, k, H, W) float32, of any sign: only the positive part is described."""
     positive = responses.clamp(min=0)
     flat = positive.flatten(2)
     energy, ascending = flat.sum(-1), sort_values(flat)
     centroid_y, centroid_x, spread = locate(positive, energy)
-    return Description(
+    return MapStatistics(
         energy=energy,
         peak=ascending[..., -1],
         sparseness=sparseness(ascending),
@@ -47,6 +47,6 @@ def describe(responses: Tensor) -> Description:
     )
 
 
-def join(parts: list[Description]) -> Description:
-    """One description of the classes of several chunks, in order."""
-    return Description(**{name: torch.cat([getattr(part, name) for part in parts], 1) for name in SCORES})
+def join(parts: list[MapStatistics]) -> MapStatistics:
+    """The statistics of the classes of several chunks, in order."""
+    return MapStatistics(**{name: torch.cat([getattr(part, name) for part in parts], 1) for name in SCORES})

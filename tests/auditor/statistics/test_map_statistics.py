@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from auditor.statistics.description import SCORES, describe, join
+from auditor.statistics.map_statistics import SCORES, describe, join
 
 RESPONSES = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
 

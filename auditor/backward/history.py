@@ -1,0 +1,98 @@
+"""What is known of a forward pass so far: its operations, and which of them made which tensor."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from auditor.kernels.relu_backward import Rectification
+from auditor.operations.calls import Call, is_among, tensors
+from auditor.operations.rule_table import UNMOVED
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation of the forward pass.
+
+    number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
+    each of them, None where none did. behind: the same of all operands that require a gradient. varies: whether the way back
+    depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so. edge: of a convolution,
+    where autograd takes what comes back to its output, whatever is written into the output later. nodes: autograd's numbers of
+    the nodes that it made.
+    """
+
+    number: int
+    call: Call
+    kind: str
+    output: Any
+    sources: list[Tensor]
+    before: "list[Step | None]"
+    behind: "list[Step | None]"
+    varies: bool
+    fault: str | None
+    edge: GradientEdge | None
+    nodes: range
+
+    @property
+    def name(self) -> str:
+        return self.call.name
+
+
+Made = tuple[Tensor, Step | None]
+"""A tensor, and the step that made it what it was at a time: later ones may have written into it."""
+
+
+@dataclass(eq=False)
+class History:
+    """What the tape, the classification of operations and their handlers share.
+
+    image: (N, ch, H, W), what the model takes. summed: (N, 1, H, W), a leaf for what comes back with channels summed; None where
+    they are not summed. steps: in order. By the id of a tensor: makers, the step that last made or wrote it; derived, what was
+    worked out from the input but takes no gradient (masks, detached norms), held so that ids stay theirs; rectified, what is done
+    to what comes back to the output of a ReLU, or of a pooling of one.
+    """
+
+    image: Tensor | None = None
+    summed: Tensor | None = None
+    steps: list[Step] = field(default_factory=list)
+    makers: dict[int, Step] = field(default_factory=dict)
+    derived: dict[int, Tensor] = field(default_factory=dict)
+    rectified: dict[int, Rectification] = field(default_factory=dict)
+
+    def add(self, step: Step) -> None:
+        self.steps.append(step)
+        self.makers |= {id(tensor): step for tensor in tensors(step.output)}
+
+    def maker(self, tensor: Tensor) -> Step | None:
+        return self.makers.get(id(tensor))
+
+    def is_derived(self, tensor: Tensor) -> bool:
+        return id(tensor) in self.derived
+
+    def rectified_among(self, sources: list[Tensor]) -> list[Rectification]:
+        return [self.rectified[id(source)] for source in sources if id(source) in self.rectified]
+
+    def origin(self, tensor: Tensor, moved: bool = True) -> Made:
+        """Looks back through constant factors, constant terms and reshaping; moved: also where that moves values."""
+        return self.look_back(tensor, self.maker(tensor), moved)
+
+    def look_back(self, tensor: Tensor, step: Step | None, moved: bool = True) -> Made:
+        """`origin` of a tensor as it was when `step` had made it."""
+        while step is not None and len(step.sources) == 1:
+            reshaped = step.kind == "reshape" and (moved or step.name in UNMOVED)
+            if not reshaped and (step.kind != "scaling" or step.name == "batch_norm"):
+                break
+            tensor, step = step.sources[0], step.before[0]
+        return tensor, step
+
+    def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
+        """Yields the steps from `root` back to the input, each with the tensors from which the way back goes on after it."""
+        wanted = {id(root): root}
+        for step in reversed(self.steps):
+            outputs = tensors(step.output)
+            if any(id(tensor) in wanted for tensor in outputs):
+                wanted = {key: tensor for key, tensor in wanted.items() if not is_among(tensor, outputs)}
+                wanted |= {id(tensor): tensor for tensor in step.sources}
+                yield step, list(wanted.values())
