@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import duckdb
 
 FOLDER = Path(__file__).parent / "sql"
+SECTIONS = Path(__file__).parent / "sections"
+"""Queries that one section alone asks stand beside it."""
 
 Row = dict[str, Any]
 Parameter = str | int | Sequence[int]
@@ -28,8 +30,9 @@ class Answer:
 
 
 def load(name: str) -> str:
-    """The text of `sql/<name>.sql`, with its parameters as $name."""
-    return (FOLDER / f"{name}.sql").read_text(encoding="utf-8").strip()
+    """The text of `sql/<name>.sql`, else of `sections/<name>.sql`, with its parameters as $name."""
+    shared = FOLDER / f"{name}.sql"
+    return (shared if shared.exists() else SECTIONS / f"{name}.sql").read_text(encoding="utf-8").strip()
 
 
 def fill(sql: str, parameters: dict[str, Parameter]) -> str:

@@ -150,7 +150,7 @@ def list_runs(store: Store = DEFAULT_STORE, form: Annotated[Form, typer.Option("
 def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Show one run: its facts, its figures, and where its files are."""
     with exit_codes():
-        from reports.pages.report import of_damage
+        from reports.pages.template import of_damage
         from storage.datasets.dataset import say_empty, say_passed_over
         from storage.runs.run import find_run, read_manifest
 
@@ -205,7 +205,8 @@ def report(
     """
     with exit_codes():
         from reports.pages.index import write_index
-        from reports.pages.report import of_damage, write_report
+        from reports.pages.report import write_report
+        from reports.pages.template import of_damage
         from storage.runs.run import find_run
 
         run = find_run(store, run_id)
@@ -272,7 +273,7 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Hash all files of a finished run again, and say which are not as its manifest has them. Exit code 3: some are not."""
     with exit_codes():
         from flows.runtime.progress import ProgressBar
-        from reports.parts.formats import plural
+        from reports.formats import plural
         from storage.runs import verification
         from storage.runs.run import find_run
 
@@ -307,8 +308,8 @@ def gc(
     with exit_codes(lambda: "the same command goes on"):
         from datetime import UTC, datetime, timedelta
 
+        from reports.formats import file_size, plural
         from reports.pages.index import write_index
-        from reports.parts.formats import file_size, plural
         from storage.errors import InputError
         from storage.operators import remove_operator
         from storage.runs import retention

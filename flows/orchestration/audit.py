@@ -31,14 +31,14 @@ from flows.runtime.worker import Work
 from flows.stages.gallery import draw_gallery
 from flows.stages.map_renderer import open_studio
 from flows.stages.plan import Planned, plan_run
+from reports.formats import plural
 from reports.gates.gates import Judgement, as_rows, judge, readable_reference
 from reports.pages.index import write_index
 from reports.pages.report import write_report
 from reports.parts.charts import start_engine
-from reports.parts.formats import plural
 from reports.parts.gallery import choose_samples, shown_classes
 from reports.queries import ask
-from reports.sections.tables import say_not_finite
+from reports.sections.failures import say_not_finite
 from storage.aggregates import gather, place_table
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError, StoreLost

@@ -8,15 +8,15 @@ from typing import Any
 
 from reports import comparison as comparing
 from reports.comparison import KINDS, Comparison, Figure, Flip
+from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
 from reports.gates.gates import Judgement, as_object, as_rows, overall_of, worst_first
-from reports.pages.report import PIXELATED_BELOW, fill_template
-from reports.parts.blocks import TABLE_ROWS, Column, Table, tabulate
+from reports.pages.template import fill_template
+from reports.parts.blocks import TABLE_ROWS, Column, Table, facts_table, tabulate
 from reports.parts.cards import Card, Fact, Swatch
-from reports.parts.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
+from reports.parts.gate_columns import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from reports.parts.layers import Picture
+from reports.parts.pictures import are_pixelated
 from reports.queries import Row
-from reports.sections.summary import facts_table
-from reports.sections.tables import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from storage.filesystems import replace_file
 from storage.runs.run import Run, read_manifest, read_plan
 
@@ -98,7 +98,7 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
         drift=drift_table(comparison.drift),
         unpaired=[unpaired_table(title, rows) for title, rows in alone(comparison)],
         runs=runs_table(comparison.before, comparison.after),
-        is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
+        is_pixelated=are_pixelated(plan.height, plan.width),
     )
 
 

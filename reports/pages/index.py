@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from markupsafe import Markup
 from pydantic import Field, ValidationError
 
+from reports.formats import UNDEFINED, count, decimal, percent
 from reports.gates.gates import Outcome, overall
-from reports.pages.report import fill_template
+from reports.pages.template import fill_template
 from reports.parts.charts import trend
-from reports.parts.formats import UNDEFINED, count, decimal, percent
 from reports.queries import Row, load
 from storage.errors import InputError
 from storage.filesystems import replace_file

@@ -57,3 +57,12 @@ def tabulate(
     shown = rows[:limit]
     cells = [[column.read(row) for column in columns] for row in shown]
     return Table(caption, columns, cells, (len(rows) if total is None else total) - len(shown))
+
+
+def facts_table(caption: str, facts: Sequence[tuple[str, str]]) -> Table:
+    """facts: what each is called, and what it is."""
+    columns = [
+        Column("Fact", lambda row: row["name"], is_number=False),
+        Column("Value", lambda row: row["value"], is_number=False),
+    ]
+    return tabulate(caption, columns, [{"name": name, "value": value} for name, value in facts], limit=len(facts))

@@ -5,16 +5,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from reports.context import Scope
+from reports.context import ReportContext
+from reports.formats import NO_CLASS, NO_LABEL, percent, significant
 from reports.parts.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.parts.cells import key
-from reports.parts.formats import NO_CLASS, NO_LABEL, percent, significant
 from reports.parts.gallery import GATE, GROUPS, Gallery, read_gallery, select_group
 from reports.parts.layers import Drawn, Picture, lay_out, plain
 from reports.parts.pictures import embed
 from reports.queries import Answer, Row
 from storage.errors import InputError
-from storage.runs.run import Plan, Run
 
 KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
 """The pictures of a sample: what ends their file names, and what a reader knows them as."""
@@ -103,16 +102,16 @@ class Names:
         return otherwise if index is None else self.swatches[index].name
 
 
-def make_gallery(scope: Scope, run: Run, plan: Plan) -> GalleryPage | None:
+def make_gallery(context: ReportContext) -> GalleryPage | None:
     """None where the run has no pictures."""
-    gallery = read_gallery(run)
+    run, gallery = context.run, read_gallery(context.run)
     if gallery is None:
         return None
     samples = {sample.sample_index: sample for sample in reversed(gallery.samples)}
-    rows, shares, answers = describe_samples(scope, sorted(samples))
-    if len(gallery.colors) != len(scope.labels) or samples.keys() != rows.keys():
+    rows, shares, answers = describe_samples(context, sorted(samples))
+    if len(gallery.colors) != len(context.labels) or samples.keys() != rows.keys():
         raise InputError(f"the pictures in '{run.gallery}' are of other samples or classes than the run's: draw them again")
-    names = Names(scope.labels, gallery.colors)
+    names = Names(context.labels, gallery.colors)
     gates = list(dict.fromkeys(gate for sample in gallery.samples for gate in sample.gates))
     uris, reduced = embed([picture_path(run.gallery, index, kind) for index in samples for kind in KINDS])
 
@@ -123,32 +122,27 @@ def make_gallery(scope: Scope, run: Run, plan: Plan) -> GalleryPage | None:
             names, rows[index], shares[index], pictures, samples[index].peak, against, gallery.percentile is not None
         )
 
-    groups = make_groups(scope, plan, gallery, card)
+    groups = make_groups(context, gallery, card)
     legend, note = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
     filters = make_filters(names, [made for group in groups for made in group.cards], gates)
     return GalleryPage(groups, filters, legend, note, reduced, answers, gallery.percentile)
-
-
-def drawn_samples(gallery: GalleryPage | None) -> set[int]:
-    """The samples that have a card."""
-    return {card.sample_index for group in gallery.groups for card in group.cards} if gallery else set()
 
 
 def picture_path(folder: Path, index: int, kind: str) -> Path:
     return folder / f"{index:06d}-{kind}.png"
 
 
-def describe_samples(scope: Scope, indices: Sequence[int]) -> tuple[dict[int, Row], dict[int, list[Row]], list[Answer]]:
+def describe_samples(context: ReportContext, indices: Sequence[int]) -> tuple[dict[int, Row], dict[int, list[Row]], list[Answer]]:
     """By sample: its row, and the classes that hold most of its energy; with the queries."""
-    facts = scope.ask("gallery_samples", indices=indices)
-    shares = scope.ask("gallery_shares", indices=indices)
+    facts = context.ask("gallery_samples", indices=indices)
+    shares = context.ask("gallery_shares", indices=indices)
     held: dict[int, list[Row]] = {index: [] for index in indices}
     for row in shares.rows:
         held[row["sample_index"]].append(row)
     return {row["sample_index"]: row for row in facts.rows}, held, [facts, shares]
 
 
-def make_groups(scope: Scope, plan: Plan, gallery: Gallery, card: Callable[[int], Card]) -> list[CardGroup]:
+def make_groups(context: ReportContext, gallery: Gallery, card: Callable[[int], Card]) -> list[CardGroup]:
     groups, shown = [], set()
     for reason in dict.fromkeys(sample.reason for sample in gallery.samples):
         indices = [sample.sample_index for sample in gallery.samples if sample.reason == reason]
@@ -156,7 +150,7 @@ def make_groups(scope: Scope, plan: Plan, gallery: Gallery, card: Callable[[int]
         fresh = [index for index in dict.fromkeys(indices) if index not in shown]
         elsewhere = [index for index in indices if index in shown]
         groups.append(
-            CardGroup(title, about, [card(index) for index in fresh], elsewhere, find_selection(scope, plan, reason, indices))
+            CardGroup(title, about, [card(index) for index in fresh], elsewhere, find_selection(context, reason, indices))
         )
         shown |= set(fresh)
     return groups
@@ -173,12 +167,13 @@ def name_group(reason: str) -> tuple[str, str]:
     return GROUPS.get(reason, (reason, ""))
 
 
-def find_selection(scope: Scope, plan: Plan, reason: str, shown: Sequence[int]) -> Answer | None:
+def find_selection(context: ReportContext, reason: str, shown: Sequence[int]) -> Answer | None:
+    plan = context.plan
     settings = plan.config.get("report", {})
     if reason not in GROUPS or not {"gallery_samples", "seed"} <= set(settings):
         return None
     found = select_group(
-        scope.connection, plan.run_id, reason, settings["gallery_samples"], settings["seed"], len(plan.class_names)
+        context.connection, plan.run_id, reason, settings["gallery_samples"], settings["seed"], len(plan.class_names)
     )
     # A resumed run may have been drawn under other settings than it was planned with.
     return found if [row["sample_index"] for row in found.rows] == list(shown) else None

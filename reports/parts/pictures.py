@@ -23,6 +23,15 @@ WEBP: dict[str, Any] = {"format": "WEBP", "quality": 85, "alpha_quality": 90}
 """For what is translucent: the brightness of a map is its opacity, which is kept at full resolution."""
 
 
+PIXELATED_BELOW = 160
+"""Images with fewer pixels a side are shown enlarged: each pixel is then to be seen as it is."""
+
+
+def are_pixelated(height: int, width: int) -> bool:
+    """Whether images of this size are shown with their pixels apart."""
+    return max(height, width) < PIXELATED_BELOW
+
+
 def as_uri(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
