@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from reports.gates.gates import BUILT_IN, Gate
+from reports.gates.gate import BUILT_IN, Gate
 from storage.datasets import DatasetSpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
@@ -155,7 +155,7 @@ class NotifySection(Section):
 
 
 class GateSection(Section):
-    """See `reports.gates.gates.Gate`."""
+    """See `reports.gates.gate.Gate`."""
 
     name: str = Field(min_length=1)
     sql: str | None = Field(default=None, min_length=1)

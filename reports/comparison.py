@@ -47,7 +47,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class PairedMean:
     """A mean in both runs, and the difference after − before with its confidence interval.
 
     count: pairs that have it in both. low, high: None where there are fewer than two pairs.
@@ -99,7 +99,7 @@ class Comparison:
     added: list[Row]
     missing: list[Row]
     relabelled_count: int
-    figures: list[Figure]
+    figures: list[PairedMean]
     flips: dict[str, list[Flip]]
     flip_p_value: float | None
     drift: list[Row]
@@ -146,7 +146,7 @@ def pair_columns() -> Iterator[str]:
         yield from (f"{expression.format(side=side)} AS {side}_{name}" for name, expression in FIGURES.items())
 
 
-def compare_figure(pairs: "pa.Table", name: str) -> Figure | None:
+def compare_figure(pairs: "pa.Table", name: str) -> PairedMean | None:
     """None where no pair has it in both runs."""
     before, after = (np.asarray(pairs[f"{side}_{name}"].to_numpy(), dtype=float) for side in ("before", "after"))
     known = ~(np.isnan(before) | np.isnan(after))
@@ -154,7 +154,7 @@ def compare_figure(pairs: "pa.Table", name: str) -> Figure | None:
     if not len(before):
         return None
     low, high = interval(after - before)
-    return Figure(name, len(before), float(before.mean()), float(after.mean()), low, high)
+    return PairedMean(name, len(before), float(before.mean()), float(after.mean()), low, high)
 
 
 def interval(differences: np.ndarray) -> tuple[float | None, float | None]:

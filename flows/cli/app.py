@@ -16,7 +16,7 @@ from flows.cli.printing import Form, draw_table, write_rows, write_text
 if TYPE_CHECKING:
     from flows.config import AuditConfig
     from flows.runtime.progress import Listener
-    from reports.gates.gates import Judgement
+    from reports.gates.judgement import Judgement
     from storage.runs.run import Run
 
 
@@ -246,7 +246,9 @@ def check(
     """Judge a finished run by its gates. Exit code 1: a gate failed, or could not be evaluated."""
     with exit_codes():
         from flows.config import load_config, planned_config
-        from reports.gates import exports, gates
+        from reports.gates import exports
+        from reports.gates.judgement import as_rows, worst_first
+        from reports.gates.judging import judge
         from storage.errors import InputError
         from storage.runs.run import find_reference, find_run
 
@@ -255,7 +257,7 @@ def check(
         if not chosen.gates:
             raise InputError(f"run '{run.run_id}' has no gates: name a config that has [[gates]] with --config")
         against = find_reference(run, reference or chosen.reference)
-        judgements = gates.judge(chosen.gate_list, run, against)
+        judgements = judge(chosen.gate_list, run, against)
         files = {
             json_file: exports.as_json(run, against, judgements),
             junit_file: exports.as_junit(run, judgements),
@@ -264,7 +266,7 @@ def check(
         for path, text in files.items():
             if path is not None:
                 write_text(path, text)
-        sys.stdout.write(draw_table(gates.as_rows(gates.worst_first(judgements), against).select(GATE_COLUMNS)))
+        sys.stdout.write(draw_table(as_rows(worst_first(judgements), against).select(GATE_COLUMNS)))
         exit_by_gates(judgements)
 
 
@@ -359,7 +361,7 @@ def compare(
         from flows.config import planned_config
         from flows.stages.comparison import draw_flips
         from reports.comparison import compare as compare_runs
-        from reports.gates import gates
+        from reports.gates.judging import judge
         from reports.pages import comparison as comparison_page
         from storage.errors import InputError
         from storage.runs.run import find_reference, find_run
@@ -369,10 +371,10 @@ def compare(
         if first is None:
             raise InputError(f"there is no run before '{second.run_id}' with its name: name one ('clear-audit ls' lists them)")
         comparison = compare_runs(first, second)
-        judgements = gates.judge(planned_config(second).gate_list, second, first)
+        judgements = judge(planned_config(second).gate_list, second, first)
         shown = [flip for flips in comparison_page.chosen_flips(comparison).values() for flip in flips]
         page = comparison_page.write_comparison(comparison, judgements, draw_flips(comparison, shown))
-        tell(comparison_page.say(comparison))
+        tell(comparison_page.say_comparison(comparison))
         write(page)
         write(page.with_suffix(".json"))
         exit_by_gates(judgements)
@@ -380,10 +382,10 @@ def compare(
 
 def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
     """Says what did not pass, on stderr, and exits with 1 where that fails the audit."""
-    from reports.gates.gates import Outcome, say_judgement, worst_first
+    from reports.gates.judgement import GateOutcome, say_judgement, worst_first
 
     for judgement in worst_first(judgements):
-        if judgement.outcome is not Outcome.passed:
+        if judgement.outcome is not GateOutcome.passed:
             say(say_judgement(judgement))
     if any(judgement.fails for judgement in judgements):
         raise typer.Exit(GATE_FAILED)

@@ -32,7 +32,8 @@ from flows.stages.gallery import draw_gallery
 from flows.stages.map_renderer import open_studio
 from flows.stages.plan import Planned, plan_run
 from reports.formats import plural
-from reports.gates.gates import Judgement, as_rows, judge, readable_reference
+from reports.gates.judgement import Judgement, as_rows
+from reports.gates.judging import judge, readable_reference
 from reports.pages.index import write_index
 from reports.pages.report import write_report
 from reports.parts.charts import start_engine
@@ -71,7 +72,7 @@ EXTRAS = ("numba",)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AuditOutcome:
     """What an audit came to. set_aside: shards that were given up. startup_secs: until the first shard; compute_secs: all.
 
     not_finite: what is to be said of images whose scores or maps are not.
@@ -130,7 +131,7 @@ starting: ContextVar[Session | None] = ContextVar("starting", default=None)
 
 
 @flow(name="audit", validate_parameters=False, persist_result=False)
-def audit(config: dict[str, Any], store: str) -> Outcome:
+def audit(config: dict[str, Any], store: str) -> AuditOutcome:
     """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
     session = starting.get()
     if session is not None:
@@ -140,7 +141,7 @@ def audit(config: dict[str, Any], store: str) -> Outcome:
         return run_stages(session, find_trigger("python"))
 
 
-def run_stages(session: Session, trigger: Trigger) -> Outcome:
+def run_stages(session: Session, trigger: Trigger) -> AuditOutcome:
     planned = make_plan(session, trigger)
     run = session.listener.run = planned.run
     startup_secs = time.perf_counter() - session.listener.began
@@ -161,7 +162,7 @@ def run_stages(session: Session, trigger: Trigger) -> Outcome:
     session.listener.stage("reporting")
     charts.join()
     report(session, run)
-    return Outcome(
+    return AuditOutcome(
         run=run,
         judgements=judgements,
         resumed=resumed,

@@ -17,7 +17,7 @@ from storage.errors import InputError
 from storage.filesystems import check_writable
 
 if TYPE_CHECKING:
-    from flows.orchestration.audit import Outcome
+    from flows.orchestration.audit import AuditOutcome
 
 SAID = (InputError, UnsupportedModel, ClusterLost, ServerLost)
 """Errors whose message is a sentence for people."""
@@ -32,7 +32,7 @@ def check_places(config: AuditConfig, store: Path) -> Dataset:
         raise InputError(f"section [dataset] of the config: {error}") from error
 
 
-def run_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None = None) -> "Outcome":
+def run_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None = None) -> "AuditOutcome":
     """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
 
     resumed: the unfinished run that is to be gone on with; where none is named, one that planned the same is. Whoever is to be
@@ -67,7 +67,7 @@ def was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def start_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> "Outcome":
+def start_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> "AuditOutcome":
     """The audit itself, when its dataset is there."""
     dataset = check_places(config, store)
     # Workers of a cluster that is not ours may have another working directory.
@@ -91,7 +91,7 @@ def start_audit(config: AuditConfig, store: Path, listener: Listener, resumed: s
                 starting.reset(token)
 
 
-def say_excess(outcome: "Outcome", config: AuditConfig) -> str | None:
+def say_excess(outcome: "AuditOutcome", config: AuditConfig) -> str | None:
     """That shards were given up, or more samples failed than the config allows, in a sentence; None where all is well."""
     if outcome.set_aside:
         return (

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
-from reports.gates.gates import Judgement, Outcome, as_object, overall_of, show, worst_first
+from reports.gates.judgement import GateOutcome, Judgement, as_object, overall_of, show, worst_first
 from storage.runs.run import Run
 from storage.text import printable
 
@@ -36,11 +36,11 @@ def as_junit(run: Run, judgements: Sequence[Judgement]) -> str:
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     for judgement in judgements:
         case = ElementTree.SubElement(suite, "testcase", classname="clear-audit.gates", name=printable(judgement.gate.name))
-        if judgement.outcome is Outcome.passed:
+        if judgement.outcome is GateOutcome.passed:
             continue
         kind = "skipped"
         if judgement.fails:
-            kind = "failure" if judgement.outcome is Outcome.failed else "error"
+            kind = "failure" if judgement.outcome is GateOutcome.failed else "error"
         counts["skipped" if kind == "skipped" else f"{kind}s"] += 1
         message = printable(f"{judgement.outcome.value}: {judgement.message}")
         ElementTree.SubElement(case, kind, message=message).text = printable(judgement.gate.text, lines=True)

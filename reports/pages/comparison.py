@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from reports import comparison as comparing
-from reports.comparison import KINDS, Comparison, Figure, Flip
+from reports.comparison import KINDS, Comparison, Flip, PairedMean
 from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
-from reports.gates.gates import Judgement, as_object, as_rows, overall_of, worst_first
+from reports.gates.judgement import Judgement, as_object, as_rows, overall_of, worst_first
 from reports.pages.template import fill_template
 from reports.parts.blocks import TABLE_ROWS, Column, Table, facts_table, tabulate
 from reports.parts.cards import Card, Fact, Swatch
@@ -85,7 +85,7 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
         "compare.html.j2",
         comparison=comparison,
         plan=plan,
-        sentence=say(comparison),
+        sentence=say_comparison(comparison),
         judged=overall_of(judgements),
         gates=gates_table(judgements, comparison.before),
         figures=figures_table(comparison.figures),
@@ -102,7 +102,7 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
     )
 
 
-def say(comparison: Comparison) -> str:
+def say_comparison(comparison: Comparison) -> str:
     """What differs, in a sentence."""
     worse, better, other = (len(comparison.flips[kind]) for kind in KINDS)
     clear = sum(figure.is_clear for figure in comparison.figures)
@@ -136,7 +136,7 @@ def gates_table(judgements: Sequence[Judgement], reference: Run) -> Table:
     return tabulate("The later run's gates, against the earlier run; worst first.", columns, rows, limit=len(rows))
 
 
-def figures_table(figures: Sequence[Figure]) -> Table:
+def figures_table(figures: Sequence[PairedMean]) -> Table:
     rows = [asdict(figure) | {"difference": figure.difference, "is_clear": figure.is_clear} for figure in figures]
     columns = [
         Column("Figure", lambda row: row["name"], is_number=False),

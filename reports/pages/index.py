@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pydantic import Field, ValidationError
 
 from reports.formats import UNDEFINED, count, decimal, percent
-from reports.gates.gates import Outcome, overall
+from reports.gates.judgement import GateOutcome, overall
 from reports.pages.template import fill_template
 from reports.parts.charts import trend
 from reports.queries import Row, load
@@ -51,7 +51,7 @@ class IndexRow(Record):
     agreement_frac: Fraction | None
     sparseness_mean: float | None
     class_cosine_mean: float | None
-    gates: list[tuple[Literal["error", "warn"], Outcome]]
+    gates: list[tuple[Literal["error", "warn"], GateOutcome]]
 
 
 class IndexCache(Record):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
-from reports.gates.gates import Judgement, Outcome
+from reports.gates.judgement import GateOutcome, Judgement
 from reports.parts.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.queries import Answer, Parameter, Row, ask
 from storage.json_records import Count, Record, read_record
@@ -98,7 +98,7 @@ def choose_samples(
     chosen = {
         GATE + judgement.gate.name: against[judgement.gate.name][:count]
         for judgement in judgements
-        if judgement.outcome is not Outcome.passed
+        if judgement.outcome is not GateOutcome.passed
     }
     for reason in GROUPS:
         answer = select_group(connection, run_id, reason, count, seed, classes)

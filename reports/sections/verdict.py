@@ -7,7 +7,7 @@ from typing import Any
 
 from reports.context import ReportContext
 from reports.formats import count, decimal, percent, plural
-from reports.gates.gates import overall
+from reports.gates.judgement import overall
 from reports.queries import Answer, Row
 from reports.sections.section import Section
 
@@ -16,7 +16,7 @@ WITH_FAILURES = "complete with failures"
 
 
 @dataclass(frozen=True)
-class Figure:
+class KeyFigure:
     """A number that a reader should see at once. about: what it is a number of."""
 
     name: str
@@ -35,7 +35,7 @@ class Verdict:
     gates: str
     tally: str
     sentence: str
-    figures: list[Figure]
+    figures: list[KeyFigure]
     answer: Answer
 
 
@@ -50,11 +50,16 @@ def make_verdict(answer: Answer, means: Row, gates: Sequence[Row]) -> Verdict:
     tally = Counter(row["outcome"] for row in gates)
     said = ", ".join(f"{count(number)} {outcome}" for outcome, number in tally.items())
     return Verdict(
-        status, overall((row["severity"], row["outcome"]) for row in gates), said, say(found), key_figures(found, means), answer
+        status,
+        overall((row["severity"], row["outcome"]) for row in gates),
+        said,
+        say_verdict(found),
+        key_figures(found, means),
+        answer,
     )
 
 
-def say(found: Row) -> str:
+def say_verdict(found: Row) -> str:
     """The verdict in one sentence."""
     processed, labelled, failed = found["processed_count"], found["labelled_count"], found["failed_count"]
     failures = f"{plural(failed, 'image')} failed" if failed else "no image failed"
@@ -72,24 +77,24 @@ def say(found: Row) -> str:
     return f"{beginning}; for {agreement} of all images the dominant class is the predicted one, and {failures}."
 
 
-def key_figures(found: Row, means: Row) -> list[Figure]:
+def key_figures(found: Row, means: Row) -> list[KeyFigure]:
     processed, labelled = found["processed_count"], found["labelled_count"]
     accuracy = percent(found["correct_count"] / labelled) if labelled else "not known"
     return [
-        Figure("Images measured", count(processed), f"{count(labelled)} with a label"),
-        Figure("Accuracy", accuracy, f"{count(found['correct_count'])} correct" if labelled else "no image has a label"),
-        Figure(
+        KeyFigure("Images measured", count(processed), f"{count(labelled)} with a label"),
+        KeyFigure("Accuracy", accuracy, f"{count(found['correct_count'])} correct" if labelled else "no image has a label"),
+        KeyFigure(
             "Agreement",
             percent(found["agreement_count"] / processed if processed else None),
             f"dominant class is the prediction; {count(found['no_dominant_count'])} have none",
         ),
-        Figure(
+        KeyFigure(
             "Correct, another dominates",
             count(found["other_evidence_count"]) if labelled else "not known",
             "right with most energy for another class",
         ),
-        Figure("Class cosine", decimal(means["class_cosine_mean"]), "0: maps differ by class, 1: all alike"),
-        Figure("Failures", count(found["failed_count"]), "images without maps"),
+        KeyFigure("Class cosine", decimal(means["class_cosine_mean"]), "0: maps differ by class, 1: all alike"),
+        KeyFigure("Failures", count(found["failed_count"]), "images without maps"),
     ]
 
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from reports.comparison import compare
 from reports.gates.exports import as_junit, as_markdown
-from reports.gates.gates import Gate, judge
+from reports.gates.gate import Gate
+from reports.gates.judging import judge
 from reports.pages import report
 from reports.pages.comparison import write_comparison
 from reports.pages.index import write_index

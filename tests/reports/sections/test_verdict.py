@@ -37,7 +37,7 @@ FULL = {"processed_count": 10000, "labelled_count": 10000, "correct_count": 9936
     ],
 )
 def test_verdict_is_one_sentence_with_numbers(changed: dict[str, int], sentence: str) -> None:
-    assert plain(verdict.say(FULL | changed)) == sentence
+    assert plain(verdict.say_verdict(FULL | changed)) == sentence
 
 
 def test_small_run(small_page: Page) -> None:

@@ -1,15 +1,14 @@
-"""Gates: questions with one number for an answer, and the limits it is held to."""
+"""Gates put to a run's tables: what is asked, whether there is enough to judge by, and which limits are kept."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from reports.queries import FOLDER, fill, load
+from reports.gates.gate import Gate
+from reports.gates.judgement import GateOutcome, Judgement, show
 from storage.errors import InputError
 from storage.runs.run import Run, find_reference, read_plan
 from storage.sql.read_only import connect, reads_reference, select
@@ -19,87 +18,8 @@ from storage.tables import SCHEMAS
 if TYPE_CHECKING:
     import duckdb
 
-BUILT_IN = tuple(sorted(path.stem for path in FOLDER.glob("gates/*.sql")))
-"""The gates that need no SQL, by name: each is `sql/gates/<name>.sql`."""
-
-WITH_SAMPLES = tuple(sorted(path.stem for path in FOLDER.glob("gate_samples/*.sql")))
-"""Those of them that images count against, which `sql/gate_samples/<name>.sql` finds."""
-
-
-class Outcome(StrEnum):
-    """What became of a gate. An error and a gate that was not evaluated never count as passed."""
-
-    passed = "passed"
-    warned = "warned"
-    failed = "failed"
-    error = "error"
-    not_evaluated = "not evaluated"
-
-
-NOT_JUDGED = "not judged"
 LONGEST_VALUE = 200
 """Characters of an answer that is no number, in a message."""
-WORST_FIRST = (Outcome.failed, Outcome.error, Outcome.not_evaluated, Outcome.warned, Outcome.passed)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A question to a run's tables and what is allowed of its answer, one number; in the config, a `[[gates]]`.
-
-    name: of a built-in gate, or any other with `sql`. sql: one SELECT of one number; the tables of an earlier run are
-    `reference.<table>`. samples: one SELECT with a column `sample_index`, the images that count against it, worst first.
-    min, max: limits of the number. max_drop, max_rise: of how far it may be below and above the reference's. severity: error
-    or warn. min_samples: measured images below which the gate is not evaluated.
-    """
-
-    name: str
-    sql: str | None = None
-    min: float | None = None
-    max: float | None = None
-    max_drop: float | None = None
-    max_rise: float | None = None
-    severity: str = "error"
-    min_samples: int = 1
-    samples: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The SQL that is run."""
-        if self.sql is not None:
-            return self.sql
-        return fill(load(f"gates/{self.name}"), {"min_samples": self.min_samples})
-
-    @property
-    def samples_text(self) -> str | None:
-        """The SQL that finds the images that count against it; None where it has none."""
-        if self.sql is not None or self.name not in WITH_SAMPLES:
-            return self.samples
-        return fill(load(f"gate_samples/{self.name}"), {"min_samples": self.min_samples})
-
-    @property
-    def moves(self) -> bool:
-        """Whether a limit is relative to the reference."""
-        return self.max_drop is not None or self.max_rise is not None
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A gate's outcome, with a sentence that says why. A limit not kept at severity `warn` is warned, not failed.
-
-    samples: the images that count against it, worst first, by their index.
-    """
-
-    gate: Gate
-    outcome: Outcome
-    message: str
-    value: float | None = None
-    reference_value: float | None = None
-    samples: tuple[int, ...] = ()
-
-    @property
-    def fails(self) -> bool:
-        """Whether it is to stop what waits for the audit."""
-        return self.gate.severity == "error" and self.outcome is not Outcome.passed
 
 
 class NotEvaluated(Exception):
@@ -143,13 +63,13 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
                 reference = one_number(put(of_reference(gate.text)))
         samples = () if gate.samples_text is None else sample_indices(put(gate.samples_text))
     except NotEvaluated as error:
-        return Judgement(gate, Outcome.not_evaluated, str(error))
+        return Judgement(gate, GateOutcome.not_evaluated, str(error))
     except InputError as error:
-        return Judgement(gate, Outcome.error, str(error))
+        return Judgement(gate, GateOutcome.error, str(error))
     breaches = list(find_breaches(gate, value, reference))
     if not breaches:
-        return Judgement(gate, Outcome.passed, f"{show(value)} is within the limits", value, reference, samples)
-    outcome = Outcome.failed if gate.severity == "error" else Outcome.warned
+        return Judgement(gate, GateOutcome.passed, f"{show(value)} is within the limits", value, reference, samples)
+    outcome = GateOutcome.failed if gate.severity == "error" else GateOutcome.warned
     return Judgement(gate, outcome, "; ".join(breaches), value, reference, samples)
 
 
@@ -216,70 +136,3 @@ def find_breaches(gate: Gate, value: float, reference: float | None) -> Iterable
         yield f"{show(value)} is {show(-change)} below the reference's {show(reference)}, and {show(gate.max_drop)} is allowed"
     if gate.max_rise is not None and change > gate.max_rise:
         yield f"{show(value)} is {show(change)} above the reference's {show(reference)}, and {show(gate.max_rise)} is allowed"
-
-
-def show(value: float) -> str:
-    return f"{value:.6g}"
-
-
-def overall(results: Iterable[tuple[str, str]]) -> str:
-    """What all gates came to: failed where one that may fail the audit did not pass, warned where any other did not.
-
-    results: each gate's severity and outcome. Returns failed, warned, passed, or not judged where there is no gate.
-    """
-    results = list(results)
-    if not results:
-        return NOT_JUDGED
-    if any(severity == "error" and outcome != Outcome.passed for severity, outcome in results):
-        return "failed"
-    return "passed" if all(outcome == Outcome.passed for _, outcome in results) else "warned"
-
-
-def overall_of(judgements: Iterable[Judgement]) -> str:
-    return overall((judgement.gate.severity, judgement.outcome) for judgement in judgements)
-
-
-def worst_first(judgements: Sequence[Judgement]) -> list[Judgement]:
-    return sorted(judgements, key=lambda judgement: (not judgement.fails, WORST_FIRST.index(judgement.outcome)))
-
-
-def say_judgement(judgement: Judgement) -> str:
-    """What became of a gate, and why, in a sentence."""
-    weight = "" if judgement.fails else " (a warning)"
-    return f"gate '{judgement.gate.name}' {judgement.outcome}{weight}: {judgement.message}"
-
-
-def as_object(judgement: Judgement) -> dict[str, str | float | None]:
-    """What became of a gate, as every JSON of ours has it."""
-    return {
-        "name": judgement.gate.name,
-        "severity": judgement.gate.severity,
-        "outcome": judgement.outcome.value,
-        "value": judgement.value,
-        "reference_value": judgement.reference_value,
-        "message": judgement.message,
-    }
-
-
-def as_rows(judgements: Sequence[Judgement], reference: Run | None) -> pa.Table:
-    """The rows of the table `gates`, in the config's order."""
-    rows = [
-        {
-            "gate_name": judgement.gate.name,
-            "outcome": judgement.outcome.value,
-            "severity": judgement.gate.severity,
-            "value": judgement.value,
-            "reference_value": judgement.reference_value,
-            "reference_run_id": None if reference is None else reference.run_id,
-            "least": judgement.gate.min,
-            "most": judgement.gate.max,
-            "max_drop": judgement.gate.max_drop,
-            "max_rise": judgement.gate.max_rise,
-            "min_sample_count": judgement.gate.min_samples,
-            "message": judgement.message,
-            "sql": judgement.gate.text,
-            "samples_sql": judgement.gate.samples_text,
-        }
-        for judgement in judgements
-    ]
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["gates"])
