@@ -19,6 +19,7 @@ from reports.parts.pictures import are_pixelated
 from reports.queries import Row
 from storage.filesystems import replace_file
 from storage.runs.run import Run, read_manifest, read_plan
+from storage.text import shorten
 
 SCHEMA = "clear-audit/comparison/1"
 """Of the JSON: keys are added, never changed or dropped, without another number."""
@@ -118,12 +119,12 @@ def say_comparison(comparison: Comparison) -> str:
 def say_classes(comparison: Comparison) -> str:
     """That the runs have not the same classes, in a sentence; nothing where they have."""
     sides = {"before": comparison.lost_classes, "after": comparison.new_classes}
-    found = [f"{count(len(names))} {side} alone ({shorten(names)})" for side, names in sides.items() if names]
+    found = [
+        f"{count(len(names))} {side} alone ({shorten([*map(repr, names)], SHOWN_CLASSES)})"
+        for side, names in sides.items()
+        if names
+    ]
     return f" The runs have other classes: {' and '.join(found)}." if found else ""
-
-
-def shorten(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:SHOWN_CLASSES])) + (" …" if len(names) > SHOWN_CLASSES else "")
 
 
 def say_chance(p_value: float) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import InputError
+from storage.text import shorten
 
 Format = Literal["idx", "folder", "manifest"]
 
@@ -103,13 +104,9 @@ def say_passed_over(passed_over: Mapping[str, int]) -> str:
     listed = [
         f"{suffix or 'none'} {count:,}" for suffix, count in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return f"{total:,} {'file' if total == 1 else 'files'} with other suffixes ({shorten(listed)})"
+    return f"{total:,} {'file' if total == 1 else 'files'} with other suffixes ({shorten(listed, MOST_LISTED)})"
 
 
 def say_empty(empty_classes: Sequence[str]) -> str:
     """`Dataset.empty_classes` in words: "3 ('cat', 'dog', 'owl')"."""
-    return f"{len(empty_classes):,} ({shorten(list(map(repr, empty_classes)))})"
-
-
-def shorten(listed: Sequence[str]) -> str:
-    return ", ".join(listed[:MOST_LISTED]) + (" …" if len(listed) > MOST_LISTED else "")
+    return f"{len(empty_classes):,} ({shorten(list(map(repr, empty_classes)), MOST_LISTED)})"
