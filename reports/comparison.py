@@ -25,7 +25,7 @@ FLIP_METHOD = "McNemar's exact test, two-sided"
 
 FIGURES = {
     "accuracy": "{side}.is_correct::DOUBLE",
-    "agreement": "({side}.dominant_class IS NOT DISTINCT FROM {side}.prediction)::DOUBLE",
+    "agreement": "{side}.agrees::DOUBLE",
     "probability": "{side}.probability",
     "prediction_energy_frac": "{side}.prediction_energy_frac",
     "label_energy_frac": "{side}.label_energy_frac",

@@ -13,6 +13,7 @@ from storage.errors import InputError
 from storage.runs.run import Run, find_reference, read_plan
 from storage.sql.read_only import connect, reads_reference, select
 from storage.sql.sandboxed_query import ask, asks_reference
+from storage.sql.views import VIEWS
 from storage.tables import SCHEMAS
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run
 
 def of_reference(sql: str) -> str:
     """The same question to the reference's tables: its names of them stand before the run's."""
-    names = ", ".join(f"{table} AS (SELECT * FROM reference.{table})" for table in SCHEMAS)
+    names = ", ".join(f"{table} AS (SELECT * FROM reference.{table})" for table in (*SCHEMAS, *VIEWS))
     return f"WITH {names} SELECT * FROM ({sql.strip().rstrip(';')}\n)"
 
 

@@ -12,6 +12,7 @@ from storage.errors import InputError, nearest
 from storage.filesystems import check_regular
 from storage.local_cache import local_store
 from storage.sql.union import quote, reading, source
+from storage.sql.views import VIEWS
 from storage.tables import SCHEMAS
 
 # Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
@@ -63,7 +64,10 @@ def connect(
 
 
 def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Path, runs: list[str]) -> None:
-    """Makes the tables of `runs` known by their names in the schema `into`. Raises InputError where a file is damaged."""
+    """Makes the tables of `runs`, and the views of them, known by their names in the schema `into`.
+
+    Raises InputError where a file is damaged.
+    """
     import duckdb
 
     for table, schema in SCHEMAS.items():
@@ -84,6 +88,8 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
             raise InputError(
                 f"table '{table}' cannot be read: 'clear-audit verify RUN' says what is damaged ({fault})"
             ) from error
+    for name, view in VIEWS.items():
+        connection.execute(f"CREATE VIEW {into}.{name} AS {view.select(into)}")
 
 
 def select(connection: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
@@ -181,7 +187,8 @@ def unknown_table(error: "duckdb.CatalogException") -> str | None:
     match = re.search(r"Table with name (\S+) does not exist", str(error))
     if match is None:
         return None
-    return f"table '{match[1]}' does not exist: did you mean '{nearest(match[1], SCHEMAS)}'? The tables are {', '.join(SCHEMAS)}"
+    known = [*SCHEMAS, *VIEWS]
+    return f"table '{match[1]}' does not exist: did you mean '{nearest(match[1], known)}'? The tables are {', '.join(known)}"
 
 
 def first_line(error: "duckdb.Error") -> str:

@@ -8,12 +8,15 @@ from statistics import mean, stdev
 
 import pytest
 
+from reports.context import open_context
 from reports.gates.gate import BUILT_IN, WITH_SAMPLES, Gate
 from reports.gates.judgement import GateOutcome, Judgement
 from reports.gates.judging import judge, readable_reference
 from storage.errors import InputError
 from storage.runs.run import Run
+from storage.sql.read_only import select
 from storage.sql.sandboxed_query import ask
+from tests.reports.parts.test_gallery import random_rows
 from tests.reports.stores import SAMPLES, SMALL, Content, make_store, sample
 
 EARLIER = "20261120T030000Z-digits-0001"
@@ -170,7 +173,7 @@ def test_reference_too_small(run: Run) -> None:
 
 def test_built_in_questions_by_hand(run: Run, reference: Run) -> None:
     mapped = [row for row in SAMPLES if row["dominant_class"] is not None]
-    correct = [row for row in SAMPLES if row["is_correct"]]
+    correct = [row for row in mapped if row["is_correct"]]
     sparseness = [row["sparseness"] for row in mapped]
     halved = [value / 2 for value in sparseness]
     expected = {
@@ -188,6 +191,47 @@ def test_built_in_questions_by_hand(run: Run, reference: Run) -> None:
     assert found.pop("localization_shift") is None, "all areas of the reference are the same: nothing to measure the shift in"
     # Scores are stored in float32.
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_headline_gate_and_view_have_one_number_where_images_have_no_dominant_class(tmp_path: Path) -> None:
+    """Of 300 samples a quarter have none. An image without evidence is not for another class, nor in the gate's share."""
+    rows = random_rows(300)
+    run = make_store(tmp_path, Content(["a", "b", "c"], rows))
+    correct = [row for row in rows if row["is_correct"] and row["dominant_class"] is not None]
+    other = {row["sample_index"] for row in correct if row["dominant_class"] != row["prediction"]}
+    agreeing = sum(row["dominant_class"] == row["prediction"] for row in rows)
+    assert 0 < len(other) < len(correct) < sum(row["is_correct"] is True for row in rows)
+    gates = {name: judge_one(Gate(name, min=0), run) for name in ("other_evidence", "agreement")}
+    with open_context(run) as context:
+        (headline,), facts = context.verdict.rows, context.facts.rows[0]
+        by_class = {row["class_index"]: row for row in select(context.connection, "FROM class_stats").to_pylist()}
+    (view,) = ask(run.store, [run.run_id], VERDICTS).to_pylist()
+    assert headline["other_evidence_count"] == view["other"] == len(other)
+    assert gates["other_evidence"].value == view["other"] / view["shown"] == len(other) / len(correct)
+    assert set(gates["other_evidence"].samples) == other
+    assert headline["agreement_count"] == view["agreeing"] == agreeing
+    assert gates["agreement"].value == facts["agreement_frac"] == agreeing / 300
+    assert len(gates["agreement"].samples) == 300 - agreeing
+    for label, row in by_class.items():
+        own = [row["dominant_class"] == row["prediction"] for row in rows if row["label"] == label]
+        assert row["agreement_frac"] == sum(own) / len(own)
+
+
+VERDICTS = """
+SELECT
+    count(*) FILTER (agrees) AS agreeing,
+    count(*) FILTER (is_correct AND is_for_another_class) AS other,
+    count(is_for_another_class) FILTER (is_correct) AS shown
+FROM evidence_verdicts
+"""
+
+
+def test_without_any_evidence_nothing_is_said_of_other_classes(tmp_path: Path) -> None:
+    rows = [sample(index, 0, 0, 0.5, None, (None, None, None)) for index in range(3)]
+    run = make_store(tmp_path, Content(["a", "b"], rows))
+    assert judge_one(Gate("other_evidence", max=1), run).outcome is GateOutcome.not_evaluated
+    agreement = judge_one(Gate("agreement", min=0.5), run)
+    assert (agreement.outcome, agreement.value, agreement.samples) == (GateOutcome.failed, 0, (0, 1, 2))
 
 
 def test_shift_of_place_by_hand(run: Run) -> None:
@@ -209,9 +253,9 @@ def test_class_too_small_is_not_the_floor(run: Run) -> None:
 
 def plain_samples(name: str) -> list[int]:
     """The images that count against a built-in gate, without SQL, of the small store against its reference."""
-    rows = [row | {"gap": (row["dominant_energy_frac"] or 9) - (row["label_energy_frac"] or 0)} for row in SAMPLES]
+    rows = [row | {"gap": (row["dominant_energy_frac"] or 0) - (row["label_energy_frac"] or 0)} for row in SAMPLES]
     wrong = sorted((row for row in rows if row["is_correct"] is False), key=lambda row: -row["probability"])
-    kept = [row for row in rows if row["is_correct"] and row["dominant_class"] != row["label"]]
+    kept = [row for row in rows if row["is_correct"] and row["dominant_class"] not in (row["label"], None)]
     apart = [row for row in rows if row["dominant_class"] != row["prediction"]]
     halves = [row["sparseness"] / 2 for row in rows if row["sparseness"] is not None]
     away = {row["sample_index"]: abs(row["sparseness"] - mean(halves)) for row in rows if row["sparseness"] is not None}
