@@ -1,4 +1,4 @@
-"""The SQL behind the report: one file a figure, shown to the reader as it was run."""
+"""The SQL behind the report: one file per figure, shown to the reader as it was run."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "sql"
 SECTIONS = Path(__file__).parent / "sections"
-"""Queries that one section alone asks stand beside it."""
+"""The folder of the queries that only one section asks: they stand beside it."""
 
 Row = dict[str, Any]
 Parameter = str | int | Sequence[int]
@@ -22,7 +22,7 @@ Parameter = str | int | Sequence[int]
 
 @dataclass(frozen=True)
 class Answer:
-    """A query's rows, with the text that gave them: a user who runs `sql` gets the same rows."""
+    """A query's rows and the text that gave them: a user who runs `sql` gets the same rows."""
 
     name: str
     sql: str
@@ -47,6 +47,6 @@ def literal(value: Parameter) -> str:
 
 
 def ask(connection: "duckdb.DuckDBPyConnection", name: str, **parameters: Parameter) -> Answer:
-    """Runs a query of the report, parameters written into its text: what is shown is what was run."""
+    """Runs a query of the report with its parameters written into its text, so that what is shown is what was run."""
     sql = fill(load(name), parameters)
     return Answer(name, sql, select(connection, sql).to_pylist())

@@ -12,7 +12,7 @@ from storage.runs.run import Run
 from storage.text import printable
 
 SCHEMA = "clear-audit/gates/1"
-"""Of the JSON: keys are added, never changed or dropped, without another number."""
+"""The version of the JSON: keys may be added under the same number; changing or dropping one takes a new number."""
 
 
 def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) -> str:
@@ -31,7 +31,7 @@ def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) ->
 
 
 def as_junit(run: Run, judgements: Sequence[Judgement]) -> str:
-    """One test suite, a test case a gate: what fails the audit is a failure or an error, what else did not pass is skipped."""
+    """One test suite, a test case per gate: what fails the audit is a failure or an error, what else did not pass is skipped."""
     suite = ElementTree.Element("testsuite", name=f"clear-audit {run.run_id}", tests=str(len(judgements)))
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     for judgement in judgements:
@@ -72,5 +72,5 @@ def code(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Text as it is in a table of markdown: on one line, with nothing in it that means something."""
+    """Text for a cell of a markdown table: on one line, with markdown's special characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", printable(" ".join(text.split())))

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from reports.queries import FOLDER, fill, load
 
 BUILT_IN = tuple(sorted(path.stem for path in FOLDER.glob("gates/*.sql")))
-"""The gates that need no SQL, by name: each is `sql/gates/<name>.sql`."""
+"""Names of the built-in gates, which need no SQL of the user's: each is `sql/gates/<name>.sql`."""
 
 WITH_SAMPLES = tuple(sorted(path.stem for path in FOLDER.glob("gate_samples/*.sql")))
-"""Those of them that images count against, which `sql/gate_samples/<name>.sql` finds."""
+"""Names of the built-in gates that can say which images count against them: `sql/gate_samples/<name>.sql` finds these."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A question to a run's tables and what is allowed of its answer, one number; in the config, a `[[gates]]`.
+    """A question to a run's tables whose answer is one number, and the limits of that number; a `[[gates]]` in the config.
 
     name: of a built-in gate, or any other with `sql`. sql: one SELECT of one number; the tables of an earlier run are
     `reference.<table>`. samples: one SELECT with a column `sample_index`, the images that count against it, worst first.
-    min, max: limits of the number. max_drop, max_rise: of how far it may be below and above the reference's. severity: error
-    or warn. min_samples: measured images below which the gate is not evaluated.
+    min, max: limits of the number. max_drop, max_rise: how far it may lie below and above the reference's. severity: error or
+    warn. min_samples: measured images below which the gate is not evaluated.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Gate:
 
     @property
     def samples_text(self) -> str | None:
-        """The SQL that finds the images that count against it; None where it has none."""
+        """The SQL that finds the images that count against it; None where there is no such query."""
         if self.sql is not None or self.name not in WITH_SAMPLES:
             return self.samples
         return fill(load(f"gate_samples/{self.name}"), {"min_samples": self.min_samples})

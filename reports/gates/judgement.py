@@ -1,4 +1,4 @@
-"""What became of gates, one by one and all together."""
+"""The outcomes of gates, one by one and all together."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from storage.tables import SCHEMAS
 
 
 class GateOutcome(StrEnum):
-    """What became of a gate. An error and a gate that was not evaluated never count as passed."""
+    """The outcome of a gate. Neither an error nor a gate that was not evaluated counts as passed."""
 
     passed = "passed"
     warned = "warned"
@@ -41,12 +41,12 @@ class Judgement:
 
     @property
     def fails(self) -> bool:
-        """Whether it is to stop what waits for the audit."""
+        """Whether it fails the audit."""
         return self.gate.severity == "error" and self.outcome is not GateOutcome.passed
 
 
 def overall(results: Iterable[tuple[str, str]]) -> str:
-    """What all gates came to: failed where one that may fail the audit did not pass, warned where any other did not.
+    """The outcome of all gates: failed where a gate of severity `error` did not pass, warned where only others did not.
 
     results: each gate's severity and outcome. Returns failed, warned, passed, or not judged where there is no gate.
     """
@@ -67,7 +67,7 @@ def worst_first(judgements: Sequence[Judgement]) -> list[Judgement]:
 
 
 def say_judgement(judgement: Judgement) -> str:
-    """What became of a gate, and why, in a sentence."""
+    """The outcome of a gate and its reason, in a sentence."""
     weight = "" if judgement.fails else " (a warning)"
     return f"gate '{judgement.gate.name}' {judgement.outcome}{weight}: {judgement.message}"
 
@@ -77,7 +77,7 @@ def show(value: float) -> str:
 
 
 def as_object(judgement: Judgement) -> dict[str, str | float | None]:
-    """What became of a gate, as every JSON of ours has it."""
+    """A judgement as it stands in every JSON file that we write."""
     return {
         "name": judgement.gate.name,
         "severity": judgement.gate.severity,

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import duckdb
 
 LONGEST_VALUE = 200
-"""Characters of an answer that is no number, in a message."""
+"""Most characters that a message quotes of an answer that is not a number."""
 
 
 class NotEvaluated(Exception):
-    """There is nothing to judge by; the message says what is missing."""
+    """A gate cannot be evaluated; the message says what is missing."""
 
 
 def judge(gates: Iterable[Gate], run: Run, reference: Run | None) -> list[Judgement]:
@@ -59,7 +59,7 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
         if gate.moves:
             reference = one_number(put(of_reference(gate.text)))
         elif against is not None and not reads:
-            # No limit holds it: it stands beside the value where there is one.
+            # No limit depends on it: it is only shown beside the value, where there is one.
             with suppress(NotEvaluated, InputError):
                 reference = one_number(put(of_reference(gate.text)))
         samples = () if gate.samples_text is None else sample_indices(put(gate.samples_text))
@@ -82,7 +82,7 @@ def sample_indices(table: pa.Table) -> tuple[int, ...]:
 
 
 def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None, reads: bool) -> None:
-    """Raises NotEvaluated where a run that is asked about is missing or too small. reads: its SQL names the reference."""
+    """Raises NotEvaluated where the run or the reference is missing or too small. reads: whether the SQL names the reference."""
     needs_reference = gate.moves or reads
     if needs_reference and against is None:
         raise NotEvaluated("there is no earlier run to compare with: name one as the reference")
@@ -93,7 +93,7 @@ def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run
 
 
 def of_reference(sql: str) -> str:
-    """The same question to the reference's tables: its names of them stand before the run's."""
+    """The same question put to the reference: its tables take the names of the run's."""
     names = ", ".join(f"{table} AS (SELECT * FROM reference.{table})" for table in (*SCHEMAS, *VIEWS))
     return f"WITH {names} SELECT * FROM ({sql.strip().rstrip(';')}\n)"
 
@@ -125,7 +125,7 @@ def cut(value: object) -> str:
 
 
 def find_breaches(gate: Gate, value: float, reference: float | None) -> Iterable[str]:
-    """A sentence for each limit that is not kept."""
+    """A sentence for each limit that the value breaks."""
     if gate.min is not None and value < gate.min:
         yield f"{show(value)} is below the least allowed, {show(gate.min)}"
     if gate.max is not None and value > gate.max:

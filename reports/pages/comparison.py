@@ -22,10 +22,10 @@ from storage.runs.run import Run, read_manifest, read_plan
 from storage.text import shorten
 
 SCHEMA = "clear-audit/comparison/1"
-"""Of the JSON: keys are added, never changed or dropped, without another number."""
+"""The version of the JSON: keys may be added under the same number; changing or dropping one takes a new number."""
 
 SHOWN = 8
-"""Samples of each kind whose maps are shown."""
+"""How many samples of each kind have their maps shown."""
 
 SHOWN_CLASSES = 5
 
@@ -34,8 +34,8 @@ SHOWN_CLASSES = 5
 class Drawing:
     """What is drawn of a sample that changed.
 
-    swatches: the colours of the classes that are spoken of. peaks: the responses before and after that are full brightness in the
-    CLEAR maps.
+    swatches: colours of the classes named beside it. peaks: the responses, before and after, that have full brightness in
+    the CLEAR maps.
     """
 
     pictures: list[Picture]
@@ -63,14 +63,14 @@ def as_json(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
 
 
 def chosen_flips(comparison: Comparison) -> dict[str, list[Flip]]:
-    """The samples of each kind whose maps are shown: the first ones."""
+    """The samples whose maps are shown: the first of each kind."""
     return {kind: flips[:SHOWN] for kind, flips in comparison.flips.items()}
 
 
 def write_comparison(comparison: Comparison, judgements: Sequence[Judgement], drawings: Mapping[int, Drawing]) -> Path:
-    """Renders the page and puts it and the JSON in their place whole; returns where the page is.
+    """Renders the page, and writes it and the JSON atomically; returns the path of the page.
 
-    drawings: of the samples of `chosen_flips`, by their index in the run after.
+    drawings: of the samples in `chosen_flips`, by their index in the later run.
     """
     path = comparison.after.store / "reports" / f"{comparison.before.run_id}--{comparison.after.run_id}.html"
     figures, page = as_json(comparison, judgements), render(comparison, judgements, drawings)
@@ -104,7 +104,7 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
 
 
 def say_comparison(comparison: Comparison) -> str:
-    """What differs, in a sentence."""
+    """The main differences, in a sentence."""
     worse, better, other = (len(comparison.flips[kind]) for kind in KINDS)
     clear = sum(figure.is_clear for figure in comparison.figures)
     test = "" if comparison.flip_p_value is None else f" ({say_chance(comparison.flip_p_value)})"
@@ -117,7 +117,7 @@ def say_comparison(comparison: Comparison) -> str:
 
 
 def say_classes(comparison: Comparison) -> str:
-    """That the runs have not the same classes, in a sentence; nothing where they have."""
+    """A sentence on the classes that only one of the runs has; empty where both have the same."""
     sides = {"before": comparison.lost_classes, "after": comparison.new_classes}
     found = [
         f"{count(len(names))} {side} alone ({shorten([*map(repr, names)], SHOWN_CLASSES)})"

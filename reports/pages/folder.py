@@ -21,8 +21,8 @@ from storage.runs.run import Run
 PAGE_SAMPLES = 100
 
 Draw = Callable[[Path, Mapping[int, int]], Mapping[int, float]]
-"""Draws samples into a folder, as `picture_path` names them. Takes the class that each sample's binary heatmap is for; gives
-the response that is full brightness in its maps."""
+"""Draws samples into a folder, in files named by `picture_path`. Takes, by sample, the class of its heatmap;
+returns, by sample, the response that has full brightness in its maps."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CellGroup:
 def write_folder(run: Run, folder: Path, draw: Draw, colors: Sequence[str]) -> Path:
     """Writes the report of a published run, and a gallery of all its measured samples; returns where the report is.
 
-    folder: empty, or made. draw: see `Draw`. colors: the classes', as `#rrggbb`. Raises InputError.
+    folder: an empty one, or one to be created. draw: see `Draw`. colors: of the classes, as `#rrggbb`. Raises InputError.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"'{folder}' is not an empty folder: name another with --folder, or empty it")
@@ -69,7 +69,7 @@ def write_folder(run: Run, folder: Path, draw: Draw, colors: Sequence[str]) -> P
 
 
 def paginate(context: ReportContext, rows: Sequence[Row]) -> list[Page]:
-    """rows: by label and dominant class."""
+    """rows: sorted by label and dominant class."""
     pages = []
     for label, grouped in groupby(rows, key=lambda row: row["label"]):
         own = list(grouped)
@@ -88,7 +88,7 @@ def paginate(context: ReportContext, rows: Sequence[Row]) -> list[Page]:
 
 
 def find_anchors(pages: Sequence[Page]) -> dict[str, str]:
-    """Where each cell begins, by its anchor; and where the first page is, as `first`."""
+    """The address at which each cell begins, by the cell's anchor; and that of the first page, as `first`."""
     found: dict[str, str] = {}
     for page in pages:
         for row in page.rows:
@@ -106,7 +106,7 @@ def render_page(
     pictures: Path,
     peaks: Mapping[int, float],
 ) -> str:
-    """beside: the files of the page before and the page after, None where there is none."""
+    """beside: the files of the previous and the next page, None where there is none."""
     names = Names(context.labels, colors)
     rows, shares, _ = describe_samples(context, [row["sample_index"] for row in page.rows])
 

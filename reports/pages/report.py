@@ -41,11 +41,11 @@ SECTIONS = (
     provenance.SECTION,
     review.SECTION,
 )
-"""What stands below the verdict and the contents, in order. To add a section is to add its file, and a line here."""
+"""The sections below the verdict and the contents, in order. To add one, add its file and a line here."""
 
 
 def write_report(run: Run) -> Path:
-    """Renders the report of a published run and puts it in its place whole; returns where. Raises InputError."""
+    """Renders the report of a published run, writes it atomically and returns its path. Raises InputError."""
     replace_file(run.report, render(run))
     return run.report
 
@@ -64,6 +64,6 @@ def render(run: Run, pages: Mapping[str, str] | None = None) -> str:
 
 
 def render_section(section: Section, context: ReportContext) -> Markup | None:
-    """None where the section has nothing to say of the run."""
+    """None where the run has nothing for the section."""
     content = section.make_content(context)
     return None if content is None else fill_section(section.template, section=section, context=context, **content)

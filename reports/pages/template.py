@@ -20,7 +20,7 @@ TEMPLATES = REPORTS / "templates"
 
 
 def fill_template(name: str, **values: Any) -> str:
-    """A page, whatever the values have in them: characters that control others are written out."""
+    """A page. Control characters are written out, whatever the values contain."""
     return printable(environment().get_template(name).render(**values), lines=True)
 
 
@@ -31,20 +31,20 @@ def fill_section(name: str, **values: Any) -> Markup:
 
 @cache
 def environment() -> Environment:
-    """Templates that escape whatever they are given, and fail on a name that they are not given."""
+    """Templates that escape every value, and fail on a name without a value."""
     loader = FileSystemLoader([TEMPLATES, REPORTS])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     script = (TEMPLATES / "filters.js").read_text(encoding="utf-8")
     made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     made.globals["filters_script"] = Markup(script)
-    # By its hash: whatever else got into a page does not run.
+    # Allowed by its hash: no other script that got into a page runs.
     made.globals["script_source"] = Markup(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'")
     return made
 
 
 @contextmanager
 def of_damage(run: Run) -> Iterator[None]:
-    """Raises InputError for what a run's records and tables make our code raise where they do not fit together."""
+    """Raises InputError in place of the errors that inconsistent records and tables of a run cause in our code."""
     try:
         yield
     except InputError:

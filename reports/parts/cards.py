@@ -13,7 +13,7 @@ from reports.parts.layers import Drawn, Picture, lay_out, plain
 from reports.queries import Answer, Row
 
 KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
-"""The pictures of a sample: what ends their file names, and what a reader knows them as."""
+"""The pictures of a sample: the end of the file's name, and what a reader knows the picture as."""
 
 FILTERS = {"label": "label", "prediction": "prediction", "dominant": "dominant_class"}
 FILTER_TITLES = {"label": "Label", "prediction": "Prediction", "dominant": "Dominant class"}
@@ -21,7 +21,7 @@ FILTER_TITLES = {"label": "Label", "prediction": "Prediction", "dominant": "Domi
 
 @dataclass(frozen=True)
 class Swatch:
-    """A class and its colour. share: the part of the energy that it holds, where one sample is meant."""
+    """A class and its colour. share: its part of a sample's energy, where a sample is meant."""
 
     color: str
     name: str
@@ -30,7 +30,7 @@ class Swatch:
 
 @dataclass(frozen=True)
 class Fact:
-    """What is said of a sample. differs: another class than the one to compare with."""
+    """A fact about a sample. differs: whether it names another class than the one it is compared with."""
 
     name: str
     value: str
@@ -39,7 +39,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Card:
-    """All that is shown of one sample. filters: what it is found by, as the values of Filter."""
+    """All that is shown of one sample. filters: by the name of a Filter, the value that finds the card."""
 
     sample_index: int
     sample_id: str
@@ -52,7 +52,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Filter:
-    """What cards can be chosen by. options: a value of the cards' `filters`, and what a reader knows it as."""
+    """A choice among cards. options: pairs of a value of the cards' `filters` and what a reader knows it as."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ def picture_path(folder: Path, index: int, kind: str) -> Path:
 
 
 def describe_samples(context: ReportContext, indices: Sequence[int]) -> tuple[dict[int, Row], dict[int, list[Row]], list[Answer]]:
-    """By sample: its row, and the classes that hold most of its energy; with the queries."""
+    """By sample, its row and the classes that hold most of its energy; and the queries that gave them."""
     facts = context.ask("gallery_samples", indices=indices)
     shares = context.ask("gallery_shares", indices=indices)
     held: dict[int, list[Row]] = {index: [] for index in indices}
@@ -92,9 +92,9 @@ def make_card(
     against: Sequence[tuple[str, str]],
     are_translucent: bool = True,
 ) -> Card:
-    """row, shares: of the sample, see `describe_samples`. pictures: an address by kind, empty where there is none.
+    """row, shares: of the sample, see `describe_samples`. pictures: the address of each kind, empty where the file is missing.
 
-    against: the gates that it counts against, each by its number and its name. are_translucent: whether the maps can lie on the
+    against: number and name of each gate that the sample counts against. are_translucent: whether the maps can be laid over the
     image.
     """
     index = row["sample_index"]
@@ -130,7 +130,7 @@ def make_card(
 
 
 def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> list[Filter]:
-    """What a reader can choose cards by: only what occurs among them, and not all alike."""
+    """The filters that are of use: those by which the cards differ, with the values that occur."""
     found = []
     for name, title in FILTER_TITLES.items():
         values = {card.filters[name] for card in cards}
@@ -144,7 +144,7 @@ def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> l
 
 
 def make_legend(names: Names, facts: Sequence[Row], shares: Sequence[Row]) -> tuple[list[Swatch], str]:
-    """All classes where there are few, else those named beside a picture; with a sentence on what is left out."""
+    """All classes where they are few, else those named beside a picture; and a sentence on what is left out."""
     total = len(names.swatches)
     if total <= CHART_CLASSES:
         return names.swatches, ""

@@ -13,12 +13,12 @@ from reports.parts.gallery import cell_limits
 from reports.queries import Answer, Row
 
 CELL_SAMPLES = 8
-"""Of a cell, the images that are listed: those whose dominant class holds most of their energy."""
+"""How many images of a cell are listed: first those whose dominant class holds most of their energy."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The images of one label and one dominant class. label, dominant: as filters of the gallery name them."""
+    """The images of one label and one dominant class. label, dominant: as the gallery's filters name the classes."""
 
     anchor: str
     title: str
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells that are shown. note: which of all they are."""
+    """The cells that are shown. note: a sentence on which cells these are; empty where they are all."""
 
     answer: Answer
     cells: list[Cell]
@@ -37,7 +37,7 @@ class Cells:
 
 
 def key(index: int | None) -> str:
-    """A class as anchors and filters name it."""
+    """The name of a class in anchors and filters."""
     return "none" if index is None else str(index)
 
 

@@ -24,7 +24,7 @@ def number(title: str, column: str, digits: int = 2) -> Column:
 
 
 def worst(rows: Sequence[Row], order: str) -> tuple[Sequence[Row], str]:
-    """The rows that a chart has room for, and a sentence on what it leaves out. order: what they are sorted by."""
+    """The rows that a chart has room for, and a sentence on what it leaves out. order: what the rows are sorted by, in words."""
     if len(rows) <= CHART_CLASSES:
         return rows, f"Classes are in order of {order}."
     return rows[:CHART_CLASSES], f"The chart shows the worst {CHART_CLASSES} of {len(rows):,} classes, by {order}."

@@ -27,7 +27,7 @@ def make_content(context: ReportContext) -> dict[str, Any]:
 
 
 def confusion_chart_block(context: ReportContext, listed: Sequence[Cell]) -> Block | None:
-    """None where there are too many classes for a chart, or nothing to draw. listed: the cells that a reader can go to."""
+    """None where there are too many classes for a chart, or nothing to draw. listed: the cells that can be linked to."""
     if len(context.labels) > CHART_CLASSES:
         return None
     answer = context.ask("dominant_confusion")
@@ -61,7 +61,7 @@ def confusion_chart_block(context: ReportContext, listed: Sequence[Cell]) -> Blo
 
 
 def confusion_table_block(context: ReportContext, listed: Sequence[Cell]) -> Block:
-    """listed: the cells that a reader can go to."""
+    """listed: the cells that can be linked to."""
     anchors = {cell.anchor for cell in listed}
 
     def linked_count(row: Row) -> str:

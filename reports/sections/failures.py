@@ -35,7 +35,7 @@ def failures_block(context: ReportContext, found: Row) -> Block:
 
 
 def say_not_finite(found: Row) -> list[str]:
-    """What no accuracy tells: that scores or maps are no numbers. found: the row of query `verdict`."""
+    """Sentences on scores and maps that are not finite, of which accuracy says nothing. found: the row of query `verdict`."""
     images = plural(found["processed_count"] + found["failed_count"], "image")
     counts = {
         "the model's scores are not finite": found["scores_not_finite_count"],

@@ -26,9 +26,9 @@ from storage.errors import InputError
 
 @dataclass(frozen=True)
 class CardGroup:
-    """The samples of one reason, each shown once. elsewhere: those of them that an earlier group shows.
+    """The samples chosen for one reason, each shown once. elsewhere: those that an earlier group shows already.
 
-    selection: the query that chose them, where it still chooses the same.
+    selection: the query that chose them; None where it would not choose the same ones.
     """
 
     title: str

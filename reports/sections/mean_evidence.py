@@ -17,7 +17,7 @@ from reports.sections.section import Section
 
 @dataclass(frozen=True)
 class MeanMap:
-    """Two pictures of a class, for it and for the others, with what is said of them."""
+    """Two pictures of a class, of the evidence for it and for the others, and the facts beside them."""
 
     name: str
     pictures: list[Picture]
@@ -26,7 +26,7 @@ class MeanMap:
 
 @dataclass(frozen=True)
 class MeanMaps:
-    """The classes that there is room for. note: which they are. cell: what one cell of a picture is."""
+    """The classes that there is room for. note: which classes these are. cell: the size of a picture's cell, in words."""
 
     answer: Answer
     maps: list[MeanMap]
@@ -39,7 +39,7 @@ def make_content(context: ReportContext) -> dict[str, Any]:
 
 
 def mean_maps(context: ReportContext) -> MeanMaps | None:
-    """None where no measured image has a label and evidence, or the run is of a version without the table."""
+    """None where no measured image has a label and evidence, or an older version without the table made the run."""
     answer = context.ask("mean_evidence", count=CHART_CLASSES)
     if not answer.rows:
         return None

@@ -58,7 +58,7 @@ def method_table(run: Row, examination: Examination | None) -> Table:
 
 
 def say_operator(run: Row, examination: Examination | None) -> str:
-    """Whether what is the same for every image was worked out once, and how exactly."""
+    """Whether one operator was built for all images, and how closely it agrees with the network."""
     if run["is_folded"] is None or examination is None:
         return UNDEFINED
     if not run["is_folded"]:
@@ -74,7 +74,7 @@ def say_operator(run: Row, examination: Examination | None) -> str:
 
 
 def say_conservation(found: ConservedRelevance) -> str:
-    """How much of what the classes send back the maps show, under a rule whose responses are to add up to it."""
+    """How much of what the classes send back arrives in the maps, under a rule that should conserve it."""
     said = f"responses add up to {decimal(found.kept)} of what their class sends back, without signs to {decimal(found.size)}"
     if found.operation is None:
         return said

@@ -1,4 +1,4 @@
-"""What no number of the report speaks of."""
+"""What no number of the report covers."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def make_content(context: ReportContext) -> dict[str, Any]:
 
 
 def not_evaluated_block(context: ReportContext) -> Block:
-    """What no number of the report speaks of, and what follows."""
+    """What no number of the report covers, and what follows from that."""
     answer = context.ask("not_evaluated")
     (found,) = answer.rows
     rows = [{"what": what, "count": found[name], "follows": follows} for name, (what, follows) in NOT_EVALUATED.items()]

@@ -21,7 +21,7 @@ def make_content(context: ReportContext) -> dict[str, Any]:
 
 
 def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:
-    """From plan and manifest alone: these are files of the run, not tables."""
+    """Identity, environment and files of the run, read from its plan and manifest, not from the tables."""
     identity = [
         ("Run", plan.run_id),
         ("clear-audit", plan.tool_version),
@@ -52,7 +52,7 @@ def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:
 
 
 def say_trigger(trigger: Trigger | None) -> str:
-    """What started an audit, with what is needed to find it in Prefect again."""
+    """What started an audit, with the ids by which Prefect finds it."""
     if trigger is None:
         return UNDEFINED
     said: str = trigger.kind
@@ -65,7 +65,7 @@ def say_trigger(trigger: Trigger | None) -> str:
 
 
 def about_table(plan: Plan) -> Table:
-    """What the config says of the model, and what a reviewer is to fill in."""
+    """What the config says about the model."""
     about = plan.config.get("about") or {}
     said = {"owner": "Owner", "intended_use": "Intended use", "known_limits": "Known limits"}
     facts = [(title, about.get(key) or "not given in the config") for key, title in said.items()]
@@ -73,7 +73,7 @@ def about_table(plan: Plan) -> Table:
 
 
 def rerun_command(run: Run, plan: Plan) -> str | None:
-    """What makes the maps again, from the config as it was resolved; None where an older version did not keep all of it."""
+    """The command that makes the maps again, from the resolved config; None where an older version did not store all of it."""
     if "folder" not in plan.config:
         return None
     return shlex.join(["clear-audit", "run", str(run.folder.absolute() / "plan.json"), "--store", str(run.store.absolute())])

@@ -17,7 +17,7 @@ WITH_FAILURES = "complete with failures"
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """A number that a reader should see at once. about: what it is a number of."""
+    """A number that a reader should see at once. about: what it counts or measures."""
 
     name: str
     value: str
