@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny, Va
 
 from flows.analyses import ANALYSES
 from flows.analyses.analysis import Job, Options
-from reports.gates.gates import BUILT_IN, Gate
+from reports.gates.gate import BUILT_IN, Gate
 from storage.datasets.formats import FORMATS, AnySpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
@@ -160,7 +160,7 @@ class NotifySection(Section):
 
 
 class GateSection(Section):
-    """See `reports.gates.gates.Gate`."""
+    """See `reports.gates.gate.Gate`."""
 
     name: str = Field(min_length=1)
     sql: str | None = Field(default=None, min_length=1)

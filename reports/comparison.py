@@ -19,13 +19,13 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 SEED = 0
 BATCH_VALUES = 4_000_000
-"""Values that are resampled at once."""
+"""Most values drawn in one batch of resamples, which bounds the memory."""
 METHOD = f"paired bootstrap of the mean, {RESAMPLES:,} resamples, {CONFIDENCE:.0%} percentile interval"
 FLIP_METHOD = "McNemar's exact test, two-sided"
 
 FIGURES = {
     "accuracy": "{side}.is_correct::DOUBLE",
-    "agreement": "({side}.dominant_class IS NOT DISTINCT FROM {side}.prediction)::DOUBLE",
+    "agreement": "{side}.agrees::DOUBLE",
     "probability": "{side}.probability",
     "prediction_energy_frac": "{side}.prediction_energy_frac",
     "label_energy_frac": "{side}.label_energy_frac",
@@ -36,7 +36,7 @@ FIGURES = {
     "dominance_margin": "{side}.dominance_margin",
     "class_cosine": "{side}.class_cosine",
 }
-"""What is compared, and how it is read from a sample; each is a mean over the samples that have it in both runs."""
+"""The figures compared, with the SQL that reads each from a sample: means over the pairs that have the figure in both runs."""
 FACTS = ("sample_index", "sample_id", "label", "prediction", "dominant_class", "is_correct")
 
 KINDS = {
@@ -47,10 +47,10 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class PairedMean:
     """A mean in both runs, and the difference after − before with its confidence interval.
 
-    count: pairs that have it in both. low, high: None where there are fewer than two pairs.
+    count: the pairs that have it in both runs. low, high: ends of the interval, None where there are fewer than two pairs.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Figure:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
@@ -87,10 +87,10 @@ class Flip:
 class Comparison:
     """Run `after` against run `before`.
 
-    paired_count: samples in both, by their content. added, missing: rows of samples in one run alone. relabelled_count:
-    pairs with another label. flips: by kind, see `KINDS`, in order of the index; flip_p_value: whether right → wrong and
-    wrong → right are equally likely, None where none flipped. drift: a row a class. lost_classes, new_classes: names of classes
-    that one of the runs alone has, in order.
+    paired_count: samples that both runs have, matched by content. added, missing: rows of samples that only `after` or only
+    `before` has. relabelled_count: pairs whose label differs. flips: by kind, see `KINDS`, in order of the index.
+    flip_p_value: of right → wrong and wrong → right being equally likely, None where nothing flipped. drift: one row per class.
+    lost_classes, new_classes: names of the classes that only `before` or only `after` has, in order.
     """
 
     before: Run
@@ -99,7 +99,7 @@ class Comparison:
     added: list[Row]
     missing: list[Row]
     relabelled_count: int
-    figures: list[Figure]
+    figures: list[PairedMean]
     flips: dict[str, list[Flip]]
     flip_p_value: float | None
     drift: list[Row]
@@ -136,7 +136,7 @@ def compare(before: Run, after: Run) -> Comparison:
 
 
 def of_copies(name: str) -> str:
-    """A query over `before` and `after`: the runs' samples, numbered among those of the same content."""
+    """A query over `before` and `after`, the runs' samples; those of equal content are numbered, so that copies pair up."""
     return f"{load('compare/copies')}\n{load(f'compare/{name}')}"
 
 
@@ -146,7 +146,7 @@ def pair_columns() -> Iterator[str]:
         yield from (f"{expression.format(side=side)} AS {side}_{name}" for name, expression in FIGURES.items())
 
 
-def compare_figure(pairs: "pa.Table", name: str) -> Figure | None:
+def compare_figure(pairs: "pa.Table", name: str) -> PairedMean | None:
     """None where no pair has it in both runs."""
     before, after = (np.asarray(pairs[f"{side}_{name}"].to_numpy(), dtype=float) for side in ("before", "after"))
     known = ~(np.isnan(before) | np.isnan(after))
@@ -154,7 +154,7 @@ def compare_figure(pairs: "pa.Table", name: str) -> Figure | None:
     if not len(before):
         return None
     low, high = interval(after - before)
-    return Figure(name, len(before), float(before.mean()), float(after.mean()), low, high)
+    return PairedMean(name, len(before), float(before.mean()), float(after.mean()), low, high)
 
 
 def interval(differences: np.ndarray) -> tuple[float | None, float | None]:
@@ -174,7 +174,7 @@ def interval(differences: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def find_flips(pairs: "pa.Table", names: Sequence[Sequence[str]]) -> Iterator[Flip]:
-    """names: of the classes before and after. Where the label changed, a pair may be of two kinds."""
+    """names: the class names before and after. A pair whose label changed may be of two kinds."""
     for row in pairs.select([f"{side}_{fact}" for side in ("before", "after") for fact in FACTS]).to_pylist():
         predictions, dominants = (both(row, fact, names) for fact in ("prediction", "dominant_class"))
         label = name_of(names[1], row["after_label"])

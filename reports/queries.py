@@ -1,4 +1,4 @@
-"""The SQL behind the report: one file a figure, shown to the reader as it was run."""
+"""The SQL behind the report: one file per figure, shown to the reader as it was run."""
 
 import re
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import duckdb
 
 FOLDER = Path(__file__).parent / "sql"
+SECTIONS = Path(__file__).parent / "sections"
+"""The folder of the queries that only one section asks: they stand beside it."""
 
 Row = dict[str, Any]
 Parameter = str | int | Sequence[int]
@@ -20,7 +22,7 @@ Parameter = str | int | Sequence[int]
 
 @dataclass(frozen=True)
 class Answer:
-    """A query's rows, with the text that gave them: a user who runs `sql` gets the same rows."""
+    """A query's rows and the text that gave them: a user who runs `sql` gets the same rows."""
 
     name: str
     sql: str
@@ -28,8 +30,9 @@ class Answer:
 
 
 def load(name: str) -> str:
-    """The text of `sql/<name>.sql`, with its parameters as $name."""
-    return (FOLDER / f"{name}.sql").read_text(encoding="utf-8").strip()
+    """The text of `sql/<name>.sql`, else of `sections/<name>.sql`, with its parameters as $name."""
+    shared = FOLDER / f"{name}.sql"
+    return (shared if shared.exists() else SECTIONS / f"{name}.sql").read_text(encoding="utf-8").strip()
 
 
 def fill(sql: str, parameters: dict[str, Parameter]) -> str:
@@ -44,6 +47,6 @@ def literal(value: Parameter) -> str:
 
 
 def ask(connection: "duckdb.DuckDBPyConnection", name: str, **parameters: Parameter) -> Answer:
-    """Runs a query of the report, parameters written into its text: what is shown is what was run."""
+    """Runs a query of the report with its parameters written into its text, so that what is shown is what was run."""
     sql = fill(load(name), parameters)
     return Answer(name, sql, select(connection, sql).to_pylist())

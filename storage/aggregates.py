@@ -28,7 +28,7 @@ by_label AS (
         count(*) AS sample_count,
         count(*) FILTER (is_correct) AS correct_count,
         avg(is_correct::INT) AS correct_frac,
-        avg((dominant_class IS NOT DISTINCT FROM prediction)::INT) AS agreement_frac,
+        avg(agrees::INT) AS agreement_frac,
         avg(probability) AS probability_mean,
         avg(label_energy_frac) AS label_energy_frac_mean,
         avg(prediction_energy_frac) AS prediction_energy_frac_mean,
@@ -39,7 +39,7 @@ by_label AS (
         avg(complexity) AS complexity_mean,
         avg(dominance_margin) AS dominance_margin_mean,
         avg(class_cosine) AS class_cosine_mean
-    FROM samples
+    FROM evidence_verdicts
     GROUP BY label
 ),
 by_prediction AS (SELECT prediction, count(*) AS prediction_count FROM samples GROUP BY prediction),
@@ -90,13 +90,13 @@ ORDER BY class_index
 RUN_MEANS = """
 SELECT
     avg(is_correct::INT) AS correct_frac,
-    avg((dominant_class IS NOT DISTINCT FROM prediction)::INT) AS agreement_frac,
+    avg(agrees::INT) AS agreement_frac,
     avg(sparseness) AS sparseness_mean,
     avg(dominance_margin) AS dominance_margin_mean,
     avg(class_cosine) AS class_cosine_mean,
     avg(left_out_frac) AS left_out_frac_mean,
     max(left_out_frac)::DOUBLE AS left_out_frac_max
-FROM samples
+FROM evidence_verdicts
 """
 
 TABLES = (

@@ -1,6 +1,7 @@
 """Text of others, as labels, names of files and messages are, made fit to be shown."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -28,3 +29,8 @@ def printable_all(value: Any) -> Any:
     if isinstance(value, dict):
         return {printable_all(key): printable_all(inner) for key, inner in value.items()}
     return [printable_all(inner) for inner in value] if isinstance(value, list) else value
+
+
+def shorten(listed: Sequence[str], most: int) -> str:
+    """The first `most` of a list, with a sign where there are more."""
+    return ", ".join(listed[:most]) + (" …" if len(listed) > most else "")

@@ -5,6 +5,7 @@ circle.
 """
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,40 @@ def test_nothing_that_is_read_is_run_as_code() -> None:
         for path in (ROOT / package).rglob("*.py"):
             assert not imported(path) & OPENING_CODE, path
             assert faults_of(path.read_text(encoding="utf-8")) == [], path
+
+
+ROOMS = {
+    "reports": (("formats", "queries", "context", "comparison"), ("gates",), ("parts",), ("sections",), ("pages",)),
+}
+"""Of a package, its files and folders in groups: a group imports itself and those before it."""
+
+
+def modules_imported(path: Path) -> set[str]:
+    """The modules that a file imports, with their packages: for `from a.b import c` both `a.b` and `a.b.c`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_of_a_package_import_one_way(package: str) -> None:
+    place = {room: number for number, group in enumerate(ROOMS[package]) for room in group}
+    files = [path for path in (ROOT / package).rglob("*.py") if path != ROOT / package / "__init__.py"]
+    rooms = {path: path.relative_to(ROOT / package).with_suffix("").parts[0] for path in files}
+    assert set(rooms.values()) == set(place)
+    for path, room in rooms.items():
+        for module in modules_imported(path):
+            top, _, rest = module.partition(".")
+            if top == package and rest:
+                assert place[rest.split(".")[0]] <= place[room], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_imports_go_round(package: str) -> None:
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / package).rglob("*.py")}
+    graph = {name: (modules_imported(path) & set(files)) - {name} for name, path in files.items()}
+    list(TopologicalSorter(graph).static_order())

@@ -13,7 +13,7 @@ from flows.cli.options import DEFAULT_STORE, RunId, Setting, Store, open_store, 
 if TYPE_CHECKING:
     from flows.config import AuditConfig
     from flows.runtime.progress import Listener
-    from reports.gates.gates import Judgement
+    from reports.gates.judgement import Judgement
 
 
 HERE = Path(__file__).parents[1]
@@ -88,7 +88,8 @@ def analyse(
         from flows.config import load_config
         from flows.orchestration.addition import add_analyses
         from flows.runtime.progress import ProgressBar
-        from reports.pages.report import of_damage, write_report
+        from reports.pages.report import write_report
+        from reports.pages.template import of_damage
         from storage.runs.lookup import find_run
 
         found = find_run(store, run_id)

@@ -12,7 +12,7 @@ from flows.cli.options import DEFAULT_STORE, RunId, Store
 from flows.cli.printing import draw_table, write_text
 
 if TYPE_CHECKING:
-    from reports.gates.gates import Judgement
+    from reports.gates.judgement import Judgement
 
 
 GATE_COLUMNS = ["gate_name", "outcome", "severity", "value", "reference_value", "least", "most", "max_drop", "max_rise"]
@@ -30,7 +30,9 @@ def check(
     """Judge a finished run by its gates. Exit code 1: a gate failed, or could not be evaluated."""
     with exit_codes():
         from flows.config import load_config, planned_config
-        from reports.gates import exports, gates
+        from reports.gates import exports
+        from reports.gates.judgement import as_rows, worst_first
+        from reports.gates.judging import judge
         from storage.errors import InputError
         from storage.runs.lookup import find_reference, find_run
 
@@ -39,7 +41,7 @@ def check(
         if not chosen.gates:
             raise InputError(f"run '{run.run_id}' has no gates: name a config that has [[gates]] with --config")
         against = find_reference(run, reference or chosen.reference)
-        judgements = gates.judge(chosen.gate_list, run, against)
+        judgements = judge(chosen.gate_list, run, against)
         files = {
             json_file: exports.as_json(run, against, judgements),
             junit_file: exports.as_junit(run, judgements),
@@ -48,16 +50,16 @@ def check(
         for path, text in files.items():
             if path is not None:
                 write_text(path, text)
-        sys.stdout.write(draw_table(gates.as_rows(gates.worst_first(judgements), against).select(GATE_COLUMNS)))
+        sys.stdout.write(draw_table(as_rows(worst_first(judgements), against).select(GATE_COLUMNS)))
         exit_by_gates(judgements)
 
 
 def exit_by_gates(judgements: "Sequence[Judgement]") -> None:
     """Says what did not pass, on stderr, and exits with 1 where that fails the audit."""
-    from reports.gates.gates import Outcome, say_judgement, worst_first
+    from reports.gates.judgement import GateOutcome, say_judgement, worst_first
 
     for judgement in worst_first(judgements):
-        if judgement.outcome is not Outcome.passed:
+        if judgement.outcome is not GateOutcome.passed:
             say(say_judgement(judgement))
     if any(judgement.fails for judgement in judgements):
         raise typer.Exit(GATE_FAILED)

@@ -19,7 +19,7 @@ def list_runs(store: Store = DEFAULT_STORE, form: Annotated[Form, typer.Option("
 def show(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     """Show one run: its facts, its figures, and where its files are."""
     with exit_codes():
-        from reports.pages.report import of_damage
+        from reports.pages.template import of_damage
         from storage.datasets.dataset import say_empty, say_passed_over
         from storage.runs.lookup import find_run
         from storage.runs.run import read_manifest

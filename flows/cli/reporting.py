@@ -24,7 +24,8 @@ def report(
     """
     with exit_codes():
         from reports.pages.index import write_index
-        from reports.pages.report import of_damage, write_report
+        from reports.pages.report import write_report
+        from reports.pages.template import of_damage
         from storage.runs.lookup import find_run
 
         run = find_run(store, run_id)
@@ -68,7 +69,7 @@ def compare(
         from flows.config import planned_config
         from flows.stages.comparison import draw_flips
         from reports.comparison import compare as compare_runs
-        from reports.gates import gates
+        from reports.gates.judging import judge
         from reports.pages import comparison as comparison_page
         from storage.errors import InputError
         from storage.runs.lookup import find_reference, find_run
@@ -78,10 +79,10 @@ def compare(
         if first is None:
             raise InputError(f"there is no run before '{second.run_id}' with its name: name one ('clear-audit ls' lists them)")
         comparison = compare_runs(first, second)
-        judgements = gates.judge(planned_config(second).gate_list, second, first)
+        judgements = judge(planned_config(second).gate_list, second, first)
         shown = [flip for flips in comparison_page.chosen_flips(comparison).values() for flip in flips]
         page = comparison_page.write_comparison(comparison, judgements, draw_flips(comparison, shown))
-        tell(comparison_page.say(comparison))
+        tell(comparison_page.say_comparison(comparison))
         write(page)
         write(page.with_suffix(".json"))
         exit_by_gates(judgements)

@@ -13,7 +13,7 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
     with exit_codes():
         from flows.analyses import known_schemas
         from flows.runtime.progress import ProgressBar
-        from reports.parts.formats import plural
+        from reports.formats import plural
         from storage.runs import verification
         from storage.runs.lookup import find_run
 
@@ -47,8 +47,8 @@ def gc(
     with exit_codes(lambda: "the same command goes on"):
         from datetime import UTC, datetime, timedelta
 
+        from reports.formats import file_size, plural
         from reports.pages.index import write_index
-        from reports.parts.formats import file_size, plural
         from storage.errors import InputError
         from storage.operators import remove_operator
         from storage.runs import retention

@@ -19,7 +19,7 @@ from flows.orchestration.trigger import find_trigger
 from flows.runtime.progress import Listener
 from flows.stages import begin, compute, draw, finalise, judge, publish, report
 from flows.stages.session import Session
-from reports.gates.gates import Judgement
+from reports.gates.judgement import Judgement
 from reports.parts.charts import start_engine
 from storage.datasets import open_dataset
 from storage.filesystems import parse_store

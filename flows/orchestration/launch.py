@@ -11,7 +11,7 @@ from flows.orchestration.interruption import heeding_interrupts
 from flows.orchestration.notification import News, notify
 from flows.orchestration.server import prefect_server
 from flows.runtime.progress import Listener
-from reports.parts.formats import plural
+from reports.formats import plural
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
 from storage.filesystems import check_writable

@@ -14,7 +14,7 @@ from typing import Any
 import requests
 
 from flows.config import AuditConfig
-from reports.gates.gates import Judgement, as_object, overall_of
+from reports.gates.judgement import Judgement, as_object, overall_of
 from storage.runs.run import Run
 from storage.text import printable_all
 

@@ -36,7 +36,7 @@ from flows.orchestration.interruption import STARTER, end_with_starter
 from flows.orchestration.launch import SAID, check_places, run_audit, say_excess
 from flows.orchestration.server import prefect_server
 from flows.runtime.progress import Listener
-from reports.gates.gates import overall_of, say_judgement, worst_first
+from reports.gates.judgement import overall_of, say_judgement, worst_first
 from storage.errors import InputError
 from storage.filesystems import parse_store
 from storage.runs.lock import is_held

@@ -7,7 +7,7 @@ from flows.analyses.analysis import Job
 from flows.analyses.runner import drive_units, give_up, take_commits
 from flows.stages.plan import Planned
 from flows.stages.session import Session
-from reports.parts.formats import plural
+from reports.formats import plural
 from storage.errors import StoreLost
 from storage.runs.commits import ensure_folders
 from storage.runs.plan import Unit

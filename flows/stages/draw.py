@@ -4,7 +4,7 @@ from flows.stages.gallery import draw_gallery
 from flows.stages.map_renderer import open_studio
 from flows.stages.plan import Planned
 from flows.stages.session import Session
-from reports.gates.gates import Judgement
+from reports.gates.judgement import Judgement
 from reports.parts.gallery import choose_samples, shown_classes
 from reports.queries import ask
 from storage.sql.read_only import connect

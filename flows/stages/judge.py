@@ -1,9 +1,10 @@
 """What is to be said of a run's figures: that they are not finite, and what becomes of its gates."""
 
 from flows.stages.session import Session
-from reports.gates.gates import Judgement, as_rows, judge, readable_reference
+from reports.gates.judgement import Judgement, as_rows
+from reports.gates.judging import judge, readable_reference
 from reports.queries import ask
-from reports.sections.tables import say_not_finite
+from reports.sections.failures import say_not_finite
 from storage.errors import InputError
 from storage.joins import place_table
 from storage.runs.run import Run, readable_plan

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
-from reports.gates.gates import Judgement, Outcome, as_object, overall_of, show, worst_first
+from reports.gates.judgement import GateOutcome, Judgement, as_object, overall_of, show, worst_first
 from storage.runs.run import Run
 from storage.text import printable
 
 SCHEMA = "clear-audit/gates/1"
-"""Of the JSON: keys are added, never changed or dropped, without another number."""
+"""The version of the JSON: keys may be added under the same number; changing or dropping one takes a new number."""
 
 
 def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) -> str:
@@ -31,16 +31,16 @@ def as_json(run: Run, reference: Run | None, judgements: Sequence[Judgement]) ->
 
 
 def as_junit(run: Run, judgements: Sequence[Judgement]) -> str:
-    """One test suite, a test case a gate: what fails the audit is a failure or an error, what else did not pass is skipped."""
+    """One test suite, a test case per gate: what fails the audit is a failure or an error, what else did not pass is skipped."""
     suite = ElementTree.Element("testsuite", name=f"clear-audit {run.run_id}", tests=str(len(judgements)))
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     for judgement in judgements:
         case = ElementTree.SubElement(suite, "testcase", classname="clear-audit.gates", name=printable(judgement.gate.name))
-        if judgement.outcome is Outcome.passed:
+        if judgement.outcome is GateOutcome.passed:
             continue
         kind = "skipped"
         if judgement.fails:
-            kind = "failure" if judgement.outcome is Outcome.failed else "error"
+            kind = "failure" if judgement.outcome is GateOutcome.failed else "error"
         counts["skipped" if kind == "skipped" else f"{kind}s"] += 1
         message = printable(f"{judgement.outcome.value}: {judgement.message}")
         ElementTree.SubElement(case, kind, message=message).text = printable(judgement.gate.text, lines=True)
@@ -72,5 +72,5 @@ def code(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Text as it is in a table of markdown: on one line, with nothing in it that means something."""
+    """Text for a cell of a markdown table: on one line, with markdown's special characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", printable(" ".join(text.split())))

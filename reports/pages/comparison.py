@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from reports import comparison as comparing
-from reports.comparison import KINDS, Comparison, Figure, Flip
-from reports.gates.gates import Judgement, as_object, as_rows, overall_of, worst_first
-from reports.pages.report import PIXELATED_BELOW, fill_template
-from reports.parts.blocks import TABLE_ROWS, Column, Table, tabulate
+from reports.comparison import KINDS, Comparison, Flip, PairedMean
+from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
+from reports.gates.judgement import Judgement, as_object, as_rows, overall_of, worst_first
+from reports.pages.template import fill_template
+from reports.parts.blocks import TABLE_ROWS, Column, Table, facts_table, tabulate
 from reports.parts.cards import Card, Fact, Swatch
-from reports.parts.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
+from reports.parts.gate_columns import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from reports.parts.layers import Picture
+from reports.parts.pictures import are_pixelated
 from reports.queries import Row
-from reports.sections.summary import facts_table
-from reports.sections.tables import ALLOWED, GATE, OUTCOME, WHY, answer_column
 from storage.filesystems import replace_file
 from storage.runs.run import Run, read_manifest, read_plan
+from storage.text import shorten
 
 SCHEMA = "clear-audit/comparison/1"
-"""Of the JSON: keys are added, never changed or dropped, without another number."""
+"""The version of the JSON: keys may be added under the same number; changing or dropping one takes a new number."""
 
 SHOWN = 8
-"""Samples of each kind whose maps are shown."""
+"""How many samples of each kind have their maps shown."""
 
 SHOWN_CLASSES = 5
 
@@ -33,8 +34,8 @@ SHOWN_CLASSES = 5
 class Drawing:
     """What is drawn of a sample that changed.
 
-    swatches: the colours of the classes that are spoken of. peaks: the responses before and after that are full brightness in the
-    CLEAR maps.
+    swatches: colours of the classes named beside it. peaks: the responses, before and after, that have full brightness in
+    the CLEAR maps.
     """
 
     pictures: list[Picture]
@@ -62,14 +63,14 @@ def as_json(comparison: Comparison, judgements: Sequence[Judgement]) -> str:
 
 
 def chosen_flips(comparison: Comparison) -> dict[str, list[Flip]]:
-    """The samples of each kind whose maps are shown: the first ones."""
+    """The samples whose maps are shown: the first of each kind."""
     return {kind: flips[:SHOWN] for kind, flips in comparison.flips.items()}
 
 
 def write_comparison(comparison: Comparison, judgements: Sequence[Judgement], drawings: Mapping[int, Drawing]) -> Path:
-    """Renders the page and puts it and the JSON in their place whole; returns where the page is.
+    """Renders the page, and writes it and the JSON atomically; returns the path of the page.
 
-    drawings: of the samples of `chosen_flips`, by their index in the run after.
+    drawings: of the samples in `chosen_flips`, by their index in the later run.
     """
     path = comparison.after.store / "reports" / f"{comparison.before.run_id}--{comparison.after.run_id}.html"
     figures, page = as_json(comparison, judgements), render(comparison, judgements, drawings)
@@ -85,7 +86,7 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
         "compare.html.j2",
         comparison=comparison,
         plan=plan,
-        sentence=say(comparison),
+        sentence=say_comparison(comparison),
         judged=overall_of(judgements),
         gates=gates_table(judgements, comparison.before),
         figures=figures_table(comparison.figures),
@@ -98,12 +99,12 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
         drift=drift_table(comparison.drift),
         unpaired=[unpaired_table(title, rows) for title, rows in alone(comparison)],
         runs=runs_table(comparison.before, comparison.after),
-        is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
+        is_pixelated=are_pixelated(plan.height, plan.width),
     )
 
 
-def say(comparison: Comparison) -> str:
-    """What differs, in a sentence."""
+def say_comparison(comparison: Comparison) -> str:
+    """The main differences, in a sentence."""
     worse, better, other = (len(comparison.flips[kind]) for kind in KINDS)
     clear = sum(figure.is_clear for figure in comparison.figures)
     test = "" if comparison.flip_p_value is None else f" ({say_chance(comparison.flip_p_value)})"
@@ -116,14 +117,14 @@ def say(comparison: Comparison) -> str:
 
 
 def say_classes(comparison: Comparison) -> str:
-    """That the runs have not the same classes, in a sentence; nothing where they have."""
+    """A sentence on the classes that only one of the runs has; empty where both have the same."""
     sides = {"before": comparison.lost_classes, "after": comparison.new_classes}
-    found = [f"{count(len(names))} {side} alone ({shorten(names)})" for side, names in sides.items() if names]
+    found = [
+        f"{count(len(names))} {side} alone ({shorten([*map(repr, names)], SHOWN_CLASSES)})"
+        for side, names in sides.items()
+        if names
+    ]
     return f" The runs have other classes: {' and '.join(found)}." if found else ""
-
-
-def shorten(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:SHOWN_CLASSES])) + (" …" if len(names) > SHOWN_CLASSES else "")
 
 
 def say_chance(p_value: float) -> str:
@@ -136,7 +137,7 @@ def gates_table(judgements: Sequence[Judgement], reference: Run) -> Table:
     return tabulate("The later run's gates, against the earlier run; worst first.", columns, rows, limit=len(rows))
 
 
-def figures_table(figures: Sequence[Figure]) -> Table:
+def figures_table(figures: Sequence[PairedMean]) -> Table:
     rows = [asdict(figure) | {"difference": figure.difference, "is_clear": figure.is_clear} for figure in figures]
     columns = [
         Column("Figure", lambda row: row["name"], is_number=False),

@@ -5,24 +5,24 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from reports.context import Scope
-from reports.pages.report import PIXELATED_BELOW, fill_template, render
+from reports.context import ReportContext, open_context
+from reports.formats import NO_LABEL
+from reports.pages.report import render
+from reports.pages.template import fill_template
 from reports.parts.cards import KINDS, Card, Names, describe_samples, make_card, make_filters, make_legend, picture_path
 from reports.parts.cells import anchor, key
-from reports.parts.formats import NO_LABEL, class_labels
 from reports.parts.gallery import shown_classes
+from reports.parts.pictures import are_pixelated
 from reports.queries import Row
 from storage.errors import InputError
 from storage.filesystems import replace_file
-from storage.runs.plan import Plan
-from storage.runs.run import Run, read_plan
-from storage.sql.read_only import connect
+from storage.runs.run import Run
 
 PAGE_SAMPLES = 100
 
 Draw = Callable[[Path, Mapping[int, int]], Mapping[int, float]]
-"""Draws samples into a folder, as `picture_path` names them. Takes the class that each sample's binary heatmap is for; gives
-the response that is full brightness in its maps."""
+"""Draws samples into a folder, in files named by `picture_path`. Takes, by sample, the class of its heatmap;
+returns, by sample, the response that has full brightness in its maps."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +48,28 @@ class CellGroup:
 def write_folder(run: Run, folder: Path, draw: Draw, colors: Sequence[str]) -> Path:
     """Writes the report of a published run, and a gallery of all its measured samples; returns where the report is.
 
-    folder: empty, or made. draw: see `Draw`. colors: the classes', as `#rrggbb`. Raises InputError.
+    folder: an empty one, or one to be created. draw: see `Draw`. colors: of the classes, as `#rrggbb`. Raises InputError.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"'{folder}' is not an empty folder: name another with --folder, or empty it")
-    plan = read_plan(run)
     pictures = folder / "gallery" / "pictures"
     try:
         pictures.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"'{folder}' cannot be made ({error.strerror}): name another with --folder") from error
-    with connect(run.store, [run.run_id]) as connection:
-        scope = Scope(connection, run.run_id, class_labels(plan.class_names), plan.height, plan.width)
-        rows = scope.ask("gallery_all").rows
+    with open_context(run) as context:
+        rows = context.ask("gallery_all").rows
         peaks = draw(pictures, shown_classes(rows))
-        pages = paginate(scope, rows)
+        pages = paginate(context, rows)
         for position, page in enumerate(pages):
             beside = [pages[other].file if 0 <= other < len(pages) else None for other in (position - 1, position + 1)]
-            replace_file(folder / "gallery" / page.file, render_page(scope, plan, colors, page, pages, beside, pictures, peaks))
+            replace_file(folder / "gallery" / page.file, render_page(context, colors, page, pages, beside, pictures, peaks))
     replace_file(folder / "index.html", render(run, find_anchors(pages)))
     return folder / "index.html"
 
 
-def paginate(scope: Scope, rows: Sequence[Row]) -> list[Page]:
-    """rows: by label and dominant class."""
+def paginate(context: ReportContext, rows: Sequence[Row]) -> list[Page]:
+    """rows: sorted by label and dominant class."""
     pages = []
     for label, grouped in groupby(rows, key=lambda row: row["label"]):
         own = list(grouped)
@@ -79,7 +77,7 @@ def paginate(scope: Scope, rows: Sequence[Row]) -> list[Page]:
         pages += [
             Page(
                 f"label-{key(label)}-{number}.html",
-                scope.name(label, NO_LABEL),
+                context.name(label, NO_LABEL),
                 number,
                 len(starts),
                 own[start : start + PAGE_SAMPLES],
@@ -90,7 +88,7 @@ def paginate(scope: Scope, rows: Sequence[Row]) -> list[Page]:
 
 
 def find_anchors(pages: Sequence[Page]) -> dict[str, str]:
-    """Where each cell begins, by its anchor; and where the first page is, as `first`."""
+    """The address at which each cell begins, by the cell's anchor; and that of the first page, as `first`."""
     found: dict[str, str] = {}
     for page in pages:
         for row in page.rows:
@@ -100,8 +98,7 @@ def find_anchors(pages: Sequence[Page]) -> dict[str, str]:
 
 
 def render_page(
-    scope: Scope,
-    plan: Plan,
+    context: ReportContext,
     colors: Sequence[str],
     page: Page,
     pages: Sequence[Page],
@@ -109,9 +106,9 @@ def render_page(
     pictures: Path,
     peaks: Mapping[int, float],
 ) -> str:
-    """beside: the files of the page before and the page after, None where there is none."""
-    names = Names(scope.labels, colors)
-    rows, shares, _ = describe_samples(scope, [row["sample_index"] for row in page.rows])
+    """beside: the files of the previous and the next page, None where there is none."""
+    names = Names(context.labels, colors)
+    rows, shares, _ = describe_samples(context, [row["sample_index"] for row in page.rows])
 
     def card(row: Row) -> Card:
         index = row["sample_index"]
@@ -120,13 +117,13 @@ def render_page(
         return make_card(names, rows[index], shares[index], addresses, peaks[index], [])
 
     groups = [
-        CellGroup(anchor(label, dominant), scope.name(dominant), [card(row) for row in own])
+        CellGroup(anchor(label, dominant), context.name(dominant), [card(row) for row in own])
         for (label, dominant), own in groupby(page.rows, key=lambda row: (row["label"], row["dominant_class"]))
     ]
     legend, _ = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
     return fill_template(
         "gallery.html.j2",
-        plan=plan,
+        plan=context.plan,
         page=page,
         before=beside[0],
         after=beside[1],
@@ -134,5 +131,5 @@ def render_page(
         legend=legend,
         choices=make_filters(names, [card for group in groups for card in group.cards], []),
         groups=groups,
-        is_pixelated=max(plan.height, plan.width) < PIXELATED_BELOW,
+        is_pixelated=are_pixelated(context.plan.height, context.plan.width),
     )

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from markupsafe import Markup
 from pydantic import Field, ValidationError
 
-from reports.gates.gates import Outcome, overall
-from reports.pages.report import fill_template
+from reports.formats import UNDEFINED, count, decimal, percent
+from reports.gates.judgement import GateOutcome, overall
+from reports.pages.template import fill_template
 from reports.parts.charts import trend
-from reports.parts.formats import UNDEFINED, count, decimal, percent
 from reports.queries import Row, load
 from storage.errors import InputError
 from storage.filesystems import replace_file
@@ -24,9 +24,9 @@ from storage.sql.read_only import connect, select
 
 SCHEMA = "clear-audit/index/2"
 TREND_RUNS = 100
-"""Of an audit's runs, the latest ones, that its trend shows."""
+"""How many of an audit's latest runs its trend shows."""
 SHOWN_RUNS = 50
-"""Of an audit's runs, the latest ones, that are seen at once; the others are folded away."""
+"""How many of an audit's latest runs are listed openly; older ones are folded away."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AuditGroup:
 
 
 class IndexRow(Record):
-    """What the page says of a run. gates: of each, its severity and outcome."""
+    """What the page shows of a run. gates: the severity and outcome of each."""
 
     run_id: Name
     name: str
@@ -52,11 +52,11 @@ class IndexRow(Record):
     agreement_frac: Fraction | None
     sparseness_mean: float | None
     class_cosine_mean: float | None
-    gates: list[tuple[Literal["error", "warn"], Outcome]]
+    gates: list[tuple[Literal["error", "warn"], GateOutcome]]
 
 
 class IndexCache(Record):
-    """`index.json`: the rows of runs that were read, so that they need not be read again."""
+    """`index.json`: the rows of the runs read so far, so that they need not be read again."""
 
     format: Annotated[Literal["clear-audit/index/2"], Field(alias="schema")]
     sha256: str
@@ -68,9 +68,9 @@ class IndexCache(Record):
 
 
 def write_index(store: Path) -> Path:
-    """Writes `reports/index.html`; returns where. Only runs that an earlier call has not seen are read.
+    """Writes `reports/index.html` and returns its path. Only runs that no earlier call has read are read.
 
-    Runs whose tables are damaged are named on the page, and hold up nothing.
+    Runs whose tables are damaged are named on the page; the others are shown all the same.
     """
     folder = store / "reports"
     rows, unreadable = refresh(store, folder / "index.json")
@@ -80,7 +80,7 @@ def write_index(store: Path) -> Path:
 
 
 def refresh(store: Path, cache: Path) -> tuple[list[Row], list[str]]:
-    """A row a published run, oldest first: those known from `cache`, and the others from the tables; and the ids of runs whose
+    """One row per published run, oldest first, from `cache` where it has the run, else from the tables; and the ids of runs whose
     tables cannot be read.
     """
     runs = published_runs(store)
@@ -93,7 +93,7 @@ def refresh(store: Path, cache: Path) -> tuple[list[Row], list[str]]:
 
 
 def read_cache(cache: Path) -> dict[str, IndexRow]:
-    """Nothing where there is none of this version: all runs are then read again."""
+    """Empty where there is no cache of this version: all runs are then read again."""
     try:
         found = read_record(IndexCache, cache)
     except InputError:
@@ -106,7 +106,7 @@ def digest_of(rows: Sequence[Row]) -> str:
 
 
 def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
-    """The rows of those runs that can be read."""
+    """The rows of the runs that can be read, by run id."""
     if not runs:
         return {}
     try:
@@ -114,7 +114,7 @@ def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
             rows = select(connection, load("index/runs")).to_pylist()
         read = [IndexRow.model_validate(row | {"started_at": row["started_at"].isoformat()}) for row in rows]
     except (InputError, ValidationError, AttributeError, ValueError, OverflowError):
-        # One of them is damaged: each by itself.
+        # One of them is damaged: read each by itself.
         if len(runs) == 1:
             return {}
         return {run_id: row for run in runs for run_id, row in read_runs(store, [run]).items()}
@@ -122,7 +122,7 @@ def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
 
 
 def group(rows: Iterable[Row]) -> list[AuditGroup]:
-    """By the audit's name, the one that ran last first."""
+    """The runs grouped by the audit's name; the audit that ran last comes first."""
     names: dict[str, list[Row]] = {}
     for row in rows:
         names.setdefault(row["name"], []).append(row)

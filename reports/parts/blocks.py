@@ -13,7 +13,7 @@ CHART_CLASSES = 20
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG drawing. alt: what it shows, in words, for who does not see it. has_links: whether there is where to go in it."""
+    """An SVG drawing. alt: what it shows, in words, for readers who do not see it. has_links: whether it contains links."""
 
     svg: Markup
     caption: str
@@ -23,7 +23,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Column:
-    """How a table's column is headed, and read from a query's row."""
+    """A column of a table: its heading, and how its text is read from a query's row."""
 
     title: str
     read: Callable[[Row], str]
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Block:
-    """A query and what is shown of it. note: what a reader has to know of it, or why nothing is shown."""
+    """A query and what is shown of its answer. note: what a reader has to know, or why nothing is shown."""
 
     answer: Answer
     chart: Chart | None = None
@@ -57,3 +57,12 @@ def tabulate(
     shown = rows[:limit]
     cells = [[column.read(row) for column in columns] for row in shown]
     return Table(caption, columns, cells, (len(rows) if total is None else total) - len(shown))
+
+
+def facts_table(caption: str, facts: Sequence[tuple[str, str]]) -> Table:
+    """A table of names and values, in the order given."""
+    columns = [
+        Column("Fact", lambda row: row["name"], is_number=False),
+        Column("Value", lambda row: row["value"], is_number=False),
+    ]
+    return tabulate(caption, columns, [{"name": name, "value": value} for name, value in facts], limit=len(facts))

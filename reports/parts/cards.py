@@ -1,24 +1,19 @@
-"""The gallery as the report shows it: pictures, and the words beside them."""
+"""Cards: a sample's pictures, and the words beside them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from reports.context import Scope
+from reports.context import ReportContext
+from reports.formats import NO_CLASS, NO_LABEL, percent, significant
 from reports.parts.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.parts.cells import key
-from reports.parts.formats import NO_CLASS, NO_LABEL, percent, significant
-from reports.parts.gallery import GATE, GROUPS, Gallery, read_gallery, select_group
 from reports.parts.layers import Drawn, Picture, lay_out, plain
-from reports.parts.pictures import embed
 from reports.queries import Answer, Row
-from storage.errors import InputError
-from storage.runs.plan import Plan
-from storage.runs.run import Run
 
 KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
-"""The pictures of a sample: what ends their file names, and what a reader knows them as."""
+"""The pictures of a sample: the end of the file's name, and what a reader knows the picture as."""
 
 FILTERS = {"label": "label", "prediction": "prediction", "dominant": "dominant_class"}
 FILTER_TITLES = {"label": "Label", "prediction": "Prediction", "dominant": "Dominant class"}
@@ -26,7 +21,7 @@ FILTER_TITLES = {"label": "Label", "prediction": "Prediction", "dominant": "Domi
 
 @dataclass(frozen=True)
 class Swatch:
-    """A class and its colour. share: the part of the energy that it holds, where one sample is meant."""
+    """A class and its colour. share: its part of a sample's energy, where a sample is meant."""
 
     color: str
     name: str
@@ -35,7 +30,7 @@ class Swatch:
 
 @dataclass(frozen=True)
 class Fact:
-    """What is said of a sample. differs: another class than the one to compare with."""
+    """A fact about a sample. differs: whether it names another class than the one it is compared with."""
 
     name: str
     value: str
@@ -44,7 +39,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Card:
-    """All that is shown of one sample. filters: what it is found by, as the values of Filter."""
+    """All that is shown of one sample. filters: by the name of a Filter, the value that finds the card."""
 
     sample_index: int
     sample_id: str
@@ -57,41 +52,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Filter:
-    """What cards can be chosen by. options: a value of the cards' `filters`, and what a reader knows it as."""
+    """A choice among cards. options: pairs of a value of the cards' `filters` and what a reader knows it as."""
 
     name: str
     title: str
     options: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class CardGroup:
-    """The samples of one reason, each shown once. elsewhere: those of them that an earlier group shows.
-
-    selection: the query that chose them, where it still chooses the same.
-    """
-
-    title: str
-    about: str
-    cards: list[Card]
-    elsewhere: list[int]
-    selection: Answer | None
-
-
-@dataclass(frozen=True)
-class GalleryPage:
-    """The report's gallery.
-
-    answers: the queries behind the words beside the pictures. reduced: see `pictures.embed`. percentile: see `gallery.Gallery`.
-    """
-
-    groups: list[CardGroup]
-    filters: list[Filter]
-    legend: list[Swatch]
-    legend_note: str
-    reduced: int | None
-    answers: list[Answer]
-    percentile: int | None
 
 
 class Names:
@@ -104,85 +69,18 @@ class Names:
         return otherwise if index is None else self.swatches[index].name
 
 
-def make_gallery(scope: Scope, run: Run, plan: Plan) -> GalleryPage | None:
-    """None where the run has no pictures."""
-    gallery = read_gallery(run)
-    if gallery is None:
-        return None
-    samples = {sample.sample_index: sample for sample in reversed(gallery.samples)}
-    rows, shares, answers = describe_samples(scope, sorted(samples))
-    if len(gallery.colors) != len(scope.labels) or samples.keys() != rows.keys():
-        raise InputError(f"the pictures in '{run.gallery}' are of other samples or classes than the run's: draw them again")
-    names = Names(scope.labels, gallery.colors)
-    gates = list(dict.fromkeys(gate for sample in gallery.samples for gate in sample.gates))
-    uris, reduced = embed([picture_path(run.gallery, index, kind) for index in samples for kind in KINDS])
-
-    def card(index: int) -> Card:
-        pictures = {kind: uris.get(picture_path(run.gallery, index, kind), "") for kind in KINDS}
-        against = [(str(gates.index(gate)), gate) for gate in samples[index].gates]
-        return make_card(
-            names, rows[index], shares[index], pictures, samples[index].peak, against, gallery.percentile is not None
-        )
-
-    groups = make_groups(scope, plan, gallery, card)
-    legend, note = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
-    filters = make_filters(names, [made for group in groups for made in group.cards], gates)
-    return GalleryPage(groups, filters, legend, note, reduced, answers, gallery.percentile)
-
-
-def drawn_samples(gallery: GalleryPage | None) -> set[int]:
-    """The samples that have a card."""
-    return {card.sample_index for group in gallery.groups for card in group.cards} if gallery else set()
-
-
 def picture_path(folder: Path, index: int, kind: str) -> Path:
     return folder / f"{index:06d}-{kind}.png"
 
 
-def describe_samples(scope: Scope, indices: Sequence[int]) -> tuple[dict[int, Row], dict[int, list[Row]], list[Answer]]:
-    """By sample: its row, and the classes that hold most of its energy; with the queries."""
-    facts = scope.ask("gallery_samples", indices=indices)
-    shares = scope.ask("gallery_shares", indices=indices)
+def describe_samples(context: ReportContext, indices: Sequence[int]) -> tuple[dict[int, Row], dict[int, list[Row]], list[Answer]]:
+    """By sample, its row and the classes that hold most of its energy; and the queries that gave them."""
+    facts = context.ask("gallery_samples", indices=indices)
+    shares = context.ask("gallery_shares", indices=indices)
     held: dict[int, list[Row]] = {index: [] for index in indices}
     for row in shares.rows:
         held[row["sample_index"]].append(row)
     return {row["sample_index"]: row for row in facts.rows}, held, [facts, shares]
-
-
-def make_groups(scope: Scope, plan: Plan, gallery: Gallery, card: Callable[[int], Card]) -> list[CardGroup]:
-    groups, shown = [], set()
-    for reason in dict.fromkeys(sample.reason for sample in gallery.samples):
-        indices = [sample.sample_index for sample in gallery.samples if sample.reason == reason]
-        title, about = name_group(reason)
-        fresh = [index for index in dict.fromkeys(indices) if index not in shown]
-        elsewhere = [index for index in indices if index in shown]
-        groups.append(
-            CardGroup(title, about, [card(index) for index in fresh], elsewhere, find_selection(scope, plan, reason, indices))
-        )
-        shown |= set(fresh)
-    return groups
-
-
-def name_group(reason: str) -> tuple[str, str]:
-    """A group's title, and how it was chosen."""
-    if reason.startswith(GATE):
-        gate = reason.removeprefix(GATE)
-        return (
-            f"Counts against gate “{gate}”",
-            "Chosen by the gate's query for its images, which stands with the gate; worst first.",
-        )
-    return GROUPS.get(reason, (reason, ""))
-
-
-def find_selection(scope: Scope, plan: Plan, reason: str, shown: Sequence[int]) -> Answer | None:
-    settings = plan.config.get("report", {})
-    if reason not in GROUPS or not {"gallery_samples", "seed"} <= set(settings):
-        return None
-    found = select_group(
-        scope.connection, plan.run_id, reason, settings["gallery_samples"], settings["seed"], len(plan.class_names)
-    )
-    # A resumed run may have been drawn under other settings than it was planned with.
-    return found if [row["sample_index"] for row in found.rows] == list(shown) else None
 
 
 def make_card(
@@ -194,9 +92,9 @@ def make_card(
     against: Sequence[tuple[str, str]],
     are_translucent: bool = True,
 ) -> Card:
-    """row, shares: of the sample, see `describe_samples`. pictures: an address by kind, empty where there is none.
+    """row, shares: of the sample, see `describe_samples`. pictures: the address of each kind, empty where the file is missing.
 
-    against: the gates that it counts against, each by its number and its name. are_translucent: whether the maps can lie on the
+    against: number and name of each gate that the sample counts against. are_translucent: whether the maps can be laid over the
     image.
     """
     index = row["sample_index"]
@@ -232,7 +130,7 @@ def make_card(
 
 
 def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> list[Filter]:
-    """What a reader can choose cards by: only what occurs among them, and not all alike."""
+    """The filters that are of use: those by which the cards differ, with the values that occur."""
     found = []
     for name, title in FILTER_TITLES.items():
         values = {card.filters[name] for card in cards}
@@ -246,7 +144,7 @@ def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> l
 
 
 def make_legend(names: Names, facts: Sequence[Row], shares: Sequence[Row]) -> tuple[list[Swatch], str]:
-    """All classes where there are few, else those named beside a picture; with a sentence on what is left out."""
+    """All classes where they are few, else those named beside a picture; and a sentence on what is left out."""
     total = len(names.swatches)
     if total <= CHART_CLASSES:
         return names.swatches, ""

@@ -6,19 +6,19 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from reports.context import Scope
+from reports.context import ReportContext
+from reports.formats import NO_LABEL, count, percent, plural
 from reports.parts.blocks import Column, Table, tabulate
-from reports.parts.formats import NO_LABEL, count, percent, plural
 from reports.parts.gallery import cell_limits
 from reports.queries import Answer, Row
 
 CELL_SAMPLES = 8
-"""Of a cell, the images that are listed: those whose dominant class holds most of their energy."""
+"""How many images of a cell are listed: first those whose dominant class holds most of their energy."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The images of one label and one dominant class. label, dominant: as filters of the gallery name them."""
+    """The images of one label and one dominant class. label, dominant: as the gallery's filters name the classes."""
 
     anchor: str
     title: str
@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells that are shown. note: which of all they are."""
+    """The cells that are shown. note: a sentence on which cells these are; empty where they are all."""
 
     answer: Answer
     cells: list[Cell]
@@ -37,7 +37,7 @@ class Cells:
 
 
 def key(index: int | None) -> str:
-    """A class as anchors and filters name it."""
+    """The name of a class in anchors and filters."""
     return "none" if index is None else str(index)
 
 
@@ -45,23 +45,23 @@ def anchor(label: int | None, dominant: int | None) -> str:
     return f"cell-{key(label)}-{key(dominant)}"
 
 
-def find_cells(scope: Scope, drawn: Container[int]) -> Cells:
+def find_cells(context: ReportContext, drawn: Container[int]) -> Cells:
     """The largest cells, in the order of label and dominant class. drawn: the samples that have a card to lead to."""
-    limits = cell_limits(len(scope.labels))
-    answer = scope.ask("cell_samples", count=CELL_SAMPLES, **limits)
+    limits = cell_limits(len(context.labels))
+    answer = context.ask("cell_samples", count=CELL_SAMPLES, **limits)
     groups = groupby(answer.rows, key=lambda row: (row["label"], row["dominant_class"]))
-    cells = [make_cell(scope, drawn, label, dominant, list(rows)) for (label, dominant), rows in groups]
+    cells = [make_cell(context, drawn, label, dominant, list(rows)) for (label, dominant), rows in groups]
     which = "cells" if limits["with_diagonal"] else "cells off the diagonal"
     note = f"These are the {count(len(cells))} largest {which}." if len(cells) == limits["cells"] else ""
     return Cells(answer, cells, note)
 
 
-def make_cell(scope: Scope, drawn: Container[int], label: int | None, dominant: int | None, rows: list[Row]) -> Cell:
-    title = f"Label {scope.name(label, NO_LABEL)}, dominant class {scope.name(dominant)}"
+def make_cell(context: ReportContext, drawn: Container[int], label: int | None, dominant: int | None, rows: list[Row]) -> Cell:
+    title = f"Label {context.name(label, NO_LABEL)}, dominant class {context.name(dominant)}"
     columns = [
         Column("Sample", lambda row: name_sample(row["sample_index"], drawn)),
         Column("Name", lambda row: row["sample_id"], is_number=False),
-        Column("Prediction", lambda row: scope.name(row["prediction"]), is_number=False),
+        Column("Prediction", lambda row: context.name(row["prediction"]), is_number=False),
         Column("Probability", lambda row: percent(row["probability"])),
         Column("Dominant class's energy", lambda row: percent(row["dominant_energy_frac"])),
         Column("Label's energy", lambda row: percent(row["label_energy_frac"])),

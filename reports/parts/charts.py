@@ -22,7 +22,7 @@ PANEL_WIDTH = 138
 CELL_WIDTH = 44
 ROW_STEP = 24
 CHARACTER_WIDTH = 7.4
-"""Room for a character in pixels: what the browser's font needs is not known here, so the widest usual one is taken."""
+"""Width of a character in pixels. The browser's font is not known here, so the widest usual one is assumed."""
 NAME_LENGTH = 26
 SHORT_NAME = "length(datum.label) > 26 ? slice(datum.label, 0, 13) + '…' + slice(datum.label, -12) : datum.label"
 FONT = "system-ui, sans-serif"
@@ -30,9 +30,9 @@ FONT = "system-ui, sans-serif"
 LINK = re.compile(r'xlink:href="[^"#]*#([^"]*)"')
 TAG = re.compile(r"<[^>]*>")
 LONG_NUMBER = re.compile(r"\d+\.\d{3,}(?:e-?\d+)?")
-"""Of coordinates: a hundredth of a pixel is more than anyone sees. Numbers in the text of a chart are left alone."""
+"""Coordinates of more than two decimal places: nobody sees a hundredth of a pixel. Numbers in a chart's text are left alone."""
 ROLES = re.compile(r' (?:role="graphics-[a-z]+"|aria-roledescription="[^"]*"|aria-hidden="true")')
-"""What the drawing says of its parts, which have no names: the page says what a chart shows."""
+"""What the drawing library says of parts without names: it is removed, for the page says what a chart shows."""
 
 
 def accuracy_evidence(rows: Sequence[Row]) -> Markup:
@@ -59,7 +59,7 @@ def accuracy_evidence(rows: Sequence[Row]) -> Markup:
 def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[str], titles: Mapping[str, str]) -> Markup:
     """A heat map of counts. cells: `anchor`, `name` of the label, `dominant`, `count`, `share` of the label's samples.
 
-    titles: what the link of a cell is called, by its anchor, where there is a place to go to.
+    titles: the name of a cell's link, by the cell's anchor, for cells that can be linked to.
     """
     import altair as alt
 
@@ -83,7 +83,7 @@ def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[s
     tiles = base.mark_rect(color=DEEP_ACCENT, cornerRadius=3).encode(opacity=shade)
     linked = [cell | {"href": f"#{cell['anchor']}"} for cell in cells if cell["anchor"] in titles]
     if linked:
-        # Over the other tiles and clear as glass: the library makes a link of every mark of a layer, or of none.
+        # A transparent layer over the tiles: the library makes links of all marks of a layer, or of none.
         tiles += base.properties(data=values_of(linked)).mark_rect(opacity=0).encode(href="href:N")
     text_color = alt.condition("datum.share > 0.62", alt.value("#fff"), alt.value("currentColor"))
     numbers = base.mark_text(fontSize=11).encode(text=alt.Text("count:Q", format=","), color=text_color)
@@ -94,7 +94,7 @@ def confusion(cells: Sequence[Row], labels: Sequence[str], dominants: Sequence[s
 
 
 def name_links(svg: Markup, titles: Mapping[str, str]) -> Markup:
-    """Links within the page, which the drawing library takes for links to its own site, with what they are called."""
+    """The drawing with its links named, and made links within the page: the library writes them as links to another page."""
     return Markup(LINK.sub(lambda link: Markup('href="#{}" aria-label="{}"').format(link[1], titles[link[1]]), svg))
 
 
@@ -197,7 +197,7 @@ def trend(rows: Sequence[Row]) -> Markup:
         if row[column] is not None
     ]
     names = list(measures)
-    # Named one by one: left to itself, the axis of three runs has a mark at one and a half.
+    # Ticks are given one by one: by default the axis of three runs has a tick at one and a half.
     ticks = list(range(0, -len(rows), -ceil(len(rows) / 6)))
     across = alt.Axis(title="runs before the latest", format="d", values=ticks, grid=False)
     legend = alt.Legend(orient="top", title=None, labelLimit=0, columnPadding=28)
@@ -226,7 +226,7 @@ def values_of(rows: Sequence[Row]) -> Any:
 
 
 def start_engine() -> None:
-    """Draws a mark to nowhere: the first chart of a process takes a second, which can go by while other work is done."""
+    """Draws one mark and drops it: the first chart of a process takes a second, which can pass during other work."""
     import altair as alt
 
     draw(alt.Chart().mark_point())
@@ -256,7 +256,7 @@ def draw(chart: Any) -> Markup:
     )
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     try:
-        # Of some characters the library ends the process.
+        # Some characters make the library end the process.
         svg = ROLES.sub("", vl_convert.vegalite_to_svg(printable_all(specification), vl_version=version))
     except ValueError as error:
         # A report without a chart is better than none: its table has the numbers.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
-from reports.gates.gates import Judgement, Outcome
+from reports.gates.judgement import GateOutcome, Judgement
 from reports.parts.blocks import CHART_CLASSES, TABLE_ROWS
 from reports.queries import Answer, Parameter, Row, ask
 from storage.json_records import Count, Record, read_record
@@ -29,7 +29,7 @@ GROUPS = {
     ),
 }
 GATE = "gate:"
-"""What the reason of a sample that counts against a gate begins with; the gate's name follows."""
+"""Prefix of the reason of a sample that counts against a gate; the gate's name follows."""
 
 CHARTED_CELLS = 100
 
@@ -44,7 +44,7 @@ class Choice:
 
 
 class GallerySample(Record):
-    """A sample that was drawn. peak: the response that is full brightness in its maps."""
+    """A sample that was drawn. peak: the response that has full brightness in its maps."""
 
     sample_index: Count
     reason: str
@@ -55,8 +55,8 @@ class GallerySample(Record):
 class Gallery(Record):
     """`gallery.json`: the classes' colours and the samples that were drawn, in order.
 
-    percentile: of a sample's positive responses, what is full brightness in its maps, which are translucent; None where an older
-    version drew them, on black and with the peak at full brightness.
+    percentile: of a sample's positive responses, the one with full brightness in its maps, which are translucent; None where an
+    older version drew the maps, on black and with the peak at full brightness.
     """
 
     colors: list[str]
@@ -74,7 +74,7 @@ class Gallery(Record):
 
 
 def cell_limits(classes: int) -> dict[str, Parameter]:
-    """Which cells of label and dominant class are shown: the largest, and where classes are many only those off the diagonal."""
+    """Which cells of label and dominant class are shown: the largest ones, and of many classes only those off the diagonal."""
     is_charted = classes <= CHART_CLASSES
     return {"cells": CHARTED_CELLS if is_charted else TABLE_ROWS, "with_diagonal": is_charted}
 
@@ -98,7 +98,7 @@ def choose_samples(
     chosen = {
         GATE + judgement.gate.name: against[judgement.gate.name][:count]
         for judgement in judgements
-        if judgement.outcome is not Outcome.passed
+        if judgement.outcome is not GateOutcome.passed
     }
     for reason in GROUPS:
         answer = select_group(connection, run_id, reason, count, seed, classes)
@@ -119,7 +119,7 @@ def select_group(
 
 
 def shown_classes(rows: Sequence[Row]) -> dict[int, int]:
-    """The class that each sample's binary heatmap is for: its label, else what the model took it to be.
+    """The class that each sample's binary heatmap is for: its label, or its prediction where it has no label.
 
     rows: of samples, with sample_index, label and prediction.
     """

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 class Layer:
     """A drawing that lies in a picture.
 
-    id: what it is found by in the page, where another picture shows it as well; else empty. uri: where it is; empty where an
-    earlier picture of the page has it. is_greyed: shown grey and dark, for what lies on it to stand out.
+    id: by which other pictures of the page refer to it, empty where none does. uri: its address, empty where an earlier picture
+    of the page holds it. is_greyed: shown grey and dark, so that what lies on it stands out.
     """
 
     uri: str
@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A drawing in a file or a data URI; uri is empty where there is none. kind: a word that is its own within a sample."""
+    """A drawing in a file or a data URI. kind: unique among a sample's drawings. uri: empty where the drawing is missing."""
 
     kind: str
     name: str
@@ -43,7 +43,7 @@ def plain(drawn: Drawn) -> Picture:
 def lay_out(sample: int, image: Drawn, maps: Sequence[Drawn]) -> list[Picture]:
     """The image, the translucent maps on the greyed image, and the maps alone, each drawing once in the page.
 
-    sample: a number that is the sample's own within the page. Without the image there are the maps alone.
+    sample: a number unique within the page. Where the image is missing, only the maps alone are shown.
     """
     if not image.uri:
         return [plain(image), *(plain(drawn) for drawn in maps)]

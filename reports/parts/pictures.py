@@ -1,4 +1,4 @@
-"""Pictures inside a page: as they are where there is room for them, else smaller."""
+"""Pictures inside a page: unchanged where there is room for them, else reduced."""
 
 import base64
 import io
@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ROOM = 2_000_000
-"""Bytes of a page that its pictures may take."""
+"""Most bytes that the pictures of a page may take."""
 
 SIDES = (224, 192, 160, 128, 96, 64)
-"""Longest sides in pixels that pictures are reduced to, the first at which all of them fit."""
+"""Longest sides, in pixels, to which pictures are reduced: the first at which all of them fit."""
 
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 85, "subsampling": 0}
-"""Without chroma subsampling: neighbouring pixels of a CLEAR map are of different hues."""
+"""Without chroma subsampling: neighbouring pixels of a CLEAR map differ in hue."""
 WEBP: dict[str, Any] = {"format": "WEBP", "quality": 85, "alpha_quality": 90}
-"""For what is translucent: the brightness of a map is its opacity, which is kept at full resolution."""
+"""For translucent maps: the brightness of a map is its opacity, which keeps the full resolution."""
+
+
+PIXELATED_BELOW = 160
+"""Images with fewer pixels a side are enlarged, and each of their pixels is to be seen."""
+
+
+def are_pixelated(height: int, width: int) -> bool:
+    """Whether images of this size are enlarged without smoothing."""
+    return max(height, width) < PIXELATED_BELOW
 
 
 def as_uri(data: bytes, kind: str = "png") -> str:
@@ -28,9 +37,9 @@ def as_uri(data: bytes, kind: str = "png") -> str:
 
 
 def embed(paths: Sequence[Path], room: int = ROOM) -> tuple[dict[Path, str], int | None]:
-    """The pictures that exist as data URIs by path, and the longest side that they are reduced to, None where they are not.
+    """Data URIs, by path, of the pictures that exist; and the longest side that they are reduced to, None where unchanged.
 
-    paths: PNG files. room: bytes that all may take; at the smallest of SIDES they take what they need.
+    paths: PNG files. room: bytes that all may take; at the smallest of SIDES they may take more.
     """
     import PIL.Image
 
@@ -64,7 +73,7 @@ def reduce(picture: "Image", side: int) -> str:
 def heat(shares: np.ndarray, greatest: float, is_own: bool) -> bytes:
     """A mean evidence map as a PNG, in the colours of the binary heatmap.
 
-    shares: (h, w) float ≥ 0. greatest: the share that is full brightness. is_own: from black over red and yellow to white;
+    shares: (h, w) float ≥ 0. greatest: the share that has full brightness. is_own: from black over red and yellow to white;
     else from black to green.
     """
     import PIL.Image

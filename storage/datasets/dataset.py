@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict
 
+from storage.text import shorten
+
 OPTIONS = ConfigDict(extra="forbid", strict=True)
 """Of the options of every format."""
 
@@ -81,13 +83,9 @@ def say_passed_over(passed_over: Mapping[str, int]) -> str:
     listed = [
         f"{suffix or 'none'} {count:,}" for suffix, count in sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return f"{total:,} {'file' if total == 1 else 'files'} with other suffixes ({shorten(listed)})"
+    return f"{total:,} {'file' if total == 1 else 'files'} with other suffixes ({shorten(listed, MOST_LISTED)})"
 
 
 def say_empty(empty_classes: Sequence[str]) -> str:
     """`Dataset.empty_classes` in words: "3 ('cat', 'dog', 'owl')"."""
-    return f"{len(empty_classes):,} ({shorten(list(map(repr, empty_classes)))})"
-
-
-def shorten(listed: Sequence[str]) -> str:
-    return ", ".join(listed[:MOST_LISTED]) + (" …" if len(listed) > MOST_LISTED else "")
+    return f"{len(empty_classes):,} ({shorten(list(map(repr, empty_classes)), MOST_LISTED)})"

@@ -12,6 +12,7 @@ from storage.errors import InputError, nearest
 from storage.filesystems import check_regular
 from storage.local_cache import local_store
 from storage.sql.union import quote, reading, source
+from storage.sql.views import VIEWS
 from storage.tables import SCHEMAS
 
 # Imported where it is used: Prefect's threads keep modules alive until the very end, where DuckDB complains of that.
@@ -65,7 +66,10 @@ def connect(
 
 
 def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Path, runs: list[str]) -> None:
-    """Makes the tables of `runs` known by their names in the schema `into`. Raises InputError where a file is damaged."""
+    """Makes the tables of `runs`, and the views of them, known by their names in the schema `into`.
+
+    Raises InputError where a file is damaged.
+    """
     import duckdb
 
     for table in [*SCHEMAS, *further_tables(folder, runs)]:
@@ -93,6 +97,8 @@ def create_views(connection: "duckdb.DuckDBPyConnection", into: str, folder: Pat
             raise InputError(
                 f"table '{table}' cannot be read: 'clear-audit verify RUN' says what is damaged ({fault})"
             ) from error
+    for name, view in VIEWS.items():
+        connection.execute(f"CREATE VIEW {into}.{name} AS {view.select(into)}")
 
 
 def further_tables(folder: Path, runs: Iterable[str]) -> list[str]:

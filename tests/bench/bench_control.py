@@ -29,7 +29,7 @@ from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
 from flows.runtime.shard import Findings, commit
 from flows.runtime.submit import WINDOW, drive
-from reports.gates.gates import as_rows
+from reports.gates.judgement import as_rows
 from storage.aggregates import gather
 from storage.datasets import Dataset
 from storage.maps import CHUNK_SAMPLES, MapShape

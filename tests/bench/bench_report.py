@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from selenium import webdriver
 
-from reports.gates.gates import Gate, judge
+from reports.gates.gate import Gate
+from reports.gates.judging import judge
 from reports.pages.report import write_report
 from reports.parts.cards import KINDS, picture_path
 from reports.parts.charts import start_engine

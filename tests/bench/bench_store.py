@@ -32,7 +32,7 @@ from flows.config import load_config
 from flows.demo.train import HERE as DEMO
 from flows.orchestration.launch import run_audit
 from flows.runtime.progress import Listener
-from reports.parts.formats import file_size
+from reports.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
 from storage.datasets import open_dataset
 from storage.datasets.manifest import ManifestSpec

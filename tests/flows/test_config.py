@@ -18,7 +18,7 @@ from auditor import Clear
 from auditor.backward.trace import REDUCTIONS
 from auditor.operations.rule_table import RULES
 from flows.config import OF_KUBERNETES, OPTIONS, PREFIX, AuditConfig, known_keys, load_config, planned_config
-from reports.gates.gates import Gate
+from reports.gates.gate import Gate
 from storage.errors import InputError
 from storage.models.model import ModelSpec
 from storage.runs.plan import Plan

@@ -91,3 +91,19 @@ def parse(html: str) -> Page:
 def plain(text: str) -> str:
     """Runs of white space, no-break spaces too, as one space."""
     return " ".join(text.split())
+
+
+def texts(page: Page, name: str) -> list[str]:
+    """The text of each element of a name."""
+    return [plain(element.text) for element in page.all(name)]
+
+
+def values(page: Page) -> list[str]:
+    """What a list says of its terms, without the words about them."""
+    return [plain(element.text) for element in page.all("dd") if "class" not in element.attributes]
+
+
+def alts(page: Page) -> list[str]:
+    """What charts are said to show."""
+    shown = [*page.all("div", role="img"), *page.all("div", role="group")]
+    return [element.attributes["aria-label"] for element in shown]

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-
-from reports.gates.gates import Gate, Judgement, as_rows, judge
-from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
 from storage.evidence import mean_evidence, write_sums
+
+from reports.gates.gate import Gate
+from reports.gates.judgement import Judgement, as_rows
+from reports.gates.judging import judge
+from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
 from storage.filesystems import create_file, put_folder, replace_file, scratch
 from storage.runs.commits import Commit
 from storage.runs.manifest import Manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.comparison import Comparison, Figure, compare, interval
+from reports.comparison import Comparison, PairedMean, compare, interval
 from storage.errors import InputError
 from storage.runs.run import Run
 from tests.reports.stores import SCRIPT, Content, Row, make_store, sample
@@ -145,7 +145,7 @@ def test_interval_is_that_of_the_normal_distribution(count: int) -> None:
 
 def test_one_pair_has_no_interval() -> None:
     assert interval(np.array([0.5])) == (None, None)
-    figure = Figure("x", 1, 0.0, 0.5, None, None)
+    figure = PairedMean("x", 1, 0.0, 0.5, None, None)
     assert not figure.is_clear
     assert replace(figure, low=0.1, high=0.9).is_clear
     assert not replace(figure, low=-0.1, high=0.9).is_clear

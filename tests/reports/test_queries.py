@@ -8,7 +8,7 @@ from storage.sql.read_only import connect, select
 from tests.reports.page import Page
 from tests.reports.stores import SMALL, Content, make_store
 
-NAMES = sorted(path.stem for path in queries.FOLDER.glob("*.sql"))
+NAMES = sorted(path.stem for folder in (queries.FOLDER, queries.SECTIONS) for path in folder.glob("*.sql"))
 NOT_SHOWN = {"gallery_all", "gallery_measured"}
 """They give no figure: which samples there are, in which order."""
 
@@ -26,6 +26,10 @@ def test_a_missing_parameter_is_an_error() -> None:
 
 def test_each_query_is_named_in_the_report(small_page: Page) -> None:
     assert sorted(small_page.queries()) == sorted(set(NAMES) - NOT_SHOWN)
+
+
+def test_a_name_is_of_one_query() -> None:
+    assert len(NAMES) == len(set(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.text import printable, printable_all
+from storage.text import printable, printable_all, shorten
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,8 @@ def test_nothing_that_controls_is_left_and_nothing_else_is_changed(text: str, li
 def test_all_texts_of_a_document() -> None:
     document = {"a\x01": ["b\x02", {"c": "d\x1b\n"}, 1, None, True], "e": 1.5}
     assert printable_all(document) == {r"a\x01": [r"b\x02", {"c": "d\\x1b\n"}, 1, None, True], "e": 1.5}
+
+
+@pytest.mark.parametrize(("listed", "shown"), [([], ""), (["a"], "a"), (["a", "b"], "a, b"), (["a", "b", "c"], "a, b …")])
+def test_a_long_list_is_cut(listed: list[str], shown: str) -> None:
+    assert shorten(listed, 2) == shown

@@ -1,6 +1,6 @@
 WITH before AS (
-    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM reference.samples
+    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM reference.evidence_verdicts
 ),
 after AS (
-    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM samples
+    SELECT *, row_number() OVER (PARTITION BY content_hash ORDER BY sample_index) AS copy FROM evidence_verdicts
 )

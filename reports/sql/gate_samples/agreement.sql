@@ -1,4 +1,4 @@
 SELECT sample_index
-FROM samples
-WHERE dominant_class IS DISTINCT FROM prediction
+FROM evidence_verdicts
+WHERE NOT agrees
 ORDER BY prediction_energy_frac NULLS FIRST, sample_index

@@ -1,4 +1,4 @@
 SELECT sample_index
-FROM samples
-WHERE is_correct AND dominant_class IS DISTINCT FROM label
-ORDER BY dominant_energy_frac::DOUBLE - label_energy_frac::DOUBLE DESC NULLS FIRST, sample_index
+FROM evidence_verdicts
+WHERE is_correct AND is_for_another_class
+ORDER BY dominant_energy_frac::DOUBLE - label_energy_frac::DOUBLE DESC, sample_index

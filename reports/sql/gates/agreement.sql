@@ -1,1 +1,1 @@
-SELECT avg((dominant_class IS NOT DISTINCT FROM prediction)::INT) FROM samples
+SELECT avg(agrees::INT) FROM evidence_verdicts

@@ -1,1 +1,1 @@
-SELECT avg((dominant_class IS DISTINCT FROM label)::INT) FROM samples WHERE is_correct
+SELECT avg(is_for_another_class::INT) FROM evidence_verdicts WHERE is_correct

@@ -18,12 +18,12 @@ import pytest
 import flows.orchestration.launch
 import flows.orchestration.notification
 from flows.config import AuditConfig, load_config
-from flows.orchestration.audit import Outcome
+from flows.orchestration.audit import AuditOutcome
 from flows.orchestration.launch import run_audit
 from flows.orchestration.notification import News, notify
 from flows.runtime.progress import Listener
-from reports.gates.gates import Gate, Judgement
-from reports.gates.gates import Outcome as GateOutcome
+from reports.gates.gate import Gate
+from reports.gates.judgement import GateOutcome, Judgement
 from storage.errors import InputError
 from storage.runs.lookup import published_runs
 from storage.runs.run import Run
@@ -87,15 +87,15 @@ def judged(severity: str = "error") -> list[Judgement]:
     ]
 
 
-def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> Outcome:
+def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> AuditOutcome:
     counts = {"expected": 300, "processed": 300 - failed, "failed": failed}
-    return Outcome(run=run, judgements=judgements, resumed=False, set_aside=0, startup_secs=1, compute_secs=2, **counts)
+    return AuditOutcome(run=run, judgements=judgements, resumed=False, set_aside=0, startup_secs=1, compute_secs=2, **counts)
 
 
-def audited(monkeypatch: pytest.MonkeyPatch, ends: Outcome | BaseException, run: Run | None = None) -> None:
+def audited(monkeypatch: pytest.MonkeyPatch, ends: AuditOutcome | BaseException, run: Run | None = None) -> None:
     """Audits end so from here on; run: what was planned before."""
 
-    def start(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> Outcome:
+    def start(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> AuditOutcome:
         listener.run = run
         if isinstance(ends, BaseException):
             raise ends

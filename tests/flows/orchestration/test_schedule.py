@@ -27,10 +27,10 @@ from typer.testing import CliRunner
 import flows.orchestration.schedule
 from flows.cli.app import app
 from flows.config import AuditConfig, load_config
-from flows.orchestration.audit import Outcome
+from flows.orchestration.audit import AuditOutcome
 from flows.runtime.progress import Listener
-from reports.gates.gates import Gate, Judgement
-from reports.gates.gates import Outcome as GateOutcome
+from reports.gates.gate import Gate
+from reports.gates.judgement import GateOutcome, Judgement
 from storage.runs.lookup import list_runs, published_runs
 from storage.runs.run import Run, read_manifest, read_plan
 
@@ -240,9 +240,9 @@ def test_prefects_state_says_what_an_exit_code_would(
     name: str,
     said: str,
 ) -> None:
-    def ended(config: AuditConfig, store: Path, listener: Listener) -> Outcome:
+    def ended(config: AuditConfig, store: Path, listener: Listener) -> AuditOutcome:
         assert (config, store) == (load_config(digits_config), tmp_path)
-        return Outcome(
+        return AuditOutcome(
             Run(store, "r"),
             judgements,
             False,
@@ -264,7 +264,7 @@ def test_prefects_state_says_what_an_exit_code_would(
 def test_an_audit_that_does_not_come_to_its_end_is_failed(
     digits_config: Path, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ended(*_: object) -> Outcome:
+    def ended(*_: object) -> AuditOutcome:
         raise OSError("disk full")
 
     monkeypatch.setattr(flows.orchestration.schedule, "run_audit", ended)

@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from reports.gates.exports import as_json, as_junit, as_markdown, cell
-from reports.gates.gates import Gate, Judgement, judge
+from reports.gates.gate import Gate
+from reports.gates.judgement import Judgement
+from reports.gates.judging import judge
 from storage.runs.run import Run
 from tests.reports.stores import GATES, RUN_ID, SCRIPT, SMALL, make_store
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from reports.comparison import Comparison, compare
-from reports.gates.gates import Gate, judge
-from reports.pages.comparison import Drawing, as_json, chosen_flips, render, say, say_chance, write_comparison
+from reports.gates.gate import Gate
+from reports.gates.judging import judge
+from reports.pages.comparison import Drawing, as_json, chosen_flips, render, say_chance, say_comparison, write_comparison
 from reports.parts.cards import Swatch
 from reports.parts.layers import Layer, Picture
 from tests.reports.page import Page, parse, plain
@@ -33,8 +34,8 @@ def page(comparison: Comparison) -> Page:
 
 def test_it_begins_with_what_differs(page: Page, comparison: Comparison) -> None:
     (sentence,) = page.all("p", class_="verdict")
-    assert plain(sentence.text) == plain(say(comparison))
-    assert say(comparison).startswith(
+    assert plain(sentence.text) == plain(say_comparison(comparison))
+    assert say_comparison(comparison).startswith(
         "Of 6 images in both runs, 1 went from right to wrong and 1 from wrong to right (p = 1); 2 kept "
         "their prediction on other evidence."
     )
@@ -108,7 +109,7 @@ def test_other_classes_are_said(tmp_path: Path) -> None:
     before = make_store(tmp_path, Content([*CLASSES, "old"], BEFORE, run_id=EARLIER))
     after = make_store(tmp_path, Content([*CLASSES, *(f"new {number}" for number in range(6))], AFTER))
     shown = "'new 0', 'new 1', 'new 2', 'new 3', 'new 4' …"
-    assert say(compare(before, after)).endswith(
+    assert say_comparison(compare(before, after)).endswith(
         f" The runs have other classes: 1 before alone ('old') and 6 after alone ({shown})."
     )
-    assert "other classes" not in say(compare(after, after))
+    assert "other classes" not in say_comparison(compare(after, after))

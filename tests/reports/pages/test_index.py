@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reports.gates.gates import Gate
+from reports.gates.gate import Gate
 from reports.pages import index
 from reports.pages.index import refresh, write_index
 from storage.runs.run import Run

@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from reports.comparison import compare
 from reports.gates.exports import as_junit, as_markdown
-from reports.gates.gates import Gate, judge
+from reports.gates.gate import Gate
+from reports.gates.judging import judge
+from reports.pages import report
 from reports.pages.comparison import write_comparison
 from reports.pages.index import write_index
-from reports.pages.report import TEMPLATES, render, write_report
+from reports.pages.report import render, write_report
+from reports.pages.template import TEMPLATES
 from storage.runs.run import Run
 from tests.reports.page import Page, parse
 from tests.reports.stores import QUOTES, SAMPLES, SCRIPT, SMALL, make_store
@@ -113,6 +116,24 @@ def test_sections_are_in_the_order_of_a_decision(small_page: Page) -> None:
     order = [section.attributes["id"] for section in small_page.all("section")]
     found = ["verdict", "gates", "run", "not-evaluated", "accuracy", "confusion", "where", "evidence", "gallery", "failures"]
     assert order == [*found, "method", "provenance", "review"]
+
+
+def test_the_contents_name_the_sections_below_them(small_page: Page) -> None:
+    (contents,) = small_page.all("nav")
+    assert [line.strip() for line in contents.text.splitlines() if line.strip()] == [section.title for section in report.SECTIONS]
+    links = [link.attributes["href"] for link in small_page.all("a")]
+    assert links[1 : 1 + len(report.SECTIONS)] == [f"#{section.anchor}" for section in report.SECTIONS]
+
+
+def test_a_section_without_content_is_left_out(small_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = [
+        replace(section, make_content=lambda _: None) if section.anchor == "failures" else section for section in report.SECTIONS
+    ]
+    monkeypatch.setattr(report, "SECTIONS", sections)
+    page = parse(render(small_run))
+    assert [section.attributes["id"] for section in page.all("section")][-4:] == ["gallery", "method", "provenance", "review"]
+    assert "Failures" not in page.all("nav")[0].text
+    assert not page.all("a", href="#failures")
 
 
 def test_method_says_how_the_maps_were_read_and_what_speaks_against_them(small_page: Page) -> None:

@@ -1,20 +1,12 @@
-"""The gallery as the report shows it."""
+"""Cards of the gallery, as the report shows them."""
 
 import base64
-import json
-import shutil
 from pathlib import Path
 
-import pytest
-
 from reports.pages.report import render
-from storage.errors import InputError
 from storage.runs.run import Run
 from tests.reports.page import Page, parse, plain
-from tests.reports.stores import KINDS, SCRIPT, SMALL, Content, draw_gallery, make_store, many_classes, write_gallery
-
-MEAN_MAPS = 6
-"""Pictures that stand before the gallery."""
+from tests.reports.stores import KINDS, SCRIPT, SMALL, Content, draw_gallery, make_store, many_classes
 
 
 def card(page: Page, beginning: str) -> str:
@@ -52,21 +44,6 @@ def test_each_sample_has_its_image_its_maps_on_it_and_its_maps_alone(small_page:
     assert len(uris) == 3 * len(drawn), "each drawing is in the page once"
 
 
-def test_pictures_of_an_older_version_are_shown_as_they_are(tmp_path: Path) -> None:
-    """Its maps are on black: over the image they would hide it."""
-    run = make_store(tmp_path, SMALL)
-    record = run.gallery / "gallery.json"
-    content = json.loads(record.read_text(encoding="utf-8"))
-    del content["percentile"]
-    record.write_text(json.dumps(content), encoding="utf-8")
-    page = parse(render(run))
-    assert len(page.all("img")) == MEAN_MAPS + 3 * 9
-    assert not page.all("image")
-    (gallery,) = page.all("section", id="gallery")
-    assert "Full brightness is the greatest response of the image" in plain(gallery.text)
-    assert "on the image" not in gallery.text
-
-
 def test_words_beside_the_pictures(small_page: Page) -> None:
     text = card(small_page, "Sample 1 <img 1>")
     assert "label cat prediction cat (75.0 %)" in text
@@ -95,42 +72,12 @@ def test_legend_names_every_class_in_its_color(small_page: Page) -> None:
     assert colors[:3] == ["background:#008040", "background:#018040", "background:#028040"]
 
 
-def test_without_pictures_the_report_says_so(tmp_path: Path) -> None:
-    run = make_store(tmp_path, Content(SMALL.classes, SMALL.samples))
-    page = parse(render(run))
-    (gallery,) = page.all("section", id="gallery")
-    assert "This run has no pictures" in gallery.text
-    assert len(page.all("img")) == MEAN_MAPS
-    run.gallery.mkdir()
-    assert render(run) == render_without(run)
-
-
-def render_without(run: Run) -> str:
-    shutil.rmtree(run.gallery)
-    return render(run)
-
-
 def test_a_missing_picture_leaves_a_place(tmp_path: Path) -> None:
     run = make_store(tmp_path, SMALL)
     (run.gallery / "000006-heatmap.png").unlink()
     page = parse(render(run))
     assert len(page.all("svg", role="img")) == 5 * 9 - 2
     assert len(page.all("p", class_="missing")) == 1
-
-
-def test_a_selection_that_is_not_what_is_shown_is_not_claimed(tmp_path: Path) -> None:
-    run = make_store(tmp_path, Content(SMALL.classes, SMALL.samples, drawn=[(6, "other_evidence"), (0, "by hand")]))
-    page = parse(render(run))
-    assert "gallery_other_evidence" not in page.queries()
-    assert "gallery_samples" in page.queries()
-    assert "by hand" in [element.text for element in page.all("h3")]
-
-
-def test_pictures_of_another_run_are_refused(tmp_path: Path) -> None:
-    run = make_store(tmp_path, SMALL)
-    write_gallery(run, ["#000000"] * 3, [{"sample_index": 10, "reason": "random", "peak": 1.0}])
-    with pytest.raises(InputError, match="other samples or classes"):
-        render(run)
 
 
 def test_legend_of_many_classes_names_those_that_are_seen(tmp_path: Path) -> None:

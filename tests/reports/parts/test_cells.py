@@ -1,12 +1,12 @@
 """The images of each cell of label and dominant class."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from reports.context import Scope
+from reports.context import open_context
 from reports.pages.report import render
 from reports.parts.cells import find_cells
 from storage.runs.run import Run
-from storage.sql.read_only import connect
 from tests.reports.page import Page, parse
 from tests.reports.stores import QUOTES, SCRIPT, Content, make_store, many_classes, sample
 
@@ -33,8 +33,8 @@ def test_every_cell_lists_its_images(small_page: Page) -> None:
 
 
 def test_a_cell_leads_to_cards_that_there_are(small_run: Run) -> None:
-    with connect(small_run.store, [small_run.run_id]) as connection:
-        found = find_cells(Scope(connection, small_run.run_id, ["a", "b", "c"], 28, 28), drawn={1})
+    with open_context(small_run) as context:
+        found = find_cells(replace(context, labels=["a", "b", "c"]), drawn={1})
     (cell,) = [cell for cell in found.cells if cell.anchor == "cell-0-1"]
     assert [row[0] for row in cell.table.rows] == ['<a href="#sample-1">1</a>', "2"]
     assert (cell.label, cell.dominant, cell.title) == ("0", "1", "Label a, dominant class b: 2 images")

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
+from reports.formats import class_labels
 from reports.parts import charts
-from reports.parts.formats import class_labels
 from tests.reports.stores import QUOTES, SCRIPT
 
 NAMES = [SCRIPT, QUOTES]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.gates.gates import Gate, Judgement, Outcome
+from reports.gates.gate import Gate
+from reports.gates.judgement import GateOutcome, Judgement
 from reports.parts.gallery import Choice, choose_samples, read_gallery
 from storage.errors import InputError
 from storage.runs.run import Run
@@ -71,8 +72,8 @@ def test_choice_worked_by_hand(small_run: Run) -> None:
 
 def test_samples_that_count_against_a_gate_stand_first(small_run: Run) -> None:
     """Of a gate that passed there is no group; what counts against it is known all the same. Sample 10 was not measured."""
-    missed = Judgement(Gate("missed", "SELECT 1"), Outcome.warned, "", samples=(10, 6, 1, 4))
-    kept = Judgement(Gate("kept", "SELECT 1"), Outcome.passed, "", samples=(2, 1))
+    missed = Judgement(Gate("missed", "SELECT 1"), GateOutcome.warned, "", samples=(10, 6, 1, 4))
+    kept = Judgement(Gate("kept", "SELECT 1"), GateOutcome.passed, "", samples=(2, 1))
     chosen = choose_samples(connect(small_run.store, [small_run.run_id]), small_run.run_id, 2, 7, 3, [kept, missed])
     assert chosen[:3] == [
         Choice(6, "gate:missed", ("missed",)),

@@ -244,7 +244,6 @@ def test_a_package_may_be_called_as_ours_with_relative_and_absolute_imports(fold
     assert build(folder, "reports.net:build").out_features == 5
     assert build(folder, "entry_of_tests:build").out_features == 6
     import reports.formats
-
     import storage.errors
 
     assert storage.errors.InputError is InputError

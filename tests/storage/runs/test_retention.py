@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from reports.gates.gates import Gate, as_rows, judge
+from reports.gates.gate import Gate
+from reports.gates.judgement import as_rows
+from reports.gates.judging import judge
 from reports.pages.index import write_index
 from reports.pages.report import write_report
 from storage.aggregates import place_table

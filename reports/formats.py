@@ -15,12 +15,12 @@ RESERVED = frozenset(
         *("__proto__", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__"),
     )
 )
-"""What every object of JavaScript has: by these names the drawing library finds something else than a class."""
+"""Names that every JavaScript object has: the drawing library would mistake a class of such a name for a built-in property."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(value: float | None) -> str:
-    """One digit; only what is exactly 0 or 1 is called 0.0 % or 100.0 %."""
+    """One digit after the point; only exactly 0 or 1 is shown as 0.0 % or 100.0 %."""
     if value is None:
         return UNDEFINED
     if 0 < value < 0.0005:
@@ -35,7 +35,7 @@ def count(value: int | None) -> str:
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """A true minus sign, and no minus before a zero."""
+    """With a true minus sign, and no minus before a zero."""
     if value is None:
         return UNDEFINED
     return f"{value:z.{digits}f}".replace("-", "−")
@@ -61,7 +61,7 @@ def file_size(size: int) -> str:
 
 
 def moment(value: datetime) -> str:
-    """A time in UTC, whatever zone it came in."""
+    """A time in UTC, whatever its own zone."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -78,7 +78,7 @@ def plural(value: int, noun: str) -> str:
 
 
 def class_labels(names: Sequence[str]) -> list[str]:
-    """Names by which classes can be told apart: one that occurs twice, is blank, or RESERVED, gets its index."""
+    """Distinct names of the classes: a name that occurs twice, is blank, or is RESERVED gets its index appended."""
     names = list(map(printable, names))
     occurrences = Counter(names)
     return [

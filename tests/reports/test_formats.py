@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from reports.parts import formats
+from reports import formats
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,23 @@
 """Mean evidence maps, by label: where in the picture the evidence of a class lies."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from reports.context import Scope
+from reports.context import ReportContext
+from reports.formats import count, percent
 from reports.parts.blocks import CHART_CLASSES
 from reports.parts.cards import Fact
-from reports.parts.formats import count, percent
 from reports.parts.layers import Layer, Picture
 from reports.parts.pictures import as_uri, heat
 from reports.queries import Answer, Row
+from reports.sections.section import Section
 
 
 @dataclass(frozen=True)
 class MeanMap:
-    """Two pictures of a class, for it and for the others, with what is said of them."""
+    """Two pictures of a class, of the evidence for it and for the others, and the facts beside them."""
 
     name: str
     pictures: list[Picture]
@@ -24,7 +26,7 @@ class MeanMap:
 
 @dataclass(frozen=True)
 class MeanMaps:
-    """The classes that there is room for. note: which they are. cell: what one cell of a picture is."""
+    """The classes that there is room for. note: which classes these are. cell: the size of a picture's cell, in words."""
 
     answer: Answer
     maps: list[MeanMap]
@@ -32,21 +34,27 @@ class MeanMaps:
     cell: str
 
 
-def mean_maps(scope: Scope) -> MeanMaps | None:
-    """None where no measured image has a label and evidence, or the run is of a version without the table."""
-    answer = scope.ask("mean_evidence", count=CHART_CLASSES)
+def make_content(context: ReportContext) -> dict[str, Any]:
+    return {"mean_evidence": mean_maps(context)}
+
+
+def mean_maps(context: ReportContext) -> MeanMaps | None:
+    """None where no measured image has a label and evidence, or where the analysis did not run."""
+    if not context.has_table("evidence"):
+        return None
+    answer = context.ask("mean_evidence", count=CHART_CLASSES)
     if not answer.rows:
         return None
     side = answer.rows[0]["cell_pixel_count"]
     note = "Classes are in order of their own share, lowest first."
-    if len(scope.labels) > len(answer.rows) == CHART_CLASSES:
-        note = f"Shown are the {CHART_CLASSES} of {count(len(scope.labels))} classes with the lowest share of their own."
+    if len(context.labels) > len(answer.rows) == CHART_CLASSES:
+        note = f"Shown are the {CHART_CLASSES} of {count(len(context.labels))} classes with the lowest share of their own."
     cell = "one pixel" if side == 1 else f"{side} × {side} pixels"
-    return MeanMaps(answer, [make_map(scope, row) for row in answer.rows], note, cell)
+    return MeanMaps(answer, [make_map(context, row) for row in answer.rows], note, cell)
 
 
-def make_map(scope: Scope, row: Row) -> MeanMap:
-    name, greatest = scope.name(row["class_index"]), row["cell_frac_max"]
+def make_map(context: ReportContext, row: Row) -> MeanMap:
+    name, greatest = context.name(row["class_index"]), row["cell_frac_max"]
     sides = {
         "for the class": ("label_energy_frac_mean", f"Where evidence for {name} lies in its images, on average."),
         "for others": ("other_energy_frac_mean", f"Where evidence for other classes lies in the images of {name}, on average."),
@@ -61,3 +69,6 @@ def make_map(scope: Scope, row: Row) -> MeanMap:
         Fact("full brightness", f"{percent(greatest)} in a cell"),
     ]
     return MeanMap(name, pictures, facts)
+
+
+SECTION = Section("evidence", "Mean evidence", "mean_evidence.html.j2", make_content)
