@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tests.flows import brightness
+
 STAGES = {
     "compute_all": "computing",
     "finalise_pass": "joining",
@@ -70,6 +72,7 @@ def main() -> None:
     from flows.orchestration.environment import prepare_environment
 
     prepare_environment()
+    brightness.register()
     import flows.orchestration.audit
     import flows.runtime.progress
     from flows.cli.app import app

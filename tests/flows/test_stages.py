@@ -20,7 +20,6 @@ from storage.filesystems import files_below, is_remote, remote
 from storage.runs.lookup import list_runs, published_runs
 from storage.runs.run import Run
 from storage.runs.verification import verify
-from storage.tables import SCHEMAS
 from tests.flows.conftest import clear_audit
 from tests.flows.killing import STAGES
 from tests.flows.test_kills import workers_of
@@ -34,9 +33,10 @@ AGAIN_SECS = 4
 
 @pytest.fixture(scope="module")
 def many_shards(digits_config: Path) -> Path:
-    """The digits in nineteen shards: as many moments at which one has come in."""
+    """The digits in nineteen shards, with an analysis beside: as many moments at which a shard or a unit has come in."""
     path = digits_config.with_name("shards.toml")
-    path.write_text(digits_config.read_text().replace("shard_samples = 64", "shard_samples = 16"))
+    text = digits_config.read_text().replace("shard_samples = 64", "shard_samples = 16")
+    path.write_text(text + "[brightness]\nrun = true\n")
     return path
 
 
@@ -48,7 +48,7 @@ def run(stage: str, number: int, config: Path, store: Path, api: str) -> subproc
 
 def content_of(run: Run) -> dict[str, bytes]:
     """Maps and tables, but for what says when and where they were made."""
-    tables = [run.table(name) for name in SCHEMAS if name not in ("runs", "gates")]
+    tables = [folder / "part-0.parquet" for folder in run.table_folders() if folder.parent.name not in ("runs", "gates")]
     files = [*tables, *(path for path in files_below(run.maps) if path.name != "zarr.json"), *files_below(run.gallery)]
     contents = {path.relative_to(run.store).as_posix().replace(run.run_id, "RUN"): path.read_bytes() for path in files}
     assert len(contents) > 30
@@ -106,12 +106,12 @@ def test_a_worker_that_stands_still_for_a_minute_goes_on(
     many_shards: Path, finished: Path, prefect_api: str, tmp_path: Path
 ) -> None:
     store = tmp_path / "audits"
-    command = [sys.executable, "-m", "flows.cli", "run", str(many_shards), "--store", str(store)]
+    command = [sys.executable, "-m", "tests.flows.brightness", "run", str(many_shards), "--store", str(store)]
     with (tmp_path / "stderr.txt").open("wb") as stderr:
         running = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=stderr, env=os.environ | {"PREFECT_API_URL": prefect_api}
         )
-        while not list(store.glob("runs/*/commits/00*.json")):
+        while not list(store.glob("runs/*/commits/maps/00*.json")):
             assert running.poll() is None, (tmp_path / "stderr.txt").read_text()
             time.sleep(0.05)
         stopped = workers_of(running)[0]
