@@ -151,7 +151,9 @@ HANDLERS: dict[str, Handler] = {
 
 
 def takes_image(operation: Operation, history: History) -> bool:
-    """Whether it is a convolution of the image whose channels are summed on the way back."""
+    """Whether it is a convolution of the image, by a kernel that is fixed, whose channels are summed on the way back."""
+    if len(operation.sources) != 1:
+        return False
     call, image = operation.call, history.image
     is_entered = history.summed is not None and operation.sources[0] is image and history.maker(operation.sources[0]) is None
     return is_entered and call.name == "conv2d" and geometry_of(call) is not None
