@@ -13,7 +13,7 @@ from storage.statistics import Statistic
 
 def test_built_in_gates_have_the_names_that_configs_give() -> None:
     other = ("accuracy", "agreement", "class_accuracy", "class_cosine", "failed", "localization_shift", "other_evidence")
-    assert (*other, "sparseness_shift") == BUILT_IN
+    assert {*other, "sparseness_shift"} <= {*BUILT_IN}
     assert {*BUILT_IN} - {*WITH_SAMPLES} == {"failed"}
 
 
