@@ -11,6 +11,7 @@ from reports.queries import Row, load
 from storage.errors import InputError
 from storage.runs.run import Run, read_plan
 from storage.sql.read_only import connect, select
+from storage.statistics import in_order
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,18 +24,20 @@ BATCH_VALUES = 4_000_000
 METHOD = f"paired bootstrap of the mean, {RESAMPLES:,} resamples, {CONFIDENCE:.0%} percentile interval"
 FLIP_METHOD = "McNemar's exact test, two-sided"
 
+FIRST_FIGURES = (
+    "probability",
+    "prediction_energy_frac",
+    "label_energy_frac",
+    "sparseness",
+    "complexity",
+    "half_energy_area_frac",
+)
+"""The statistics that a comparison has first; the others follow in the order of their columns."""
+
 FIGURES = {
     "accuracy": "{side}.is_correct::DOUBLE",
     "agreement": "{side}.agrees::DOUBLE",
-    "probability": "{side}.probability",
-    "prediction_energy_frac": "{side}.prediction_energy_frac",
-    "label_energy_frac": "{side}.label_energy_frac",
-    "sparseness": "{side}.sparseness",
-    "complexity": "{side}.complexity",
-    "half_energy_area_frac": "{side}.half_energy_area_frac",
-    "positive_area_frac": "{side}.positive_area_frac",
-    "dominance_margin": "{side}.dominance_margin",
-    "class_cosine": "{side}.class_cosine",
+    **{statistic.name: f"{{side}}.{statistic.name}" for statistic in in_order(*FIRST_FIGURES) if statistic.is_compared},
 }
 """The figures compared, with the SQL that reads each from a sample: means over the pairs that have the figure in both runs."""
 FACTS = ("sample_index", "sample_id", "label", "prediction", "dominant_class", "is_correct")

@@ -1,6 +1,6 @@
 """The tables of `maps`: what its shards write, and what is aggregated from samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from storage.runs.commits import Commit
 from storage.runs.plan import Plan
 from storage.runs.run import Run
 from storage.sql.read_only import connect, select
+from storage.statistics import STATISTICS, SUMMARIES, Statistic, Summary
 from storage.tables import PER_SHARD, SCHEMAS
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 CLASSES = """
     SELECT unnest($class_names) AS class_name, unnest(range(len($class_names))) AS class_index
 """
+
+
+def sum_up(statistic: Statistic, summaries: Iterable[Summary]) -> list[str]:
+    """SQL for each of the summaries, under the name of its column."""
+    return [f"{SUMMARIES[summary].format(name=statistic.name)} AS {statistic.name}_{summary}" for summary in summaries]
+
+
+CLASS_MEANS = ", ".join(sql for statistic in STATISTICS for sql in sum_up(statistic, statistic.by_class))
+RUN_MEANS = ", ".join(sql for statistic in STATISTICS for sql in sum_up(statistic, statistic.of_run))
 
 CLASS_STATS = f"""
 WITH classes AS ({CLASSES}),
@@ -29,16 +39,7 @@ by_label AS (
         count(*) FILTER (is_correct) AS correct_count,
         avg(is_correct::INT) AS correct_frac,
         avg(agrees::INT) AS agreement_frac,
-        avg(probability) AS probability_mean,
-        avg(label_energy_frac) AS label_energy_frac_mean,
-        avg(prediction_energy_frac) AS prediction_energy_frac_mean,
-        avg(sparseness) AS sparseness_mean,
-        quantile_cont(sparseness, 0.1) AS sparseness_p10,
-        quantile_cont(sparseness, 0.5) AS sparseness_p50,
-        quantile_cont(sparseness, 0.9) AS sparseness_p90,
-        avg(complexity) AS complexity_mean,
-        avg(dominance_margin) AS dominance_margin_mean,
-        avg(class_cosine) AS class_cosine_mean
+        {CLASS_MEANS}
     FROM evidence_verdicts
     GROUP BY label
 ),
@@ -87,15 +88,8 @@ FROM classes LEFT JOIN by_label ON class_index = label
 ORDER BY class_index
 """
 
-RUN_MEANS = """
-SELECT
-    avg(is_correct::INT) AS correct_frac,
-    avg(agrees::INT) AS agreement_frac,
-    avg(sparseness) AS sparseness_mean,
-    avg(dominance_margin) AS dominance_margin_mean,
-    avg(class_cosine) AS class_cosine_mean,
-    avg(left_out_frac) AS left_out_frac_mean,
-    max(left_out_frac)::DOUBLE AS left_out_frac_max
+RUN_FIGURES = f"""
+SELECT avg(is_correct::INT) AS correct_frac, avg(agrees::INT) AS agreement_frac, {RUN_MEANS}
 FROM evidence_verdicts
 """
 
@@ -131,6 +125,6 @@ def run_row(
         "processed_count": sum(commit.processed_count for commit in commits),
         "failed_count": sum(commit.failed_count for commit in commits),
         **facts,
-        **select(connection, RUN_MEANS).to_pylist()[0],
+        **select(connection, RUN_FIGURES).to_pylist()[0],
     }
     return pa.Table.from_pylist([row], schema=SCHEMAS["runs"])

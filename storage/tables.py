@@ -11,13 +11,14 @@ analysis (`evidence`) is there only where that ran. Columns are added, never cha
 have is NULL.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.filesystems import readable
+from storage.statistics import SCORES_OF_A_MAP, STATISTICS, Statistic, Summary, in_order
 
 SCHEMA_VERSION = 7
 
@@ -35,16 +36,23 @@ def mean(name: str, about: str, direction: str = "none") -> pa.Field:
     return column(name, pa.float64(), about, direction)
 
 
-SCORES_OF_A_MAP = [
-    score("energy", "sum of positive response"),
-    score("peak", "greatest positive response"),
-    score("sparseness", "Gini index of positive response, in [0, 1) (Chalasani et al. 2020)", "higher"),
-    score("complexity", "entropy of positive response, in nats (Bhatt et al. 2020)", "lower"),
-    score("centroid_y", "centroid's row, in pixels from the first"),
-    score("centroid_x", "centroid's column, in pixels from the first"),
-    score("spread", "root mean square distance from the centroid, in pixels", "lower"),
-    score("half_energy_area_frac", "least share of pixels that holds half of the energy", "lower"),
-]
+def score_of(statistic: Statistic) -> pa.Field:
+    return score(statistic.name, statistic.about, statistic.direction)
+
+
+def class_means(statistics: Iterable[Statistic]) -> list[pa.Field]:
+    return [field for statistic in statistics for field in summaries_of(statistic, statistic.by_class)]
+
+
+def run_means(statistics: Iterable[Statistic]) -> list[pa.Field]:
+    return [field for statistic in statistics for field in summaries_of(statistic, statistic.of_run)]
+
+
+def summaries_of(statistic: Statistic, summaries: Mapping[Summary, str]) -> list[pa.Field]:
+    return [mean(f"{statistic.name}_{summary}", about, statistic.direction) for summary, about in summaries.items()]
+
+
+PROBABILITY, *FURTHER_STATISTICS = map(score_of, STATISTICS)
 
 INDEX = column("sample_index", pa.int64(), "position in the dataset and in the Zarr arrays")
 
@@ -54,23 +62,12 @@ SAMPLES = [
     column("content_hash", pa.string(), "SHA-256 of the sample's content"),
     column("label", pa.int32(), "class given by the dataset; NULL = unknown"),
     column("prediction", pa.int32(), "class with the greatest logit"),
-    score("probability", "softmax of the predicted class"),
+    PROBABILITY,
     column("is_correct", pa.bool_(), "prediction = label; NULL = label unknown"),
     column(
         "dominant_class", pa.int32(), "class that holds most of the dominant response map's energy; NULL = no positive response"
     ),
-    score("dominant_energy_frac", "share of the dominant response map's energy at pixels of the dominant class"),
-    score("prediction_energy_frac", "the same share, of the predicted class", "higher"),
-    score("label_energy_frac", "the same share, of the label", "higher"),
-    score("positive_area_frac", "share of pixels at which any class has positive response"),
-    *SCORES_OF_A_MAP,
-    score("dominance_margin", "lead of the strongest response over the second, as a share of the strongest, in [0, 1]", "higher"),
-    score("class_cosine", "mean cosine between the response maps of two classes, in [−1, 1]", "lower"),
-    score(
-        "left_out_frac",
-        "share of positive class response that method.top_k left out; 0 without it; NULL = no positive class response",
-        "lower",
-    ),
+    *FURTHER_STATISTICS,
 ]
 
 RESPONSES = [
@@ -78,7 +75,7 @@ RESPONSES = [
     column("class_index", pa.int32(), "the class whose response map this row describes"),
     score("logit", "spatial mean of the class's response map before the global average"),
     score("probability", "softmax of the logit"),
-    *SCORES_OF_A_MAP,
+    *map(score_of, SCORES_OF_A_MAP),
     score("dominant_area_frac", "share of pixels at which this class is dominant"),
     score("dominant_energy_frac", "share of the dominant response map's energy at those pixels"),
 ]
@@ -103,16 +100,7 @@ CLASS_STATS = [
     column("dominant_count", pa.int64(), "samples with this dominant class"),
     mean("correct_frac", "correct_count / sample_count", "higher"),
     mean("agreement_frac", "share of the label's samples whose dominant class is their prediction", "higher"),
-    mean("probability_mean", "mean probability of the prediction"),
-    mean("label_energy_frac_mean", "mean share of energy dominated by the label", "higher"),
-    mean("prediction_energy_frac_mean", "mean share of energy dominated by the prediction", "higher"),
-    mean("sparseness_mean", "mean sparseness of the dominant response map", "higher"),
-    mean("sparseness_p10", "its 10th percentile", "higher"),
-    mean("sparseness_p50", "its median", "higher"),
-    mean("sparseness_p90", "its 90th percentile", "higher"),
-    mean("complexity_mean", "mean complexity of the dominant response map, in nats", "lower"),
-    mean("dominance_margin_mean", "mean dominance margin", "higher"),
-    mean("class_cosine_mean", "mean class cosine", "lower"),
+    *class_means(in_order("probability", "label_energy_frac")),
 ]
 
 CONFUSION = [
@@ -136,6 +124,9 @@ LOCALIZATION = [
 
 UTC = pa.timestamp("us", tz="UTC")
 
+OLDEST_OF_A_RUN = ("sparseness", "dominance_margin", "class_cosine")
+"""The statistics whose means `runs` had from the first: those of all others stand at its end."""
+
 RUNS = [
     column("name", pa.string(), "name of the audit, from its config"),
     column("started_at", UTC, "when the run was planned"),
@@ -156,9 +147,7 @@ RUNS = [
     column("failed_count", pa.int64(), "samples in `failures`"),
     mean("correct_frac", "accuracy over the samples with a label", "higher"),
     mean("agreement_frac", "share of samples whose dominant class is their prediction", "higher"),
-    mean("sparseness_mean", "mean sparseness of the dominant response map", "higher"),
-    mean("dominance_margin_mean", "mean dominance margin", "higher"),
-    mean("class_cosine_mean", "mean class cosine", "lower"),
+    *run_means(statistic for statistic in STATISTICS if statistic.name in OLDEST_OF_A_RUN),
     column("model_program", pa.string(), "file of the exported program; NULL = the model is built by a function"),
     column("reduction", pa.string(), "of the responses of the input's channels"),
     column("head", pa.string(), "module that was named as the one that decides the classes; NULL = it was found"),
@@ -175,8 +164,7 @@ RUNS = [
     column("is_folded", pa.bool_(), "a fixed operator made the maps, worked out once for all images"),
     column("fold_reason", pa.string(), "why none did; NULL = one did"),
     mean("fold_deviation", "largest deviation of the operator's responses from the network's, of their peak", "lower"),
-    mean("left_out_frac_mean", "mean share of positive class response that top_k left out", "lower"),
-    mean("left_out_frac_max", "the greatest share that it left out of a sample", "lower"),
+    *run_means(statistic for statistic in STATISTICS if statistic.name not in OLDEST_OF_A_RUN),
 ]
 
 GATES = [

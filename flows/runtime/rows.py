@@ -11,6 +11,7 @@ from torch import Tensor
 from auditor.measurement import Measurement
 from auditor.statistics.map_statistics import SCORES
 from storage.datasets import Samples
+from storage.statistics import STATISTICS
 from storage.tables import SCHEMAS
 
 
@@ -33,12 +34,10 @@ def sample_rows(samples: Samples, start: int, chosen: np.ndarray, measured: Meas
         "dominant_energy_frac": pick(shares, dominant),
         "prediction_energy_frac": pick(shares, predictions),
         "label_energy_frac": pick(shares, labels.clamp(min=0)).masked_fill(~has_label, torch.nan),
-        "positive_area_frac": measured.positive_area_frac,
-        "dominance_margin": measured.dominance_margin,
-        "class_cosine": measured.class_cosine,
-        "left_out_frac": measured.left_out_frac,
     }
-    columns |= {name: getattr(measured.dominant, name)[:, 0] for name in SCORES}
+    columns |= {
+        statistic.name: measured_as(statistic.name, measured) for statistic in STATISTICS if statistic.name not in columns
+    }
     table = as_table(columns, SCHEMAS["samples"])
     if samples.meta is not None:
         for field in meta:
@@ -68,6 +67,12 @@ def failure_rows(ids: Sequence[str], start: int, failures: dict[int, tuple[str, 
         for position, (stage, reason) in sorted(failures.items())
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMAS["failures"])
+
+
+def measured_as(name: str, measured: Measurement) -> Tensor:
+    """The statistic that the measurement has by this name, (N,); a score is the dominant response map's."""
+    values: Tensor = getattr(measured.dominant, name)[:, 0] if name in SCORES else getattr(measured, name)
+    return values
 
 
 def pick(values: Tensor, classes: Tensor) -> Tensor:

@@ -1,14 +1,20 @@
 """Gates: questions with one number for an answer, and the limits it is held to."""
 
 from dataclasses import dataclass
+from string import Template
 
 from reports.queries import FOLDER, fill, load
+from storage.statistics import STATISTICS
 
-BUILT_IN = tuple(sorted(path.stem for path in FOLDER.glob("gates/*.sql")))
-"""Names of the built-in gates, which need no SQL of the user's: each is `sql/gates/<name>.sql`."""
+OF_STATISTICS = {name: (statistic, kind) for statistic in STATISTICS for name, kind in statistic.gates.items()}
+"""The built-in gates that ask for a statistic, by name. Their queries are `sql/statistic_gates/<kind>.sql` and
+`sql/statistic_gate_samples/<kind>.sql`, with the statistic's name written into them."""
 
-WITH_SAMPLES = tuple(sorted(path.stem for path in FOLDER.glob("gate_samples/*.sql")))
-"""Names of the built-in gates that can say which images count against them: `sql/gate_samples/<name>.sql` finds these."""
+BUILT_IN = tuple(sorted({*OF_STATISTICS, *(path.stem for path in FOLDER.glob("gates/*.sql"))}))
+"""Names of the built-in gates, which need no SQL of the user's: each but those of `OF_STATISTICS` is `sql/gates/<name>.sql`."""
+
+WITH_SAMPLES = tuple(sorted({*OF_STATISTICS, *(path.stem for path in FOLDER.glob("gate_samples/*.sql"))}))
+"""Names of the built-in gates that can say which images count against them; `sql/gate_samples/<name>.sql` finds these."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,23 @@ class Gate:
         """The SQL that is run."""
         if self.sql is not None:
             return self.sql
-        return fill(load(f"gates/{self.name}"), {"min_samples": self.min_samples})
+        return self.built_in_text("gates")
 
     @property
     def samples_text(self) -> str | None:
         """The SQL that finds the images that count against it; None where there is no such query."""
         if self.sql is not None or self.name not in WITH_SAMPLES:
             return self.samples
-        return fill(load(f"gate_samples/{self.name}"), {"min_samples": self.min_samples})
+        return self.built_in_text("gate_samples")
+
+    def built_in_text(self, folder: str) -> str:
+        """The SQL in one of the folders `gates` and `gate_samples`, or its like for a statistic."""
+        if self.name not in OF_STATISTICS:
+            return fill(load(f"{folder}/{self.name}"), {"min_samples": self.min_samples})
+        statistic, kind = OF_STATISTICS[self.name]
+        beyond, worst_first = ("<", "ASC") if statistic.direction == "higher" else (">", "DESC")
+        template = Template(load(f"statistic_{folder}/{kind}"))
+        return template.substitute(statistic=statistic.name, beyond=beyond, worst_first=worst_first)
 
     @property
     def moves(self) -> bool:

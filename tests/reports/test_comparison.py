@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.comparison import Comparison, PairedMean, compare, interval
+from reports.comparison import FIGURES, Comparison, PairedMean, compare, interval
 from storage.errors import InputError
 from storage.runs.run import Run
 from tests.reports.stores import SCRIPT, Content, Row, make_store, sample
@@ -79,6 +79,12 @@ def test_figures_by_hand(comparison: Comparison) -> None:
     assert sparseness.count == 5
     assert sparseness.before == pytest.approx((1 + 2 + 3 + 4 + 6) / 5 / 32)
     assert sparseness.after == pytest.approx((2 + 1 + 3 + 4 + 5) / 5 / 32)
+
+
+def test_figures_come_in_the_order_that_readers_know() -> None:
+    known = ["accuracy", "agreement", "probability", "prediction_energy_frac", "label_energy_frac", "sparseness", "complexity"]
+    known += ["half_energy_area_frac", "positive_area_frac", "dominance_margin", "class_cosine"]
+    assert [name for name in FIGURES if name in known] == known
 
 
 def test_one_sided_flips_are_no_chance(before: Run) -> None:

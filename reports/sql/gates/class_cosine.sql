@@ -1,1 +1,0 @@
-SELECT avg(class_cosine) FROM samples

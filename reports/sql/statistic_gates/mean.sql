@@ -1,0 +1,1 @@
+SELECT avg($statistic) FROM samples
