@@ -2,20 +2,21 @@
 
 from pathlib import Path
 
-from storage.tables import SCHEMA_VERSION, SCHEMAS
+from flows.analyses import known_schemas
+from storage.tables import SCHEMA_VERSION
 
 HEAD = f"""# The tables
 
 Schema version {SCHEMA_VERSION}. Every table also has `run_id`, its Hive partition. Undefined is NULL; a `_frac` is in [0, 1].
 *Better* says which direction of a score speaks for the model's evidence, where one does. Columns of a manifest that the
 audit does not know are in `samples` as `meta_*`; one whose type changes from run to run is text where no type holds all
-its values. Made by `python docs/make_tables.py` from `storage/tables.py`.
+its values. Made by `python docs/make_tables.py` from `storage/tables.py` and `flows/analyses/`.
 """
 
 
 def tables_page() -> str:
     lines = [HEAD]
-    for table, schema in SCHEMAS.items():
+    for table, schema in known_schemas().items():
         lines += [f"## {table}", "", "| column | type | what | better |", "|---|---|---|---|"]
         for field in schema:
             metadata = {key.decode(): value.decode() for key, value in field.metadata.items()}

@@ -11,6 +11,7 @@ from reports.parts.formats import count, percent
 from reports.parts.layers import Layer, Picture
 from reports.parts.pictures import as_uri, heat
 from reports.queries import Answer, Row
+from storage.sql.read_only import tables_in
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class MeanMaps:
 
 
 def mean_maps(scope: Scope) -> MeanMaps | None:
-    """None where no measured image has a label and evidence, or the run is of a version without the table."""
+    """None where no measured image has a label and evidence, or the run has not the analysis that makes the table."""
+    if "evidence" not in tables_in(scope.connection, "main"):
+        return None
     answer = scope.ask("mean_evidence", count=CHART_CLASSES)
     if not answer.rows:
         return None
