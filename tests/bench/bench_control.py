@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,20 +25,26 @@ from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
+from flows.analyses import known_schemas
+from flows.analyses.analysis import Context, Options
+from flows.analyses.maps import as_result
+from flows.analyses.runner import commit_pass
 from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
-from flows.runtime.shard import Findings, commit
+from flows.runtime.shard import Findings
 from flows.runtime.submit import WINDOW, drive
 from reports.gates.judgement import as_rows
-from storage.aggregates import gather
-from storage.datasets import Dataset
-from storage.maps import CHUNK_SAMPLES, MapShape
-from storage.runs.commits import read_commits, sweep_orphans
+from storage.aggregates import place_run
+from storage.filesystems import hash_file
+from storage.joins import aggregate, join_maps, join_parts
+from storage.maps import CHUNK_SAMPLES
+from storage.runs.commits import ensure_folders, read_commits, sweep_orphans
 from storage.runs.lookup import find_unfinished
 from storage.runs.manifest import Manifest
 from storage.runs.plan import Plan, Unit
-from storage.runs.run import Run, create_run, hash_file, publish
+from storage.runs.run import MAPS, Run, create_run, publish
 from storage.tables import SCHEMAS, write_table
+from tests.flows.units import JOBS
 from tests.reports.stores import SMALL, make_plan, response, sample
 
 SIZES = (2_500, 5_000, 10_000, 20_000)
@@ -68,19 +74,22 @@ class Costs:
     peak_bytes: int
 
 
-def noop_shard(run: Run, shape: MapShape, shard: Unit) -> dict[str, float]:
+def noop_shard(run: Run, plan: Plan, shard: Unit) -> dict[str, float]:
     """Commits samples of one pixel by what commits a real shard; returns the seconds that took."""
     started = time.perf_counter()
     samples, responses = first_rows()
     findings = Findings(
+        shard.start,
         [str(index) for index in range(shard.start, shard.stop)],
         np.arange(CHUNK_SAMPLES) % CLASSES,
         np.zeros((CHUNK_SAMPLES, 1, 1), np.int16),
         np.ones((CHUNK_SAMPLES, 1, 1), np.float32),
+        pa.schema([]),
+        {},
         [beginning_at(shard.start, samples)],
         [beginning_at(shard.start, responses)],
     )
-    commit(run, shape, shard, cast(Dataset, None), findings, {}, started)
+    commit_pass(Context(run, plan, Options(), None), JOBS, shard, as_result(findings), started)
     return {"secs": time.perf_counter() - started}
 
 
@@ -111,7 +120,9 @@ def make_run(store: Path, shards: int) -> tuple[Run, Plan]:
             "class_names": [str(number) for number in range(CLASSES)],
         }
     )
-    return create_run(store, plan), plan
+    run = create_run(store, plan)
+    ensure_folders(run, [job.analysis.name for job in JOBS])
+    return run, plan
 
 
 def memory() -> int:
@@ -120,7 +131,6 @@ def memory() -> int:
 
 def measure(shards: int, folder: Path) -> Costs:
     run, plan = make_run(folder, shards)
-    shape = MapShape(plan.sample_count, 1, 1, CHUNK_SAMPLES)
     held = tasks = done = settled = 0
     worked = 0.0
     with open_cluster(ComputeSection(workers=WORKERS, threads=1)) as cluster, Client(cluster, set_as_default=False) as client:
@@ -128,7 +138,7 @@ def measure(shards: int, folder: Path) -> Costs:
         def submit(shard: Unit) -> Any:
             nonlocal held, tasks
             key = f"{run.run_id}-{shard.index:05d}-0"
-            future = client.submit(noop_shard, run, shape, shard, key=key, pure=False)
+            future = client.submit(noop_shard, run, plan, shard, key=key, pure=False)
             held, tasks = max(held, len(client.futures)), max(tasks, len(cluster.scheduler.tasks))
             return future
 
@@ -147,7 +157,7 @@ def measure(shards: int, folder: Path) -> Costs:
     resume_secs, remaining = resume(run, plan)
     assert remaining == []
     started = time.perf_counter()
-    artefacts = gather(run, plan, read_commits(run), {}, {}, datetime.now(UTC))
+    artefacts = finalise_like_an_audit(run, plan)
     gathered = time.perf_counter()
     publish_like_an_audit(run, plan, artefacts)
     ended = time.perf_counter()
@@ -170,17 +180,27 @@ def resume(run: Run, plan: Plan) -> tuple[float, list[Unit]]:
     """Seconds in which a run that was cut off finds what is left to do, and what that is."""
     started = time.perf_counter()
     assert find_unfinished(run.store, plan) == run
-    commits = read_commits(run)
-    sweep_orphans(run, commits.values())
-    remaining = [shard for shard in plan.shards() if shard.index not in commits]
+    commits = [read_commits(run, job.analysis.name) for job in JOBS]
+    sweep_orphans(run, [commit for found in commits for commit in found.values()])
+    remaining = [shard for shard in plan.shards() if any(shard.index not in found for found in commits)]
     return time.perf_counter() - started, remaining
+
+
+def finalise_like_an_audit(run: Run, plan: Plan) -> dict[str, str]:
+    commits = {job.analysis.name: [commit for _, commit in sorted(read_commits(run, job.analysis.name).items())] for job in JOBS}
+    artefacts = join_maps(run, plan, commits[MAPS], {})
+    for job in JOBS:
+        join_parts(run, plan, job.analysis.tables, commits[job.analysis.name])
+        aggregate(run, plan, job.analysis.tables)
+    place_run(run, plan, commits[MAPS], {}, datetime.now(UTC))
+    return artefacts
 
 
 def publish_like_an_audit(run: Run, plan: Plan, artefacts: dict[str, str]) -> None:
     """The part of `publish_run` that grows with the shards: the manifest, and the sweeping of attempts."""
     run.table("gates").parent.mkdir(parents=True)
     write_table(as_rows([], None), run.table("gates"))
-    artefacts |= {run.table(name).relative_to(run.store).as_posix(): hash_file(run.table(name)) for name in SCHEMAS}
+    artefacts |= {run.table(name).relative_to(run.store).as_posix(): hash_file(run.table(name)) for name in known_schemas()}
     counts = {"expected_count": plan.sample_count, "processed_count": plan.sample_count, "failed_count": 0}
     publish(
         run,

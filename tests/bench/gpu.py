@@ -341,7 +341,7 @@ def run_audit(config: Path, store: Path, cluster: str, kill_after: int | None = 
     started = time.perf_counter()
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while kill_after is not None and running.poll() is None:
-        if len(list(store.glob("runs/*/commits/*.json"))) >= kill_after:
+        if len(list(store.glob("runs/*/commits/maps/*.json"))) >= kill_after:
             running.send_signal(signal.SIGKILL)
             break
         time.sleep(0.02)

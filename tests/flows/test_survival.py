@@ -6,19 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
-from flows.runtime.shard import set_aside
+from flows.analyses import known_schemas
+from flows.analyses.runner import give_up
 from flows.runtime.worker import Work
 from storage.datasets import open_dataset
-from storage.maps import MapShape
 from storage.runs.commits import read_commits
 from storage.runs.lookup import published_runs
 from storage.runs.plan import Unit
-from storage.runs.run import Run, create_run, read_plan
+from storage.runs.run import MAPS, Run, read_plan
 from storage.tables import PER_SHARD, SCHEMAS
 from tests.flows.conftest import Digits, clear_audit, write_deadly, write_idx
+from tests.flows.units import JOBS, begin_run
 
 DEADLY_SAMPLE = 200
 SHARD = range(192, 256)
@@ -42,7 +45,7 @@ def read(run: Run, table: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.soak
-def test_a_shard_that_kills_its_worker_is_set_aside_and_the_rest_completes(
+def test_a_shard_that_kills_its_worker_is_given_up_and_the_rest_completes(
     deadly_config: Path, finished: Path, prefect_api: str, tmp_path: Path
 ) -> None:
     done = clear_audit("run", deadly_config, "--store", tmp_path / "audits", api=prefect_api)
@@ -61,28 +64,25 @@ def test_a_shard_that_kills_its_worker_is_set_aside_and_the_rest_completes(
     assert [[row[name] for name in names] for row in read(run, "samples")] == [[row[name] for name in names] for row in kept]
 
 
-def test_a_shard_that_is_set_aside_has_empty_maps_and_a_failure_a_sample(digits_work: Work, tmp_path: Path) -> None:
-    plan = read_plan_of(tmp_path)
+def test_a_shard_that_is_given_up_has_empty_maps_and_a_failure_a_sample(digits_work: Work, tmp_path: Path) -> None:
+    run, plan = begin_run(tmp_path / "store", 300, 64)
     dataset = open_dataset(digits_work.dataset)
-    shape = MapShape(300, 28, 28, 64)
-    assert set_aside(plan, shape, Unit(4, 256, 300), dataset, "it kills") == {"processed": 0, "failed": 44}
-    commit = read_commits(plan)[4]
-    assert commit.is_set_aside
-    folder = plan.attempts / commit.attempt
+    assert give_up(run, plan, dataset, JOBS, Unit(4, 256, 300), "it kills") == {"processed": 0, "failed": 44}
+    commit = read_commits(run, MAPS)[4]
+    assert commit.is_quarantined
+    folder = run.attempts / commit.attempt
     rows = pq.read_table(folder / "failures.parquet").to_pylist()
     assert [(row["sample_index"], row["sample_id"]) for row in rows] == [(index, f"{index:05d}") for index in range(256, 300)]
     for name in PER_SHARD:
         table = pq.read_table(folder / f"{name}.parquet")
         assert table.schema.names == SCHEMAS[name].names
         assert table.num_rows == (44 if name == "failures" else 0)
-
-
-def read_plan_of(folder: Path) -> Run:
-    """A run that has just begun, of 300 samples in five shards."""
-    from tests.reports.stores import SMALL, make_plan
-
-    plan = make_plan(SMALL).model_copy(update={"sample_count": 300, "shard_samples": 64})
-    return create_run(folder / "store", plan)
+    maps = zarr.open_group(folder / "maps.zarr", mode="r")
+    assert (np.asarray(maps["dominant_class"])[:44] == -1).all()
+    assert (np.asarray(maps["dominant_response"]) == 0).all()
+    evidence = read_commits(run, "evidence")[4]
+    assert evidence.is_quarantined
+    assert pq.read_table(run.attempts / evidence.attempt / "evidence.parquet").num_rows == 0
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_store_that_is_read_only_is_said(full_disk: Path, digits_config: Path,
 def assert_same(run: Run, other: Run) -> None:
     """Maps and tables to the last byte, but for what says when and where they were made."""
     assert read_plan(run).dataset_hash == read_plan(other).dataset_hash
-    for name in [name for name in SCHEMAS if name not in ("runs", "gates")]:
+    for name in [name for name in known_schemas() if name not in ("runs", "gates")]:
         assert run.table(name).read_bytes() == other.table(name).read_bytes(), name
     chunks = {path.relative_to(run.maps) for path in run.maps.glob("*/c/**/*") if path.is_file()}
     assert chunks == {path.relative_to(other.maps) for path in other.maps.glob("*/c/**/*") if path.is_file()}
@@ -142,11 +142,11 @@ def test_a_worker_that_was_presumed_dead_cannot_spoil_a_finished_run(finished: P
     (run,) = published_runs(tmp_path / "store")
     before = {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()}
     run.attempts.mkdir()
-    dataset = open_dataset(digits_work.dataset)
-    set_aside(run, MapShape(300, 28, 28, 64), Unit(0, 0, 64), dataset, "late")
+    plan, dataset = read_plan(run), open_dataset(digits_work.dataset)
+    give_up(run, plan, dataset, JOBS, Unit(0, 0, 64), "late")
     assert {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()} == before
     assert list(run.attempts.iterdir()) == []
     run.attempts.rmdir()
     with pytest.raises(FileNotFoundError):
-        set_aside(run, MapShape(300, 28, 28, 64), Unit(0, 0, 64), dataset, "later")
+        give_up(run, plan, dataset, JOBS, Unit(0, 0, 64), "later")
     assert {path: path.read_bytes() for path in run.store.rglob("*") if path.is_file()} == before

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from storage.errors import InputError
 from storage.runs.commits import read_commits
 from storage.runs.lookup import find_reference, find_run, find_unfinished, list_runs, published_runs
-from storage.runs.run import Run, read_manifest, read_plan
+from storage.runs.run import MAPS, Run, read_additions, read_manifest, read_plan
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_json
 
@@ -41,8 +41,11 @@ PLAN: dict[str, Any] = {
     "examination": EXAMINATION,
 }
 COMMIT: dict[str, Any] = {
-    "shard": 0,
-    "attempt": "00000-00ff00ff",
+    "run_id": RUN,
+    "analysis": "maps",
+    "unit": 0,
+    "attempt": "maps-00000-00ff00ff",
+    "identity": "i0",
     "processed_count": 16,
     "failed_count": 0,
     "duration_secs": 1.5,
@@ -59,7 +62,20 @@ MANIFEST: dict[str, Any] = {
     "readings": ["one"],
     "examination": EXAMINATION,
     "environment": {"python": "3.11"},
+    "analyses": {"evidence": {"run": True}},
     "artefacts": {"maps.zarr/zarr.json": "a0"},
+}
+ADDITION: dict[str, Any] = {
+    "run_id": RUN,
+    "analysis": "evidence",
+    "options": {"run": True},
+    "started_at": "2026-11-21T03:00:00Z",
+    "finished_at": "2026-11-21T04:00:00Z",
+    "tool_version": "0.1.0",
+    "processed_count": 40,
+    "failed_count": 0,
+    "environment": {"python": "3.11"},
+    "artefacts": {"tables/evidence/part-0.parquet": "a0"},
 }
 
 
@@ -70,7 +86,7 @@ def is_below(path: Path, folder: Path) -> bool:
 def read_all(run: Run) -> None:
     """What the tool reads of a run, and what it does with the names in it."""
     try:
-        for commit in read_commits(run).values():
+        for commit in read_commits(run, MAPS).values():
             attempt = run.attempts / commit.attempt
             assert attempt.parent.resolve() == run.attempts.resolve()
             assert is_below(attempt, run.attempts)
@@ -78,7 +94,15 @@ def read_all(run: Run) -> None:
     except InputError as error:
         check_sentence(error)
     try:
-        assert all(is_below(run.store / name, run.store) for name in read_manifest(run).artefacts)
+        manifest = read_manifest(run)
+        assert all(is_below(run.store / name, run.store) for name in manifest.artefacts)
+        assert all(is_below(run.commits_of(analysis), run.commits) for analysis in manifest.analyses)
+    except InputError as error:
+        check_sentence(error)
+    try:
+        for addition in read_additions(run):
+            assert all(is_below(run.store / name, run.store) for name in addition.artefacts)
+            assert is_below(run.commits_of(addition.analysis), run.commits)
     except InputError as error:
         check_sentence(error)
     try:
@@ -95,14 +119,23 @@ def read_all(run: Run) -> None:
 
 def test_records_of_any_content(tmp_path: Path, trials: settings, watch: Watch) -> None:
     run = Run(tmp_path / "store", RUN)
-    run.commits.mkdir(parents=True)
+    for folder in (run.commits_of(MAPS), run.added):
+        folder.mkdir(parents=True)
     (tmp_path / "x").write_text("outside")
 
-    records = {run.folder / "plan.json": PLAN, run.commits / "00000.json": COMMIT, run.manifest: MANIFEST}
+    records = {
+        run.folder / "plan.json": PLAN,
+        run.commits_of(MAPS) / "00000.json": COMMIT,
+        run.manifest: MANIFEST,
+        run.added / "evidence.json": ADDITION,
+    }
     changed = st.one_of(st.tuples(st.just(path), changed_json(record)) for path, record in records.items())
 
     for path, record in records.items():
         path.write_text(json.dumps(record))
+    assert read_commits(run, MAPS)[0].files == COMMIT["files"]
+    assert read_manifest(run).artefacts == MANIFEST["artefacts"]
+    assert read_additions(run)[0].artefacts == ADDITION["artefacts"]
 
     @trials
     @given(changes=st.lists(changed, min_size=1, max_size=2))
@@ -116,7 +149,7 @@ def test_records_of_any_content(tmp_path: Path, trials: settings, watch: Watch) 
 
     check()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "x"]
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
 
 
 def test_folders_of_any_name(tmp_path: Path, trials: settings, watch: Watch) -> None:

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from storage.evidence import mean_evidence, write_sums
 
+from flows.analyses import evidence
 from reports.gates.gate import Gate
 from reports.gates.judgement import Judgement, as_rows
 from reports.gates.judging import judge
-from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, place_rows, run_row
+from storage.aggregates import CLASS_STATS, CONFUSION, LOCALIZATION, run_row
 from storage.filesystems import create_file, put_folder, replace_file, scratch
-from storage.runs.commits import Commit
+from storage.joins import place_rows
+from storage.runs.commits import Commit, ensure_folders
 from storage.runs.manifest import Manifest
 from storage.runs.plan import Examination, Plan
-from storage.runs.run import Run, create_run, publish
+from storage.runs.run import MAPS, Run, create_run, publish
 from storage.sql.read_only import connect, select
-from storage.tables import SCHEMA_VERSION, SCHEMAS
+from storage.tables import SCHEMA_VERSION, SCHEMAS, write_table
 
 RUN_ID = "20261121T030000Z-digits-4f2a"
 PLANNED = datetime(2026, 11, 21, 3, 0, 0, tzinfo=UTC)
@@ -156,8 +157,9 @@ def make_store(store: Path, content: Content) -> Run:
     for table in ("samples", "responses", "failures"):
         place_rows(run, table, pa.Table.from_pylist(list(getattr(content, table)), schema=SCHEMAS[table]))
     counts = {"processed_count": len(content.samples), "failed_count": len(content.failures)}
-    commit = Commit(run_id=run.run_id, shard=0, attempt="00000-0", duration_secs=1.5, files={}, **counts)
-    create_file(run.commits / "00000.json", commit.model_dump_json())
+    commit = Commit(run_id=run.run_id, unit=0, attempt="maps-00000-0", duration_secs=1.5, files={}, **counts)
+    ensure_folders(run, [MAPS])
+    create_file(run.commits_of(MAPS) / "00000.json", commit.model_dump_json())
     facts = {"model_factory": "digits:net", "dataset_path": "data/<digits>", "rule": "linear", "precision": "float32"}
     facts |= content.facts
     finished = PLANNED + timedelta(seconds=75)
@@ -166,7 +168,7 @@ def make_store(store: Path, content: Content) -> Run:
         place_rows(run, "class_stats", select(connection, CLASS_STATS, names))
         place_rows(run, "localization", select(connection, LOCALIZATION, names))
         place_rows(run, "confusion", select(connection, CONFUSION))
-        place_rows(run, "evidence", make_evidence(run, content))
+        place_rows(run, "evidence", make_evidence(run, plan, content), evidence.SCHEMA)
         place_rows(run, "runs", run_row(connection, plan, [commit], facts, finished))
     judgements = judge(content.gates, run, None)
     place_rows(run, "gates", as_rows(judgements, None))
@@ -187,7 +189,7 @@ def make_store(store: Path, content: Content) -> Run:
     return run
 
 
-def make_evidence(run: Run, content: Content) -> pa.Table:
+def make_evidence(run: Run, plan: Plan, content: Content) -> pa.Table:
     """Of 28 × 28 cells: the label's share at (label, label) from the top left, the others' at the far end of its row."""
     measured = [row for row in content.samples if row["label"] is not None and row["dominant_class"] is not None]
     labels = np.array([row["label"] for row in measured], np.int64)
@@ -201,8 +203,8 @@ def make_evidence(run: Run, content: Content) -> pa.Table:
             parts.append(folder / f"evidence-{label}.parquet")
             chosen = labels == label
             sums = own[chosen].sum(0)[None], other[chosen].sum(0)[None]
-            write_sums(parts[-1], labels[chosen][:1], np.array([chosen.sum()]), *sums)
-        return mean_evidence(parts, list(content.classes), 28, 28)
+            write_table(evidence.as_sums(labels[chosen][:1], np.array([chosen.sum()]), *sums), parts[-1])
+        return evidence.mean_evidence(parts, plan)
 
 
 def make_plan(content: Content) -> Plan:

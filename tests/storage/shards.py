@@ -1,6 +1,6 @@
 """A run whose shards are committed, made by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.evidence import EVIDENCE_SUMS, write_sums
+from storage.aggregates import TABLES, place_run
+from storage.joins import aggregate, join_maps, join_parts
 from storage.maps import MapShape, write_shard
-from storage.runs.commits import commit_attempt, leave_attempt, open_attempt
+from storage.runs.commits import commit_attempt, ensure_folders, leave_attempt, open_attempt, read_commits
 from storage.runs.plan import Plan
-from storage.runs.run import Run, create_run
+from storage.runs.run import MAPS, Run, create_run
 from storage.tables import SCHEMAS, write_table
 
 MakePlan = Callable[..., Plan]
@@ -29,6 +30,8 @@ UNCERTAIN = (
     "left_out_frac",
 )
 META = pa.field("meta_site", pa.string())
+IDENTITY = "i0"
+"""Of the options that the shards were measured by."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def sample(index: int, generator: np.random.Generator) -> Row:
     return row | {"meta_site": f"site-{index % 2}"}
 
 
-def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
+def build(store: Path, make_plan: MakePlan) -> Work:
     """40 samples in shards of 16, 16 and 8; three of the samples failed. The same at every call."""
     generator = np.random.default_rng(7)
     plan = make_plan(class_names=CLASSES, created_at=STARTED)
@@ -76,18 +79,13 @@ def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
     dominant_response[:, 0, 0] = 512
     dominant_class[16:32], dominant_response[16:32] = -1, 0  # a shard without any response
     run = create_run(store, plan)
+    ensure_folders(run, [MAPS])
     rows = {"samples": samples, "responses": responses, "failures": failures}
     for shard in plan.shards():
-        if shard.index not in only:
-            continue
-        attempt = open_attempt(run, shard)
+        attempt = open_attempt(run, MAPS, shard)
         own = slice(shard.start, shard.stop)
         shape = MapShape(plan.sample_count, plan.height, plan.width, plan.shard_samples)
         write_shard(attempt / "maps.zarr", shape, dominant_class[own], dominant_response[own])
-        labels = np.array([shard.index, 3])
-        write_sums(
-            attempt / EVIDENCE_SUMS, labels, labels + 1, dominant_response[own][:2] / 512, dominant_response[own][2:4] / 512
-        )
         counts = {}
         for table, every in rows.items():
             part = [row for row in every if shard.start <= row["sample_index"] < shard.stop]
@@ -95,6 +93,18 @@ def build(store: Path, make_plan: MakePlan, only: range = range(3)) -> Work:
             schema = pa.schema(fields, metadata=SCHEMAS[table].metadata)
             write_table(pa.Table.from_pylist(part, schema=schema), attempt / f"{table}.parquet")
             counts[table] = len(part)
-        assert commit_attempt(run, attempt, shard, counts["samples"], counts["failures"], 1.0)
+        assert commit_attempt(run, MAPS, shard, attempt, IDENTITY, counts["samples"], counts["failures"], 1.0)
         leave_attempt(run, attempt)
     return Work(run, plan, samples, responses, failures, dominant_class, dominant_response)
+
+
+def gather(
+    work: Work, attributes: Mapping[str, Any] = {}, facts: Mapping[str, Any] = {}, now: datetime = STARTED
+) -> dict[str, str]:
+    """Joins the committed shards into the run's arrays and tables, and aggregates; returns the hashes of the arrays' files."""
+    commits = [commit for _, commit in sorted(read_commits(work.run, MAPS).items())]
+    artefacts = join_maps(work.run, work.plan, commits, dict(attributes))
+    join_parts(work.run, work.plan, TABLES, commits)
+    aggregate(work.run, work.plan, TABLES)
+    place_run(work.run, work.plan, commits, dict(facts), now)
+    return artefacts

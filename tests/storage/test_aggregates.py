@@ -1,4 +1,4 @@
-"""Shards joined into a run, and its aggregates against the same sums in plain Python."""
+"""The aggregates of a run against the same sums in plain Python."""
 
 import statistics
 from collections import Counter
@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.aggregates import gather
-from storage.errors import InputError
-from storage.filesystems import put_files, readable, remote, remove_tree, scratch
-from storage.maps import open_maps
-from storage.runs.commits import read_commits
+from storage.filesystems import put_files, readable, scratch
 from storage.runs.plan import Plan
 from storage.runs.run import Run
 from storage.tables import SCHEMAS
-from tests.storage.shards import CLASSES, META, STARTED, Row, Work, build
+from tests.storage.shards import CLASSES, STARTED, Row, Work, build, gather
 
 MakePlan = Callable[..., Plan]
 FilesOf = Callable[[Path], dict[str, str]]
@@ -40,7 +35,7 @@ FACTS = {
     "fold_reason": "it has gates",
     "fold_deviation": None,
 }
-GATHERED = {table: schema for table, schema in SCHEMAS.items() if table != "gates"}
+GATHERED = [table for table in SCHEMAS if table != "gates"]
 
 ON_DISK = pytest.mark.parametrize("store_place", ["disk"], indirect=True)
 """Of what is worked out, not of where it lies: not asked of S3 too."""
@@ -52,20 +47,7 @@ def work(store_place: Path, make_plan: MakePlan) -> Work:
 
 
 def join(work: Work) -> dict[str, str]:
-    return gather(work.run, work.plan, read_commits(work.run), {"rule": "linear"}, FACTS, FINISHED)
-
-
-@ON_DISK
-def test_mean_evidence_is_that_of_all_shards(work: Work) -> None:
-    """Of sums that are no shares, but tell the shards apart: classes 0, 1 and 2 have one shard each, class 3 all of them."""
-    join(work)
-    found = rows_of(work, "evidence")
-    assert [row["evidence_count"] for row in found] == [1, 2, 3, 12]
-    starts = [shard.start for shard in work.plan.shards()]
-    means = [work.dominant_response[start] / 512 / (place + 1) for place, start in enumerate(starts)]
-    means.append(sum(work.dominant_response[start + 1] for start in starts) / 512 / 12)
-    for row, mean in zip(found, means, strict=True):
-        np.testing.assert_allclose(row["label_energy_frac_mean"], mean.ravel(), rtol=1e-6)
+    return gather(work, {"rule": "linear"}, FACTS, FINISHED)
 
 
 def rows_of(work: Work, table: str) -> list[Row]:
@@ -225,33 +207,6 @@ def test_the_row_of_the_run(work: Work) -> None:
     check(rows_of(work, "runs"), [expected])
 
 
-def test_rows_of_the_shards_come_in_order_with_their_meta_columns(work: Work) -> None:
-    join(work)
-    assert rows_of(work, "samples") == work.samples
-    found = rows_of(work, "responses")
-    assert [{name: row[name] for name in ("sample_index", "class_index", "energy")} for row in found] == work.responses
-    assert rows_of(work, "failures") == work.failures
-    for table, schema in GATHERED.items():
-        fields = [*schema, *([META] if table == "samples" else [])]
-        assert pq.read_schema(readable(work.run.table(table))).equals(pa.schema(fields))
-
-
-def test_maps_are_those_of_the_shards(work: Work) -> None:
-    join(work)
-    maps = open_maps(work.run.maps)
-    assert maps.attrs.asdict() == {"rule": "linear"}
-    np.testing.assert_array_equal(maps["dominant_class"][:], work.dominant_class)
-    restored = maps["dominant_response"][:].astype(np.float32) * maps["response_peak"][:][:, None, None]
-    np.testing.assert_array_equal(restored, work.dominant_response)
-
-
-def test_the_artefacts_are_the_maps_files_and_their_hashes(work: Work, files_of: FilesOf) -> None:
-    artefacts = join(work)
-    files = files_of(work.run.store)
-    assert artefacts == {path: digest for path, digest in files.items() if f"{work.run.run_id}/maps.zarr/" in path}
-    assert len(artefacts) == 9 + 4  # and what describes the group and its three arrays
-
-
 def test_only_the_runs_own_samples_count(work: Work, tmp_path: Path) -> None:
     join(work)
     other = Run(work.run.store, "20250101T000000Z-older-0000")
@@ -262,106 +217,3 @@ def test_only_the_runs_own_samples_count(work: Work, tmp_path: Path) -> None:
     join(work)
     assert rows_of(work, "runs")[0]["processed_count"] == 37
     assert sum(row["sample_count"] for row in rows_of(work, "confusion")) == 37
-
-
-# After a crash.
-
-
-def result(work: Work, files_of: FilesOf) -> dict[str, str]:
-    """The run's files that readers meet."""
-    return {
-        path: digest for path, digest in files_of(work.run.store).items() if "/attempts/" not in path and "/commits/" not in path
-    }
-
-
-def test_gathering_again_gives_the_same_files(work: Work, files_of: FilesOf) -> None:
-    artefacts = join(work)
-    before = result(work, files_of)
-    assert len(before) == 9 + 4 + 8 + 1  # map files, their JSON, tables, the plan
-    assert join(work) == artefacts
-    assert result(work, files_of) == before
-    remove_tree(work.run.store / "tables")
-    assert join(work) == artefacts
-    assert result(work, files_of) == before
-
-
-class Crash(BaseException):
-    """Nothing catches it."""
-
-
-@pytest.mark.parametrize("crash_at", [0, 1, 4, 8, 9, 10, 13, 15])
-def test_a_crash_at_any_move_is_mended_by_gathering_again(
-    tmp_path: Path, make_plan: MakePlan, files_of: FilesOf, monkeypatch: pytest.MonkeyPatch, crash_at: int
-) -> None:
-    """Nine files of maps and seven tables are moved."""
-    whole, work = build(tmp_path / "whole", make_plan), build(tmp_path / "crashed", make_plan)
-    replace, moves = Path.replace, iter(range(16))
-
-    def crash(source: Path, target: Path) -> Path:
-        if (source.name == "0" or source.suffix == ".parquet") and next(moves) == crash_at:
-            raise Crash
-        return replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", crash)
-        with pytest.raises(Crash):
-            join(work)
-    assert join(work) == join(whole)
-    assert result(work, files_of) == result(whole, files_of)
-
-
-@pytest.mark.parametrize("crash_at", [1, 3])
-def test_a_crash_while_s3_copies_is_mended_by_gathering_again(
-    s3_store: Path, make_plan: MakePlan, files_of: FilesOf, monkeypatch: pytest.MonkeyPatch, crash_at: int
-) -> None:
-    """After some of nine files, and between two tables."""
-    whole, work = build(s3_store / "whole", make_plan), build(s3_store / "crashed", make_plan)
-    filesystem, _ = remote(s3_store)
-    copy, put, puts = filesystem.copy, filesystem.put, iter(range(9))
-
-    def crash_copying(sources: list[str], targets: list[str], **options: Any) -> None:
-        copy(sources[: 4 * crash_at], targets[: 4 * crash_at], **options)
-        raise Crash
-
-    def crash_putting(sources: list[str], targets: list[str], **options: Any) -> None:
-        if targets[0].endswith(".parquet") and next(puts) == crash_at:
-            raise Crash
-        put(sources, targets, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(filesystem, *(("copy", crash_copying) if crash_at < 3 else ("put", crash_putting)))
-        with pytest.raises(Crash):
-            join(work)
-    assert join(work) == join(whole)
-    assert result(work, files_of) == result(whole, files_of)
-
-
-def test_what_is_gathered_in_s3_is_what_is_gathered_on_a_disk(
-    tmp_path: Path, s3_store: Path, make_plan: MakePlan, files_of: FilesOf
-) -> None:
-    on_disk, in_s3 = build(tmp_path / "disk", make_plan), build(s3_store, make_plan)
-    assert join(on_disk) == join(in_s3)
-    assert result(on_disk, files_of) == result(in_s3, files_of)
-
-
-def test_a_shard_that_is_not_committed_is_an_input_error_and_writes_nothing(
-    tmp_path: Path, make_plan: MakePlan, files_of: FilesOf
-) -> None:
-    work = build(tmp_path, make_plan, only=range(1, 2))
-    before = files_of(tmp_path)
-    with pytest.raises(InputError, match=f"run '{work.run.run_id}' lacks 2 shards, first 0: run it again to resume it"):
-        join(work)
-    assert files_of(tmp_path) == before
-
-
-@pytest.mark.parametrize("gone", ["", "maps.zarr", "maps.zarr/response_peak/c/0", "samples.parquet", "failures.parquet"])
-def test_a_commit_whose_files_are_gone_is_an_error_and_not_an_empty_shard(work: Work, gone: str) -> None:
-    path = work.run.attempts / read_commits(work.run)[1].attempt / gone
-    if path.is_dir():
-        remove_tree(path)
-    else:
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match=read_commits(work.run)[1].attempt):
-        join(work)
-    assert not work.run.table("class_stats").exists()
-    assert not work.run.is_published

@@ -16,18 +16,18 @@ import zarr
 from PIL import Image
 from torch import nn
 
-import flows.runtime.shard
+import flows.analyses.runner
 from auditor import Clear
-from flows.runtime.shard import audit_shard
+from flows.analyses.runner import run_unit
 from flows.runtime.worker import AuditWorker, Work
 from storage.datasets.folder import FolderSpec
 from storage.datasets.idx import IdxSpec
-from storage.maps import MapShape
 from storage.models.model import load_model
 from storage.runs.commits import read_commits
 from storage.runs.plan import Unit
-from storage.runs.run import Run
+from storage.runs.run import MAPS
 from tests.flows.conftest import Digits, write_idx
+from tests.flows.units import JOBS, begin_run
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -67,15 +67,13 @@ def test_each_hostile_sample_is_one_row_of_failures(
         make(images / f"{name}.png", whole)
     spec = FolderSpec("folder", str(tmp_path / "images"), classes=tuple("0123456789"))
     worker = AuditWorker(replace(digits_work, dataset=spec, input=replace(digits_work.input, resize="none")))
-    monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key: worker)
-    run = Run(tmp_path, "run")
-    run.attempts.mkdir(parents=True)
-    run.commits.mkdir()
+    monkeypatch.setattr(flows.analyses.runner, "this_worker", lambda key: worker)
+    run, plan = begin_run(tmp_path / "store", 10, 16)
 
-    counts = audit_shard("digits", run, MapShape(10, 28, 28, 16), None, Unit(0, 0, 10))
+    counts = run_unit("digits", run, plan, None, JOBS, Unit(0, 0, 10))
 
     assert counts == {"processed": 2, "failed": len(HOSTILE)}
-    attempt = run.attempts / read_commits(run)[0].attempt
+    attempt = run.attempts / read_commits(run, MAPS)[0].attempt
     failures = pq.read_table(attempt / "failures.parquet").to_pylist()
     assert [row["sample_id"] for row in failures] == [f"0/{name}.png" for name in sorted(HOSTILE)]
     for row, name in zip(failures, sorted(HOSTILE), strict=True):
@@ -110,16 +108,14 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
     limit = float(np.quantile(brightness, share)) - (0 if share else 1)
     (tmp_path / "picky_of_tests.py").write_text(PICKY.format(limit=limit))
     model = replace(digits_work.model, factory="picky_of_tests:build", search_path=str(tmp_path))
-    run = Run(tmp_path, "run")
-    run.attempts.mkdir(parents=True)
-    run.commits.mkdir()
+    run, plan = begin_run(tmp_path / "store", 16, 16)
     taken = [index for index in range(16) if brightness[index] <= limit]
 
     def rows(work: Work, shard: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
         worker = AuditWorker(work)
-        monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key: worker)
-        counts = audit_shard("digits", run, MapShape(16, 28, 28, 16), None, Unit(shard, 0, 16))
-        attempt = run.attempts / read_commits(run)[shard].attempt
+        monkeypatch.setattr(flows.analyses.runner, "this_worker", lambda key: worker)
+        counts = run_unit("digits", run, plan, None, JOBS, Unit(shard, 0, 16))
+        attempt = run.attempts / read_commits(run, MAPS)[shard].attempt
         measured, failed = (pq.read_table(attempt / f"{name}.parquet").to_pylist() for name in ("samples", "failures"))
         assert counts == {"processed": len(measured), "failed": len(failed)}
         return measured, failed
@@ -157,12 +153,10 @@ def test_an_image_whose_scores_are_not_finite_is_a_failure(
     for name, made in {"spoiled": LogOfMean(*model), "sound": model}.items():
         worker = AuditWorker(replace(digits_work, dataset=dataset, batch_samples=4))
         worker.clear = Clear(made)
-        monkeypatch.setattr(flows.runtime.shard, "this_worker", lambda key, worker=worker: worker)
-        run = Run(tmp_path / name, "run")
-        run.attempts.mkdir(parents=True)
-        run.commits.mkdir()
-        counts = audit_shard("digits", run, MapShape(6, 28, 28, 16), None, Unit(0, 0, 6))
-        attempts[name] = run.attempts / read_commits(run)[0].attempt
+        monkeypatch.setattr(flows.analyses.runner, "this_worker", lambda key, worker=worker: worker)
+        run, plan = begin_run(tmp_path / name, 6, 16)
+        counts = run_unit("digits", run, plan, None, JOBS, Unit(0, 0, 6))
+        attempts[name] = run.attempts / read_commits(run, MAPS)[0].attempt
     assert counts == {"processed": 6, "failed": 0}
 
     spoiled, sound = attempts["spoiled"], attempts["sound"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from reports.pages.report import render
 from tests.reports.page import Page, parse, plain
-from tests.reports.stores import SCRIPT, Content, make_store, many_classes
+from tests.reports.stores import SCRIPT, SMALL, Content, make_store, many_classes
 
 
 def cards(page: Page) -> list[str]:
@@ -51,3 +51,12 @@ def test_without_labels_the_report_says_so(tmp_path: Path) -> None:
     page = parse(render(make_store(tmp_path, Content(["a", "b"], []))))
     (section,) = page.all("section", id="evidence")
     assert "This run has no mean evidence" in section.text
+
+
+def test_without_the_table_the_report_says_so(tmp_path: Path) -> None:
+    run = make_store(tmp_path, SMALL)
+    run.table("evidence").unlink()
+    page = parse(render(run))
+    (section,) = page.all("section", id="evidence")
+    assert "This run has no mean evidence" in section.text
+    assert "mean_evidence" not in page.queries()

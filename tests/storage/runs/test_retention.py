@@ -15,9 +15,9 @@ from reports.gates.judgement import as_rows
 from reports.gates.judging import judge
 from reports.pages.index import write_index
 from reports.pages.report import write_report
-from storage.aggregates import place_table
 from storage.errors import InputError
 from storage.filesystems import files_below, make_folder, remote, replace_file, sweep_tree
+from storage.joins import place_table
 from storage.operators import last_used, mark_used, remove_operator
 from storage.runs import retention
 from storage.runs.lock import hold

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from flows.analyses import known_schemas
 from flows.cli.app import app
 from storage.filesystems import files_below, hash_file, put_folder, scratch
 from storage.maps import MapShape, create_maps
 from storage.runs.lookup import published_runs
 from storage.runs.retention import sweep
-from storage.runs.run import Run, read_manifest, read_plan
+from storage.runs.run import MAPS, Run, read_manifest, read_plan
 from storage.runs.verification import Verification, verify
 from storage.tables import write_table
 from tests.reports.stores import SMALL, make_store
@@ -50,7 +51,7 @@ def make_run(store_place: Path) -> Run:
 
 def test_a_run_as_it_was_written_is_sound(run: Run) -> None:
     heard: list[tuple[int, int]] = []
-    found = verify(run, lambda done, total: heard.append((done, total)))
+    found = verify(run, known_schemas(), lambda done, total: heard.append((done, total)))
     assert found.is_sound
     assert found.checked > 10
     assert heard == [(done, found.checked) for done in range(1, found.checked + 1)]
@@ -60,7 +61,7 @@ def test_a_run_as_it_was_written_is_sound(run: Run) -> None:
 def test_a_run_of_an_older_version_is_sound(version: str) -> None:
     store = Path(__file__).parents[1] / "old_stores" / version
     (run,) = published_runs(store)
-    found = verify(run)
+    found = verify(run, known_schemas())
     # Of the first, no arrays are kept here.
     assert all("/maps.zarr/" in path for path in found.missing) == (version == "v1") or not found.missing
     assert replace(found, missing=[]).is_sound
@@ -68,12 +69,12 @@ def test_a_run_of_an_older_version_is_sound(version: str) -> None:
 
 def test_half_of_a_record_that_a_kill_left_is_no_part_of_the_run_and_swept(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    for name in (".manifest.json-de360174", "commits/.00000.json-0a1b2c3d"):
+    for name in (".manifest.json-de360174", "commits/maps/.00000.json-0a1b2c3d"):
         (run.folder / name).write_text("{")
-    assert verify(run).is_sound
+    assert verify(run, known_schemas()).is_sound
     sweep(tmp_path)
     assert not list(run.folder.glob(".*"))
-    assert verify(run).is_sound
+    assert verify(run, known_schemas()).is_sound
 
 
 def flip_a_byte(path: Path) -> Path:
@@ -113,10 +114,10 @@ def add(path: Path) -> Path:
         (lambda run: flip_a_byte(run.folder / "plan.json"), "changed"),
         (lambda run: add_to(run.maps / "zarr.json"), "changed"),
         (lambda run: add_to(run.maps / "dominant_class" / "zarr.json"), "changed"),
-        (lambda run: add_to(run.commits / "00000.json"), "changed"),
+        (lambda run: add_to(commit(run)), "changed"),
         (lambda run: remove(run.maps / "response_peak" / "zarr.json"), "missing"),
-        (lambda run: remove(run.commits / "00000.json"), "missing"),
-        (lambda run: add(run.commits / "00001.json"), "unknown"),
+        (lambda run: remove(commit(run)), "missing"),
+        (lambda run: add(run.commits_of(MAPS) / "00001.json"), "unknown"),
         (lambda run: add(run.folder / "notes.txt"), "unknown"),
         (lambda run: add(run.maps / "more" / "zarr.json"), "unknown"),
         (lambda run: remove(run.table("confusion")), "missing"),
@@ -127,9 +128,9 @@ def add(path: Path) -> Path:
     ],
 )
 def test_damage_is_found_and_named(run: Run, damage: Damage, kind: str) -> None:
-    checked = verify(run).checked
+    checked = verify(run, known_schemas()).checked
     path = damage(run).relative_to(run.store).as_posix()
-    found = verify(run)
+    found = verify(run, known_schemas())
     nothing: dict[str, list[str]] = {"changed": [], "missing": [], "unknown": []}
     assert found == Verification(checked, **nothing | {kind: [path]}, faults=found.faults)
     done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
@@ -140,11 +141,11 @@ def test_damage_is_found_and_named(run: Run, damage: Damage, kind: str) -> None:
 
 def test_damage_in_s3_is_found_and_named(s3_store: Path) -> None:
     run = make_run(s3_store)
-    checked = verify(run).checked
+    checked = verify(run, known_schemas()).checked
     changed, missing = run.maps / "dominant_class" / "c" / "0" / "0" / "0", run.table("confusion")
     unknown = run.gallery / "000099-clear.png"
     flip_a_byte(changed), remove(missing), add(unknown)
-    found = verify(run)
+    found = verify(run, known_schemas())
     names = ([path.relative_to(run.store).as_posix()] for path in (changed, missing, unknown))
     assert found == Verification(checked, *names, faults=[])
     done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
@@ -188,6 +189,10 @@ def edit(path: Callable[[Run], Path], **changes: object) -> Callable[[Run], None
     return change
 
 
+def commit(run: Run) -> Path:
+    return run.commits_of(MAPS) / "00000.json"
+
+
 def retype(name: str, **changes: object) -> Callable[[Run], None]:
     return edit(lambda run: run.maps / name / "zarr.json", **changes)
 
@@ -199,7 +204,9 @@ def retype(name: str, **changes: object) -> Callable[[Run], None]:
         (rewrite("samples", lambda rows: rows.slice(1)), "part-0.parquet' has 9 of 10 rows"),
         (rewrite("failures", lambda rows: rows.slice(1)), "part-0.parquet' has 1 of 2 rows"),
         (rewrite("class_stats", lambda rows: rows.slice(1)), "part-0.parquet' has 2 of 3 rows"),
+        (rewrite("evidence", lambda rows: rows.slice(1)), "part-0.parquet' has 2 of 3 rows"),
         (rewrite("samples", lambda rows: rows.drop_columns(["label"])), "has no column 'label'"),
+        (rewrite("evidence", lambda rows: rows.drop_columns(["evidence_count"])), "has no column 'evidence_count'"),
         (
             rewrite("samples", lambda rows: rows.set_column(3, "label", rows["label"].cast(pa.int64()))),
             "has 'label' as int64, which is int32",
@@ -215,8 +222,11 @@ def retype(name: str, **changes: object) -> Callable[[Run], None]:
             rewrite("samples", lambda rows: rows.append_column(rows.schema.field("label"), rows["label"])),
             "has several columns 'label'",
         ),
-        (edit(lambda run: run.commits / "00000.json", failed_count=5), "the commits count"),
-        (edit(lambda run: run.commits / "00000.json", run_id="another"), "is of shard 0 of run 'another'"),
+        (edit(commit, failed_count=5), "the commits count"),
+        (
+            edit(commit, run_id="another"),
+            "is of unit 0 of analysis 'maps' of run 'another'",
+        ),
         (edit(lambda run: run.plan, sample_count=5), "the manifest counts 12 of 12 images, and the plan 5"),
         (edit(lambda run: run.plan, run_id="another"), "is of run 'another', and lies in the folder of run"),
         (edit(lambda run: run.plan, height=1 << 30), "plan.json' is not a plan of this version: height"),
@@ -225,7 +235,7 @@ def retype(name: str, **changes: object) -> Callable[[Run], None]:
 def test_what_does_not_fit_together_is_found(run: Run, damage: Callable[[Run], None], fault: str) -> None:
     damage(run)
     sign(run)
-    found = verify(run)
+    found = verify(run, known_schemas())
     assert (found.changed, found.missing, found.unknown) == ([], [], [])
     assert any(fault in said for said in found.faults), found.faults
     done = CliRunner().invoke(app, ["verify", run.run_id, "--store", str(run.store)])
@@ -242,7 +252,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     manifest = read_manifest(run)
     edited = manifest.model_copy(update={"artefacts": manifest.artefacts | {f"runs/{'x' * 300}": "0"}})
     run.manifest.write_text(edited.model_dump_json())
-    assert len(verify(run).missing) == 3
+    assert len(verify(run, known_schemas()).missing) == 3
 
 
 @pytest.mark.parametrize("changes", [{"run_id": "another"}, {"processed_count": 1 << 50}, {"expected_count": -1}, {"more": 1}])

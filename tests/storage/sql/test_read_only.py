@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import InputError
 from storage.runs.run import Run
-from storage.sql.read_only import connect, reads_reference, select
+from storage.sql.read_only import connect, reads_reference, select, tables_in
 from storage.tables import SCHEMAS, write_table
 
 OLD_STORE = Path(__file__).parents[1] / "old_stores" / "v1"
@@ -121,7 +121,54 @@ def test_a_table_of_an_older_version_has_the_columns_of_this_one(table: str) -> 
     assert rows.column_names == [*SCHEMAS[table].names, *(["meta_site"] if table == "samples" else []), "run_id"]
     plain = [field for field in SCHEMAS[table] if not pa.types.is_nested(field.type) and not pa.types.is_timestamp(field.type)]
     assert [rows.schema.field(field.name).type for field in plain] == [field.type for field in plain]
-    assert rows.num_rows or table in ("gates", "evidence"), "that version had neither"
+    assert rows.num_rows or table == "gates", "that version had none"
+
+
+# A table that not every run has.
+
+EXTRA = pa.table({"class_index": pa.array([0, 1], pa.int32()), "class_name": ["cat", "dog"]})
+
+
+def put_extra(store: Path, run_id: str, name: str = "extra", rows: pa.Table = EXTRA) -> None:
+    path = Run(store, run_id).table(name)
+    path.parent.mkdir(parents=True)
+    write_table(rows, path)
+
+
+def test_a_further_table_is_there_where_one_of_the_runs_has_it(store: Path) -> None:
+    for run_id in ("b", "unfinished"):
+        put_extra(store, run_id)
+    expected = [{"class_index": index, "class_name": name, "run_id": "b"} for index, name in enumerate(("cat", "dog"))]
+    for runs in (("a", "b"), ("b",)):
+        assert ask(store, "SELECT * FROM extra ORDER BY class_index", runs) == expected
+        assert tables_in(connect(store, runs), "main") == [*SCHEMAS, "extra"]
+    with pytest.raises(InputError, match="table 'extra' does not exist"):
+        ask(store, "SELECT * FROM extra", ("a",))
+    assert tables_in(connect(store, ["a"]), "main") == list(SCHEMAS)
+
+
+def test_a_further_table_of_the_reference_is_apart_from_the_runs(store: Path) -> None:
+    put_extra(store, "b")
+    connection = connect(store, ["a"], reference="b")
+    assert tables_in(connection, "main") == list(SCHEMAS)
+    assert tables_in(connection, "reference") == [*SCHEMAS, "extra"]
+    assert select(connection, "SELECT count(*) AS n FROM reference.extra").to_pylist() == [{"n": 2}]
+    with pytest.raises(InputError, match="table 'extra' does not exist"):
+        select(connection, "SELECT * FROM extra")
+
+
+def test_a_folder_that_is_no_table_of_ours_is_none(store: Path) -> None:
+    for name in ("Extra", "ex tra", "1x", 'x"; DROP TABLE samples; --'):
+        put_extra(store, "a", name)
+    assert tables_in(connect(store, ["a"]), "main") == list(SCHEMAS)
+
+
+def test_a_further_table_that_is_damaged_says_how_to_find_what_is(store: Path) -> None:
+    put_extra(store, "a")
+    path = Run(store, "a").table("extra")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="table 'extra' cannot be read: 'clear-audit verify RUN' says what is damaged"):
+        connect(store, ["a"])
 
 
 def test_a_store_may_lie_in_a_folder_with_a_quote_in_its_name(tmp_path: Path, put_rows: PutRows) -> None:
