@@ -51,15 +51,6 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class InputSection(Section):
-    channels: Literal[1, 3]
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    resize: Literal["crop", "stretch", "none"] = "crop"
-
-
 class ModelSection(Section):
     """A factory, or a program: exactly one of the two."""
 
@@ -198,7 +189,7 @@ class AuditConfig(Section):
     name: str = Field(default="audit", min_length=1)
     reference: str = Field(default=PREVIOUS, min_length=1)
     dataset: AnySpec
-    input: InputSection
+    input: InputSpec
     model: ModelSection
     method: MethodSection = MethodSection()
     compute: ComputeSection = ComputeSection()
@@ -241,10 +232,6 @@ class AuditConfig(Section):
     @property
     def gate_list(self) -> list[Gate]:
         return [Gate(**gate.model_dump()) for gate in self.gates]
-
-    @property
-    def input_spec(self) -> InputSpec:
-        return InputSpec(**self.input.model_dump())
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -360,7 +347,9 @@ def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
                 keys |= {f"dataset.{field.name}": field.type for field in dataclasses.fields(options)}
             keys["dataset.format"] = str
             continue
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if dataclasses.is_dataclass(kind):
+            keys |= {f"{name}.{field.name}": field.type for field in dataclasses.fields(kind)}
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
             keys |= {f"{name}.{key}": inner for key, inner in known_keys(kind).items()}
         elif name not in ("folder", "analyses"):
             keys[name] = kind

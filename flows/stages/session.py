@@ -24,7 +24,7 @@ class Session:
             key=f"clear-audit-{config.config_hash[:16]}",
             model=config.model_spec,
             dataset=config.dataset,
-            input=config.input_spec,
+            input=config.input,
             rule=config.method.rule,
             reduction=config.method.reduction,
             head=config.method.head,

@@ -36,8 +36,8 @@ AT_ONCE = 8
 
 def demo() -> None:
     config = load_config(DEMO, (), {})
-    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input_spec, 0, DIGITS)
-    images, labels = torch.from_numpy(normalize(pixels, config.input_spec)), torch.from_numpy(samples.labels)
+    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input, 0, DIGITS)
+    images, labels = torch.from_numpy(normalize(pixels, config.input)), torch.from_numpy(samples.labels)
     model = load_model(config.model_spec)
     ink = torch.from_numpy(pixels[:, 0] >= 64)
     print(f"demo, {DIGITS} digits; a digit covers {ink.float().mean():.0%} of the pixels\n")

@@ -40,6 +40,8 @@ width = 30
 factory = "nets:build"
 """
 
+NORMALIZED = MINIMAL.replace("width = 30", "width = 30\nmean = [0.75]\nstd = [0.25]")
+
 
 def load(folder: Path, text: str = MINIMAL, *settings: str, environment: Mapping[str, str] | None = None) -> AuditConfig:
     """environment: nothing of the real one is read."""
@@ -244,7 +246,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "analyses": {"evidence": {"run": False}},
     }
     assert config.dataset.classes == ("a", "b")
-    assert config.input_spec.std == (1.0, 1.0, 0.25)
+    assert config.input.std == (1.0, 1.0, 0.25)
     assert (config.model_spec.factory, config.model_spec.search_path) == ("a.b:c", str(tmp_path))
     keys = [*keys_in(tomllib.loads(text)), "model.program"]
     assert sorted(keys) == sorted(schema_keys()), "every key is in this test"
@@ -311,6 +313,14 @@ def test_known_keys_are_those_of_the_schema() -> None:
         (MINIMAL.replace("28", "28.0"), ["key 'input.height' is 28.0: input should be a valid integer"]),
         (MINIMAL.replace("28", "true"), ["key 'input.height' is true: input should be a valid integer"]),
         (MINIMAL.replace("28", "0"), ["key 'input.height' is 0: input should be greater than 0"]),
+        (
+            MINIMAL.replace("width = 30", "width = 30\nmean = [0.5]"),
+            ["input: 1 values of mean and 0 of std for 1 channels; give both one value a channel, or neither"],
+        ),
+        (
+            NORMALIZED.replace("std = [0.25]", "std = [0.0]"),
+            ["input: mean (0.75,), std (0.0,); give finite numbers, and std above 0"],
+        ),
         (MINIMAL.replace("channels = 1", "channels = 2"), ["key 'input.channels' is 2: input should be 1 or 3"]),
         (MINIMAL.replace('"idx"', '"tar"'), ["key 'dataset.format' is \"tar\"", "'idx', 'folder' or 'manifest'"]),
         (MINIMAL.replace('"images.idx"', "3"), ["key 'dataset.path' is 3: input should be a valid string"]),
@@ -430,7 +440,9 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
     }
     expected = tomllib.loads(f"value = {values[key]}")["value"]
     variable = "CLEAR_AUDIT_" + key.upper().replace(".", "_")
-    text = MINIMAL.replace('factory = "nets:build"', "") if key == "model.program" else MINIMAL
+    text = NORMALIZED if key in ("input.mean", "input.std") else MINIMAL
+    if key == "model.program":
+        text = MINIMAL.replace('factory = "nets:build"', "")
     for config in (load(tmp_path, text, f"{key}={values[key]}"), load(tmp_path, text, environment={variable: values[key]})):
         found: Any = config
         for part in key.replace("evidence.", "analyses.evidence.").split("."):
@@ -598,9 +610,10 @@ def test_the_hash_is_of_all_that_decides_the_result(tmp_path: Path) -> None:
         "input.height=29",
         "input.resize=stretch",
         "input.mean=[0.5]",
+        "input.std=[0.5]",
         "compute.shard_samples=32",
     ]
-    hashes = {load(tmp_path).config_hash} | {load(tmp_path, MINIMAL, setting).config_hash for setting in deciding}
+    hashes = {load(tmp_path, NORMALIZED).config_hash} | {load(tmp_path, NORMALIZED, one).config_hash for one in deciding}
     assert len(hashes) == 1 + len(deciding)
     assert all(len(value) == 64 for value in hashes)
 

@@ -57,9 +57,9 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
     assert len(drawn) > 5
     for index, peak in drawn.items():
         samples = dataset.read(index, index + 1)
-        pixels, _ = prepare(samples.images, config.input_spec)
+        pixels, _ = prepare(samples.images, config.input)
         clear = Clear(model, config.method.rule)
-        responses = torch.cat([part for _, part in clear.responses(torch.from_numpy(normalize(pixels, config.input_spec)))], 1)
+        responses = torch.cat([part for _, part in clear.responses(torch.from_numpy(normalize(pixels, config.input)))], 1)
         best, winner = responses.max(1)
         label = int(samples.labels[0])
         rest = torch.cat([responses[:, :label], responses[:, label + 1 :]], 1).amax(1)
