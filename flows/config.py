@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny, Va
 
 from flows.analyses import ANALYSES
 from flows.analyses.analysis import Job, Options
-from reports.gates.gate import BUILT_IN, Gate
+from reports.gates.gate import Gate
 from storage.datasets.formats import FORMATS, AnySpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
@@ -150,35 +150,6 @@ class NotifySection(Section):
         return webhook
 
 
-class GateSection(Section):
-    """See `reports.gates.gate.Gate`."""
-
-    name: str = Field(min_length=1)
-    sql: str | None = Field(default=None, min_length=1)
-    min: float | None = Field(default=None, allow_inf_nan=False)
-    max: float | None = Field(default=None, allow_inf_nan=False)
-    max_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    max_rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    severity: Literal["error", "warn"] = "error"
-    min_samples: int = Field(default=1, ge=1)
-    samples: str | None = Field(default=None, min_length=1)
-
-    @model_validator(mode="after")
-    def check_question(self) -> "GateSection":
-        if self.sql is None and self.name not in BUILT_IN:
-            raise ValueError(
-                f"gate '{self.name}' has no 'sql' and is not built in: did you mean '{nearest(self.name, BUILT_IN)}'? "
-                f"Built in are {', '.join(BUILT_IN)}"
-            )
-        if self.sql is not None and self.name in BUILT_IN:
-            raise ValueError(f"gate '{self.name}' has 'sql', and its name is that of a built-in gate: give it another name")
-        if self.sql is None and self.samples is not None:
-            raise ValueError(f"gate '{self.name}' is built in and has its own 'samples': give it another name and 'sql'")
-        if all(limit is None for limit in (self.min, self.max, self.max_drop, self.max_rise)):
-            raise ValueError(f"gate '{self.name}' has no limit: add min, max, max_drop or max_rise")
-        return self
-
-
 class AuditConfig(Section):
     """One audit: a dataset, a model, and how the one is to be explained on the other. Paths are absolute.
 
@@ -197,7 +168,7 @@ class AuditConfig(Section):
     report: ReportSection = ReportSection()
     about: AboutSection = AboutSection()
     notify: NotifySection = Field(default=NotifySection(), exclude=True)
-    gates: tuple[GateSection, ...] = ()
+    gates: tuple[Gate, ...] = ()
     analyses: dict[str, SerializeAsAny[Options]] = Field(default={}, validate_default=True)
     folder: str = "."
 
@@ -228,10 +199,6 @@ class AuditConfig(Section):
                     "the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or by the machine's own profile"
                 )
         return self
-
-    @property
-    def gate_list(self) -> list[Gate]:
-        return [Gate(**gate.model_dump()) for gate in self.gates]
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -415,7 +382,7 @@ def explain(item: Any) -> str:
     # Among them is the name of the format, by which the options of a dataset are told apart.
     where = ".".join(str(part) for place, part in enumerate(item["loc"]) if not (place == 1 and item["loc"][0] == "dataset"))
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = [*known_keys(), *(f"gates.{key}" for key in GateSection.model_fields)]
+        known = [*known_keys(), *(f"gates.{field.name}" for field in dataclasses.fields(Gate))]
         if where in known:
             return f"key '{where}' is none of dataset.format '{item['loc'][1]}': remove it, or name another format"
         return f"unknown key '{where}': did you mean '{nearest(re.sub(r'[.][0-9]+[.]', '.', where), known)}'?"
