@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from storage.datasets.formats import FORMATS, AnySpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.json_records import read_record
-from storage.models.model import ModelSpec
+from storage.models.sources import SOURCES, AnySource
 from storage.runs.lookup import PREVIOUS
 from storage.runs.plan import Plan
 from storage.runs.run import MAPS, Run, read_plan
@@ -32,8 +32,10 @@ OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|P
 STRONGEST_SINCE = 5
 """The version of the tables since which a config without `method.top_k` means the strongest of many classes. Before: all."""
 
-FORMATS_SINCE = 7
-"""The version since which each format of a dataset has its own keys; before, all had `labels`, which was NULL."""
+OWN_KEYS_SINCE = 7
+"""The version since which each format of a dataset, and each source of a model, has its own keys. Before, all had those of the
+others as well, which were NULL, or arguments that were none.
+"""
 
 SIGNED = r"x-amz-(signature|credential|security-token)|sig|signature|(\w*[_-])?(key|token|secret|password)"
 CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECASE)
@@ -43,46 +45,15 @@ PATHS = (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("mod
 ADDRESSES = (*PATHS, ("compute", "cluster"))
 
 
+UNIONS: dict[str, Iterable[Any]] = {"dataset": FORMATS, "model": SOURCES}
+"""The sections that have one of several sets of options, with all of these."""
+
 OPTIONS = {name: analysis.options for name, analysis in ANALYSES.items() if name != MAPS}
 """Of the analyses beside the maps, whose options are sections of the config."""
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ModelSection(Section):
-    """A factory, or a program: exactly one of the two."""
-
-    factory: str | None = None
-    weights: str | None = None
-    arguments: dict[str, Any] = {}
-    program: str | None = None
-
-    @model_validator(mode="after")
-    def check_source(self) -> "ModelSection":
-        if not is_json(self.arguments):
-            raise ValueError("key 'model.arguments' has a number that is not finite, which a plan cannot keep: give another")
-        if self.factory is None and self.program is None:
-            raise ValueError(
-                "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
-                "('clear-audit init' writes a config with every key explained)"
-            )
-        beside = {"factory": self.factory, "weights": self.weights, "arguments": self.arguments or None}
-        given = [name for name, value in beside.items() if value is not None]
-        if self.program is not None and given:
-            raise ValueError(
-                f"key 'model.{given[0]}' stands beside 'model.program', which is a whole model: remove one of the two"
-            )
-        return self
-
-
-def is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return False
-    return True
 
 
 class MethodSection(Section):
@@ -161,7 +132,7 @@ class AuditConfig(Section):
     reference: str = Field(default=PREVIOUS, min_length=1)
     dataset: AnySpec
     input: InputSpec
-    model: ModelSection
+    model: AnySource
     method: MethodSection = MethodSection()
     compute: ComputeSection = ComputeSection()
     limits: LimitsSection = LimitsSection()
@@ -199,10 +170,6 @@ class AuditConfig(Section):
                     "the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or by the machine's own profile"
                 )
         return self
-
-    @property
-    def model_spec(self) -> ModelSpec:
-        return ModelSpec(**self.model.model_dump(), search_path=self.folder)
 
     @property
     def jobs(self) -> list[Job]:
@@ -289,8 +256,9 @@ def as_of_now(config: dict[str, Any], version: int) -> dict[str, Any]:
     """The config of a plan of an older version, said as it would be said now."""
     if isinstance(method := config.get("method"), dict) and version < STRONGEST_SINCE and method.get("top_k") is None:
         method["top_k"] = "all"
-    if isinstance(dataset := config.get("dataset"), dict) and version < FORMATS_SINCE:
-        config["dataset"] = {key: value for key, value in dataset.items() if value is not None}
+    for name in UNIONS:
+        if isinstance(section := config.get(name), dict) and version < OWN_KEYS_SINCE:
+            config[name] = {key: value for key, value in section.items() if value not in (None, {})}
     return config
 
 
@@ -309,18 +277,15 @@ def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if name == "dataset":
-            for options in FORMATS:
-                keys |= {f"dataset.{field.name}": field.type for field in dataclasses.fields(options)}
-            keys["dataset.format"] = str
-            continue
-        if dataclasses.is_dataclass(kind):
-            keys |= {f"{name}.{field.name}": field.type for field in dataclasses.fields(kind)}
+        choices = UNIONS.get(name, [kind])
+        if all(map(dataclasses.is_dataclass, choices)):
+            keys |= {f"{name}.{field.name}": field.type for choice in choices for field in dataclasses.fields(choice)}
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             keys |= {f"{name}.{key}": inner for key, inner in known_keys(kind).items()}
         elif name not in ("folder", "analyses"):
             keys[name] = kind
     if section is AuditConfig:
+        keys["dataset.format"] = str
         for name, options in OPTIONS.items():
             keys |= {f"{name}.{key}": field.annotation for key, field in options.model_fields.items()}
     return keys
@@ -379,13 +344,20 @@ def explain(item: Any) -> str:
     """One fault of a config in one sentence."""
     if item["type"] in TAG_FAULTS:
         return explain_tag(item)
-    # Among them is the name of the format, by which the options of a dataset are told apart.
-    where = ".".join(str(part) for place, part in enumerate(item["loc"]) if not (place == 1 and item["loc"][0] == "dataset"))
+    # Among them is what tells the options of a union apart, which is no key.
+    where = ".".join(str(part) for place, part in enumerate(item["loc"]) if not (place == 1 and item["loc"][0] in UNIONS))
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = [*known_keys(), *(f"gates.{field.name}" for field in dataclasses.fields(Gate))]
+        if where in known and item["loc"][0] == "model":
+            return f"key '{where}' stands beside 'model.{item['loc'][1]}', which is a whole model: remove one of the two"
         if where in known:
             return f"key '{where}' is none of dataset.format '{item['loc'][1]}': remove it, or name another format"
         return f"unknown key '{where}': did you mean '{nearest(re.sub(r'[.][0-9]+[.]', '.', where), known)}'?"
+    if item["type"] == "missing" and where == "model.factory":
+        return (
+            "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
+            "('clear-audit init' writes a config with every key explained)"
+        )
     if item["type"] == "missing":
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     if item["type"] == "value_error":

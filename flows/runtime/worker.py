@@ -20,8 +20,8 @@ from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
 from storage.models.factories import say_raised
-from storage.models.model import ModelSpec, load_model
 from storage.models.programs import check_input, place_program
+from storage.models.sources import ModelSpec, load_model
 
 Made = TypeVar("Made")
 
@@ -31,10 +31,14 @@ SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 3
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs to know of an audit, whichever shard it gets. key: tells one audit's worker from another's."""
+    """What a worker needs to know of an audit, whichever shard it gets.
+
+    key: tells one audit's worker from another's. folder: see `load_model`.
+    """
 
     key: str
     model: ModelSpec
+    folder: str | None
     dataset: DatasetSpec
     input: InputSpec
     rule: str
@@ -72,7 +76,7 @@ class AuditWorker(WorkerPlugin):
     @cached_property
     def clear(self) -> Clear:
         work, self.notes = self.work, []
-        model = load_model(work.model, self.notes.append)
+        model = load_model(work.model, work.folder, self.notes.append)
         if isinstance(model, torch.nn.Module):
             model = model.to(self.device)
         else:
@@ -133,7 +137,7 @@ class AuditWorker(WorkerPlugin):
     def refusal(self, images: torch.Tensor) -> str | None:
         """What the model raises on a batch where nothing watches it, as the rest of a sentence; None where it takes it."""
         error = raised(self.clear.model, images.to(self.clear.dtype))
-        return None if error is None else f"raised {say_raised(error, self.work.model.search_path)}"
+        return None if error is None else f"raised {say_raised(error, self.work.folder)}"
 
     def refusals(self, images: torch.Tensor) -> dict[int, str]:
         """Of a batch's images, by position, those that the model raises on by themselves, with what it raises."""
@@ -226,7 +230,7 @@ def explain(worker: AuditWorker, image: torch.Tensor) -> Traced:
         return backprojection
     except RuntimeError as error:
         check_memory(error)
-        said = say_raised(error, worker.work.model.search_path)
+        said = say_raised(error, worker.work.folder)
         raise InputError(
             f"{worker.work.model.title} answers, and its answer cannot be followed back to the image ({said}): "
             "try another method.rule, or write that part of it otherwise"

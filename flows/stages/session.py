@@ -22,7 +22,8 @@ class Session:
         self.resumed = resumed
         self.work = Work(
             key=f"clear-audit-{config.config_hash[:16]}",
-            model=config.model_spec,
+            model=config.model,
+            folder=config.folder,
             dataset=config.dataset,
             input=config.input,
             rule=config.method.rule,

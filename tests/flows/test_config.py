@@ -20,7 +20,8 @@ from auditor.operations.rule_table import RULES
 from flows.config import OF_KUBERNETES, OPTIONS, PREFIX, AuditConfig, known_keys, load_config, planned_config
 from reports.gates.gate import Gate
 from storage.errors import InputError
-from storage.models.model import ModelSpec
+from storage.models.factories import FactorySpec
+from storage.models.programs import ProgramSpec
 from storage.runs.plan import Plan
 from storage.runs.run import Run, create_run
 
@@ -64,7 +65,7 @@ def schema_keys(definition: Mapping[str, Any] | None = None, prefix: str = "") -
             for section, options in OPTIONS.items():
                 yield from schema_keys(options.model_json_schema(), f"{section}.")
             continue
-        if "discriminator" in field:
+        if "oneOf" in field:
             choices = [schema["$defs"][choice["$ref"].rsplit("/", 1)[1]] for choice in field["oneOf"]]
             yield from sorted({f"{prefix}{name}.{key}" for choice in choices for key in choice["properties"]})
             continue
@@ -100,7 +101,7 @@ def test_defaults(tmp_path: Path) -> None:
         "name": "audit",
         "dataset": {"format": "idx", "path": str(tmp_path / "images.idx"), "labels": None, "classes": None},
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
-        "model": {"factory": "nets:build", "weights": None, "arguments": {}, "program": None},
+        "model": {"factory": "nets:build", "weights": None, "arguments": {}},
         "method": {
             "rule": "gradient",
             "reduction": "sum",
@@ -207,7 +208,6 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "factory": "a.b:c",
             "weights": str(tmp_path / "w.pt"),
             "arguments": {"depth": 3, "names": ["x"], "deep": {"on": True}},
-            "program": None,
         },
         "method": {
             "rule": "guided",
@@ -247,15 +247,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     }
     assert config.dataset.classes == ("a", "b")
     assert config.input.std == (1.0, 1.0, 0.25)
-    assert (config.model_spec.factory, config.model_spec.search_path) == ("a.b:c", str(tmp_path))
+    assert isinstance(config.model, FactorySpec)
+    assert (config.model.factory, config.folder) == ("a.b:c", str(tmp_path))
     keys = [*keys_in(tomllib.loads(text)), "model.program"]
     assert sorted(keys) == sorted(schema_keys()), "every key is in this test"
 
 
 def test_a_program_stands_in_place_of_a_factory(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL.replace('factory = "nets:build"', 'program = "m.pt2"'))
-    assert config.model.factory is None
-    assert config.model_spec == ModelSpec(program=str(tmp_path / "m.pt2"), search_path=str(tmp_path))
+    assert config.model == ProgramSpec(str(tmp_path / "m.pt2"))
 
 
 def test_rules_and_reductions_are_those_of_the_engine(tmp_path: Path) -> None:
@@ -699,6 +699,21 @@ def test_what_competed_in_an_older_run_competes_again(tmp_path: Path, planned: i
         plan = Plan(created_at=now, schema_version=version, config=config, **known, **shape)
         path.write_text(plan.model_dump_json(), encoding="utf-8")
         assert load_config(path, (), {}).method.top_k == wanted
+
+
+@pytest.mark.parametrize("key", ["factory", "program"])
+def test_a_model_of_an_older_plan_is_read(tmp_path: Path, key: str) -> None:
+    """Before version 7 of the tables, a model had the keys of every source, and those of the others said nothing."""
+    text = MINIMAL.replace('factory = "nets:build"', f'{key} = "nets:build"')
+    expected = load(tmp_path, text)
+    config = expected.model_dump(mode="json")
+    config["model"] = {"factory": None, "weights": None, "arguments": {}, "program": None} | config["model"]
+    shape = {"sample_count": 1, "height": 1, "width": 1, "shard_samples": 16, "class_names": ["a"]}
+    known = {"run_id": "r", "tool_version": "0", "name": "a", "config_hash": "c", "model_hash": "m", "dataset_hash": "d"}
+    plan = Plan(created_at=datetime(2026, 11, 21, tzinfo=UTC), schema_version=6, config=config, **known, **shape)
+    path = tmp_path / "plan.json"
+    path.write_text(plan.model_dump_json(), encoding="utf-8")
+    assert load_config(path, (), {}) == expected
 
 
 def test_a_runs_plan_is_a_config(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from flows.runtime.cluster import open_cluster
 from flows.runtime.operator import Fold, adopt_planned, ensure_operator, make_fold, restore_plan
 from flows.runtime.worker import AuditWorker, Work
 from storage.errors import InputError
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from storage.operators import read_operator, write_operator
 from tests.flows.conftest import Digits, write_deadly
 
@@ -169,8 +169,8 @@ def test_an_error_of_a_part_is_raised_and_leaves_nothing(
 def test_an_operator_that_workers_die_of_is_none(tmp_path: Path, fold: Fold, digits_work: Work) -> None:
     # Where rows are built: of one image many times over.
     write_deadly(tmp_path / "deadly_build.py", "len(images) > 1 and (images == images[:1]).all()")
-    model = replace(digits_work.model, factory="deadly_build:build", search_path=str(tmp_path))
-    work = replace(digits_work, key="deadly-build", model=model)
+    model = replace(digits_work.model, factory="deadly_build:build")
+    work = replace(digits_work, key="deadly-build", model=model, folder=str(tmp_path))
     with open_cluster(ComputeSection(workers=1, threads=1)) as cluster, Client(cluster, set_as_default=False) as client:
         client.register_plugin(AuditWorker(work))
         with pytest.raises(CannotFold, match="a worker died of putting it together, and so did another"):

@@ -13,7 +13,7 @@ from auditor import Clear, measure_conservation
 from auditor.folding.plan import FoldPlan, plan_fold
 from flows.runtime.preflight import Finding, allowed_memory, examine, in_bytes, why_not
 from flows.runtime.worker import AuditWorker, Work
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from tests.flows.conftest import Digits
 
 FOLD = FoldPlan(10, 7, 7, "image", -1, 18, (28, 28), None, rows=490, memory=2_000_000_000)

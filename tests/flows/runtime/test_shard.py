@@ -23,7 +23,7 @@ from flows.runtime.worker import AuditWorker, Work
 from storage.datasets.folder import FolderSpec
 from storage.datasets.idx import IdxSpec
 from storage.maps import MapShape
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from storage.runs.commits import read_commits
 from storage.runs.plan import Unit
 from storage.runs.run import Run
@@ -109,7 +109,7 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
     brightness = digits.pixels[:16].mean((1, 2)) / 255
     limit = float(np.quantile(brightness, share)) - (0 if share else 1)
     (tmp_path / "picky_of_tests.py").write_text(PICKY.format(limit=limit))
-    model = replace(digits_work.model, factory="picky_of_tests:build", search_path=str(tmp_path))
+    model = replace(digits_work.model, factory="picky_of_tests:build")
     run = Run(tmp_path, "run")
     run.attempts.mkdir(parents=True)
     run.commits.mkdir()

@@ -14,18 +14,20 @@ from torch import nn
 from auditor import UnsupportedModel
 from flows.runtime.worker import AuditWorker, Work, warm_up
 from storage.errors import InputError
-from storage.models.model import ModelSpec, load_model
+from storage.models.factories import FactorySpec
+from storage.models.programs import ProgramSpec
+from storage.models.sources import load_model
 
 BATCH = ({0: torch.export.Dim("batch")},)
 
 
-def save_program(path: Path, work: Work, shapes: Any = BATCH, strict: bool = False) -> ModelSpec:
+def save_program(path: Path, work: Work, shapes: Any = BATCH, strict: bool = False) -> ProgramSpec:
     """The work's module as a program."""
     model = load_model(work.model)
     assert isinstance(model, nn.Module)
     program = torch.export.export(model, (torch.zeros(2, 1, 28, 28),), dynamic_shapes=shapes, strict=strict)
     torch.export.save(program, path)
-    return ModelSpec(program=str(path))
+    return ProgramSpec(str(path))
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -138,7 +140,7 @@ class Nothing(Network):
 def work_with(digits_work: Work, folder: Path, network: str, bright: float = 1.0) -> Work:
     """With a network of `NETWORKS`. bright: the mean above which `NoBright` refuses an image."""
     (folder / "nets_of_tests.py").write_text(f"BRIGHT = {bright}\n{NETWORKS}")
-    return replace(digits_work, key=network, model=ModelSpec(f"nets_of_tests:{network}", search_path=str(folder)))
+    return replace(digits_work, key=network, model=FactorySpec(f"nets_of_tests:{network}"), folder=str(folder))
 
 
 def warmed(monkeypatch: pytest.MonkeyPatch, work: Work) -> dict[str, Any]:
@@ -263,7 +265,7 @@ def test_warm_up_says_how_the_model_is_read(client: Client, digits_work: Work, t
     for work, notes in (
         (digits_work, []),
         (
-            replace(digits_work, key="one-score", model=ModelSpec("one_score:build", search_path=str(tmp_path))),
+            replace(digits_work, key="one-score", model=FactorySpec("one_score:build"), folder=str(tmp_path)),
             ["one score is read"],
         ),
     ):
