@@ -12,10 +12,10 @@ from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
 from auditor.backward.trace import Traced, samples_at_once
-from auditor.clear import TopK
 from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.runtime.batches import SAMPLES, BatchSize
+from flows.sections import MethodSection
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
@@ -41,12 +41,7 @@ class Work:
     folder: str | None
     dataset: DatasetSpec
     input: InputSpec
-    rule: str
-    reduction: str
-    head: str | None
-    precision: str
-    top_k: TopK
-    kept_classes: int
+    method: MethodSection
     batch_samples: int | None
     threads: int | None
 
@@ -84,7 +79,10 @@ class AuditWorker(WorkerPlugin):
                 model, work.model.title, (self.batch_size.asked, work.input.channels, work.input.height, work.input.width)
             )
             model = place_program(model, self.device)
-        return Clear(model, work.rule, top_k=work.top_k, precision=work.precision, reduction=work.reduction, head=work.head)
+        method = work.method
+        return Clear(
+            model, method.rule, top_k=method.top_k, precision=method.precision, reduction=method.reduction, head=method.head
+        )
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -26,12 +26,7 @@ class Session:
             folder=config.folder,
             dataset=config.dataset,
             input=config.input,
-            rule=config.method.rule,
-            reduction=config.method.reduction,
-            head=config.method.head,
-            precision=config.method.precision,
-            top_k=config.method.top_k,
-            kept_classes=config.method.kept_classes,
+            method=config.method,
             batch_samples=config.compute.batch_samples,
             threads=worker_threads(config.compute),
         )

@@ -25,10 +25,10 @@ from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
-from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
 from flows.runtime.shard import Findings, commit
 from flows.runtime.submit import WINDOW, drive
+from flows.sections import ComputeSection
 from reports.gates.judgement import as_rows
 from storage.aggregates import gather
 from storage.datasets import Dataset

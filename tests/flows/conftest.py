@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from flows.sections import MethodSection
 from storage.datasets.idx import IdxSpec
 from storage.datasets.preparation import InputSpec
 from storage.models.factories import FactorySpec
@@ -116,12 +117,7 @@ def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> "Wo
         folder=None,
         dataset=IdxSpec("idx", str(folder / "images.idx"), str(folder / "labels.idx")),
         input=InputSpec(1, 28, 28),
-        rule="linear",
-        reduction="sum",
-        head=None,
-        precision="float32",
-        top_k=None,
-        kept_classes=20,
+        method=MethodSection(rule="linear"),
         batch_samples=64,
         threads=None,
     )

@@ -124,7 +124,7 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
         assert counts == {"processed": len(measured), "failed": len(failed)}
         return measured, failed
 
-    measured, failed = rows(replace(digits_work, model=model, batch_samples=5), 0)
+    measured, failed = rows(replace(digits_work, model=model, folder=str(tmp_path), batch_samples=5), 0)
     whole, _ = rows(digits_work, 1)
     assert [row["sample_index"] for row in measured] == taken
     assert [row["sample_index"] for row in failed] == [index for index in range(16) if index not in taken]

@@ -13,6 +13,7 @@ from torch import nn
 
 from auditor import UnsupportedModel
 from flows.runtime.worker import AuditWorker, Work, warm_up
+from flows.sections import MethodSection
 from storage.errors import InputError
 from storage.models.factories import FactorySpec
 from storage.models.programs import ProgramSpec
@@ -34,7 +35,7 @@ def save_program(path: Path, work: Work, shapes: Any = BATCH, strict: bool = Fal
 @pytest.mark.parametrize("rule", ["linear", "guided"])
 def test_a_programs_maps_are_those_of_its_module(digits_work: Work, tmp_path: Path, strict: bool, rule: str) -> None:
     spec = save_program(tmp_path / "m.pt2", digits_work, strict=strict)
-    work = replace(digits_work, rule=rule, batch_samples=16)
+    work = replace(digits_work, method=MethodSection(rule=rule), batch_samples=16)
     module, program = (AuditWorker(replace(work, model=model)) for model in (digits_work.model, spec))
     first, second = (worker.on_first_images(worker.clear) for worker in (module, program))
     torch.testing.assert_close(second.logits, first.logits)
@@ -43,11 +44,11 @@ def test_a_programs_maps_are_those_of_its_module(digits_work: Work, tmp_path: Pa
 
 
 def test_the_head_and_the_reduction_reach_the_engine(digits_work: Work) -> None:
-    named = AuditWorker(replace(digits_work, head="15", reduction="l2"))
+    named = AuditWorker(replace(digits_work, method=MethodSection(rule="linear", head="15", reduction="l2")))
     assert named.clear.method.reduction == "l2"
     assert named.on_first_images(named.clear).logits.shape == (64, 10)
     with pytest.raises((UnsupportedModel, ValueError), match="nonesuch"):
-        AuditWorker(replace(digits_work, head="nonesuch")).clear(torch.zeros(1, 1, 28, 28))
+        AuditWorker(replace(digits_work, method=MethodSection(rule="linear", head="nonesuch"))).clear(torch.zeros(1, 1, 28, 28))
 
 
 @pytest.mark.parametrize(("side", "expected"), [(28, 64), (112, 64), (224, 16), (512, 3), (2048, 1)])
