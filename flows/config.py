@@ -6,21 +6,21 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from flows.analyses import ANALYSES
 from flows.analyses.analysis import Job, Options
-from reports.gates.gate import BUILT_IN, Gate
+from flows.sections import AboutSection, ComputeSection, LimitsSection, MethodSection, NotifySection, ReportSection, Section
+from reports.gates.gate import Gate
 from storage.datasets.formats import FORMATS, AnySpec
 from storage.datasets.preparation import InputSpec
 from storage.errors import InputError, nearest
 from storage.json_records import read_record
-from storage.models.model import ModelSpec
+from storage.models.sources import SOURCES, AnySource
 from storage.runs.lookup import PREVIOUS
 from storage.runs.plan import Plan
 from storage.runs.run import MAPS, Run, read_plan
@@ -32,8 +32,10 @@ OF_KUBERNETES = re.compile(PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|P
 STRONGEST_SINCE = 5
 """The version of the tables since which a config without `method.top_k` means the strongest of many classes. Before: all."""
 
-FORMATS_SINCE = 7
-"""The version since which each format of a dataset has its own keys; before, all had `labels`, which was NULL."""
+OWN_KEYS_SINCE = 7
+"""The version since which each format of a dataset, and each source of a model, has its own keys. Before, all had those of the
+others as well, which were NULL, or arguments that were none.
+"""
 
 SIGNED = r"x-amz-(signature|credential|security-token)|sig|signature|(\w*[_-])?(key|token|secret|password)"
 CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECASE)
@@ -43,149 +45,11 @@ PATHS = (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("mod
 ADDRESSES = (*PATHS, ("compute", "cluster"))
 
 
+UNIONS: dict[str, Iterable[Any]] = {"dataset": FORMATS, "model": SOURCES}
+"""The sections that have one of several sets of options, with all of these."""
+
 OPTIONS = {name: analysis.options for name, analysis in ANALYSES.items() if name != MAPS}
 """Of the analyses beside the maps, whose options are sections of the config."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class InputSection(Section):
-    channels: Literal[1, 3]
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    resize: Literal["crop", "stretch", "none"] = "crop"
-
-
-class ModelSection(Section):
-    """A factory, or a program: exactly one of the two."""
-
-    factory: str | None = None
-    weights: str | None = None
-    arguments: dict[str, Any] = {}
-    program: str | None = None
-
-    @model_validator(mode="after")
-    def check_source(self) -> "ModelSection":
-        if not is_json(self.arguments):
-            raise ValueError("key 'model.arguments' has a number that is not finite, which a plan cannot keep: give another")
-        if self.factory is None and self.program is None:
-            raise ValueError(
-                "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
-                "('clear-audit init' writes a config with every key explained)"
-            )
-        beside = {"factory": self.factory, "weights": self.weights, "arguments": self.arguments or None}
-        given = [name for name, value in beside.items() if value is not None]
-        if self.program is not None and given:
-            raise ValueError(
-                f"key 'model.{given[0]}' stands beside 'model.program', which is a whole model: remove one of the two"
-            )
-        return self
-
-
-def is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return False
-    return True
-
-
-class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"] = "gradient"
-    reduction: Literal["sum", "l2", "max"] = "sum"
-    head: str | None = Field(default=None, min_length=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    top_k: int | Literal["all"] | None = None
-    kept_classes: int = Field(default=20, ge=2)
-
-    @field_validator("top_k", mode="plain")
-    @classmethod
-    def check_top_k(cls, top_k: Any) -> Any:
-        if top_k in (None, "all") or (type(top_k) is int and top_k > 0):
-            return top_k
-        raise ValueError(f"key 'method.top_k' is {json.dumps(top_k, default=str)}: give how many classes compete, or \"all\"")
-
-
-class ComputeSection(Section):
-    cluster: str = Field(default="local", pattern=r"^(local|cuda|[a-z]+://.+)$")
-    workers: int | None = Field(default=None, gt=0)
-    threads: int | None = Field(default=None, gt=0)
-    batch_samples: int | None = Field(default=None, gt=0)
-    shard_samples: int | None = Field(default=None, gt=0, multiple_of=16)
-    operator_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    shard_tries: int = Field(default=3, gt=0)
-
-
-class LimitsSection(Section):
-    failed_frac_max: float = Field(default=0.01, ge=0, le=1)
-
-
-class ReportSection(Section):
-    gallery_samples: int = Field(default=8, ge=0)
-    seed: int = 0
-
-
-class AboutSection(Section):
-    """What a reviewer has to know of the model, in the words of who is responsible for it."""
-
-    owner: str | None = None
-    intended_use: str | None = None
-    known_limits: str | None = None
-
-
-class NotifySection(Section):
-    """Who is told of an audit that did not end well. webhook: an http or https URL, which may hold a secret.
-
-    on: gate, where a gate failed; failure, where the audit itself did, or too many of its samples.
-    """
-
-    webhook: SecretStr | None = None
-    on: tuple[Literal["gate", "failure"], ...] = ("gate", "failure")
-
-    @field_validator("webhook")
-    @classmethod
-    def check_webhook(cls, webhook: SecretStr | None) -> SecretStr | None:
-        try:
-            parts = urlsplit("" if webhook is None else webhook.get_secret_value())
-            is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_web = False
-        if webhook is not None and not is_web:
-            raise ValueError("key 'notify.webhook' is not a URL that begins with https:// or http:// and names a host: give one")
-        return webhook
-
-
-class GateSection(Section):
-    """See `reports.gates.gate.Gate`."""
-
-    name: str = Field(min_length=1)
-    sql: str | None = Field(default=None, min_length=1)
-    min: float | None = Field(default=None, allow_inf_nan=False)
-    max: float | None = Field(default=None, allow_inf_nan=False)
-    max_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    max_rise: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    severity: Literal["error", "warn"] = "error"
-    min_samples: int = Field(default=1, ge=1)
-    samples: str | None = Field(default=None, min_length=1)
-
-    @model_validator(mode="after")
-    def check_question(self) -> "GateSection":
-        if self.sql is None and self.name not in BUILT_IN:
-            raise ValueError(
-                f"gate '{self.name}' has no 'sql' and is not built in: did you mean '{nearest(self.name, BUILT_IN)}'? "
-                f"Built in are {', '.join(BUILT_IN)}"
-            )
-        if self.sql is not None and self.name in BUILT_IN:
-            raise ValueError(f"gate '{self.name}' has 'sql', and its name is that of a built-in gate: give it another name")
-        if self.sql is None and self.samples is not None:
-            raise ValueError(f"gate '{self.name}' is built in and has its own 'samples': give it another name and 'sql'")
-        if all(limit is None for limit in (self.min, self.max, self.max_drop, self.max_rise)):
-            raise ValueError(f"gate '{self.name}' has no limit: add min, max, max_drop or max_rise")
-        return self
 
 
 class AuditConfig(Section):
@@ -198,15 +62,15 @@ class AuditConfig(Section):
     name: str = Field(default="audit", min_length=1)
     reference: str = Field(default=PREVIOUS, min_length=1)
     dataset: AnySpec
-    input: InputSection
-    model: ModelSection
+    input: InputSpec
+    model: AnySource
     method: MethodSection = MethodSection()
     compute: ComputeSection = ComputeSection()
     limits: LimitsSection = LimitsSection()
     report: ReportSection = ReportSection()
     about: AboutSection = AboutSection()
     notify: NotifySection = Field(default=NotifySection(), exclude=True)
-    gates: tuple[GateSection, ...] = ()
+    gates: tuple[Gate, ...] = ()
     analyses: dict[str, SerializeAsAny[Options]] = Field(default={}, validate_default=True)
     folder: str = "."
 
@@ -237,18 +101,6 @@ class AuditConfig(Section):
                     "the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or by the machine's own profile"
                 )
         return self
-
-    @property
-    def gate_list(self) -> list[Gate]:
-        return [Gate(**gate.model_dump()) for gate in self.gates]
-
-    @property
-    def input_spec(self) -> InputSpec:
-        return InputSpec(**self.input.model_dump())
-
-    @property
-    def model_spec(self) -> ModelSpec:
-        return ModelSpec(**self.model.model_dump(), search_path=self.folder)
 
     @property
     def jobs(self) -> list[Job]:
@@ -335,8 +187,9 @@ def as_of_now(config: dict[str, Any], version: int) -> dict[str, Any]:
     """The config of a plan of an older version, said as it would be said now."""
     if isinstance(method := config.get("method"), dict) and version < STRONGEST_SINCE and method.get("top_k") is None:
         method["top_k"] = "all"
-    if isinstance(dataset := config.get("dataset"), dict) and version < FORMATS_SINCE:
-        config["dataset"] = {key: value for key, value in dataset.items() if value is not None}
+    for name in UNIONS:
+        if isinstance(section := config.get(name), dict) and version < OWN_KEYS_SINCE:
+            config[name] = {key: value for key, value in section.items() if value not in (None, {})}
     return config
 
 
@@ -355,16 +208,15 @@ def known_keys(section: type[BaseModel] = AuditConfig) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if name == "dataset":
-            for options in FORMATS:
-                keys |= {f"dataset.{field.name}": field.type for field in dataclasses.fields(options)}
-            keys["dataset.format"] = str
-            continue
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        choices = UNIONS.get(name, [kind])
+        if all(map(dataclasses.is_dataclass, choices)):
+            keys |= {f"{name}.{field.name}": field.type for choice in choices for field in dataclasses.fields(choice)}
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
             keys |= {f"{name}.{key}": inner for key, inner in known_keys(kind).items()}
         elif name not in ("folder", "analyses"):
             keys[name] = kind
     if section is AuditConfig:
+        keys["dataset.format"] = str
         for name, options in OPTIONS.items():
             keys |= {f"{name}.{key}": field.annotation for key, field in options.model_fields.items()}
     return keys
@@ -423,13 +275,20 @@ def explain(item: Any) -> str:
     """One fault of a config in one sentence."""
     if item["type"] in TAG_FAULTS:
         return explain_tag(item)
-    # Among them is the name of the format, by which the options of a dataset are told apart.
-    where = ".".join(str(part) for place, part in enumerate(item["loc"]) if not (place == 1 and item["loc"][0] == "dataset"))
+    # Among them is what tells the options of a union apart, which is no key.
+    where = ".".join(str(part) for place, part in enumerate(item["loc"]) if not (place == 1 and item["loc"][0] in UNIONS))
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = [*known_keys(), *(f"gates.{key}" for key in GateSection.model_fields)]
+        known = [*known_keys(), *(f"gates.{field.name}" for field in dataclasses.fields(Gate))]
+        if where in known and item["loc"][0] == "model":
+            return f"key '{where}' stands beside 'model.{item['loc'][1]}', which is a whole model: remove one of the two"
         if where in known:
             return f"key '{where}' is none of dataset.format '{item['loc'][1]}': remove it, or name another format"
         return f"unknown key '{where}': did you mean '{nearest(re.sub(r'[.][0-9]+[.]', '.', where), known)}'?"
+    if item["type"] == "missing" and where == "model.factory":
+        return (
+            "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
+            "('clear-audit init' writes a config with every key explained)"
+        )
     if item["type"] == "missing":
         return f"key '{where}' is missing: add it ('clear-audit init' writes a config with every key explained)"
     if item["type"] == "value_error":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
+from flows.sections import Section
 from storage.datasets import Dataset
 from storage.joins import Table
 from storage.runs.parts import CheckParts
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from flows.runtime.worker import AuditWorker
 
 
-class Options(BaseModel):
+class Options(Section):
     """The options of an analysis: the keys of its section of the config. run: whether an audit has it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     run: bool = True
 

@@ -41,7 +41,7 @@ def check(
         if not chosen.gates:
             raise InputError(f"run '{run.run_id}' has no gates: name a config that has [[gates]] with --config")
         against = find_reference(run, reference or chosen.reference)
-        judgements = judge(chosen.gate_list, run, against)
+        judgements = judge(chosen.gates, run, against)
         files = {
             json_file: exports.as_json(run, against, judgements),
             junit_file: exports.as_junit(run, judgements),

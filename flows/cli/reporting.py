@@ -79,7 +79,7 @@ def compare(
         if first is None:
             raise InputError(f"there is no run before '{second.run_id}' with its name: name one ('clear-audit ls' lists them)")
         comparison = compare_runs(first, second)
-        judgements = judge(planned_config(second).gate_list, second, first)
+        judgements = judge(planned_config(second).gates, second, first)
         shown = [flip for flips in comparison_page.chosen_flips(comparison).values() for flip in flips]
         page = comparison_page.write_comparison(comparison, judgements, draw_flips(comparison, shown))
         tell(comparison_page.say_comparison(comparison))

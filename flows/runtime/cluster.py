@@ -14,9 +14,9 @@ import distributed
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.comm.core import CommClosedError
 
-from flows.config import ComputeSection
 from flows.errors import ClusterLost
 from flows.runtime.worker import AuditWorker, Work, warm_up
+from flows.sections import ComputeSection
 from storage.errors import InputError
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_MMAP_THRESHOLD_": 1 << 29}

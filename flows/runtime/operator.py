@@ -48,10 +48,10 @@ def make_fold(store: Path, plan: FoldPlan, work: Work, model_hash: str, torch_ve
         "model": model_hash,
         "plan": asdict(plan),
         "input": [work.input.channels, work.input.height, work.input.width],
-        "rule": work.rule,
-        "precision": work.precision,
-        "reduction": work.reduction,
-        "head": work.head,
+        "rule": work.method.rule,
+        "precision": work.method.precision,
+        "reduction": work.method.reduction,
+        "head": work.method.head,
         "torch": torch_version,
     }
     return Fold(plan, operator_path(store, facts), facts)

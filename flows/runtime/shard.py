@@ -109,7 +109,7 @@ def measure_batches(
     def measure_batch(batch: np.ndarray, images: torch.Tensor) -> tuple[np.ndarray, Measurement | None]:
         labels = torch.from_numpy(samples.labels[batch]).to(worker.device)
         try:
-            return batch, measure(worker.clear, images, labels, worker.work.kept_classes)
+            return batch, measure(worker.clear, images, labels, worker.work.method.kept_classes)
         except Exception as error:
             check_memory(error)
             refusals = worker.refusals(images)
@@ -119,7 +119,7 @@ def measure_batches(
         kept = [position for position in range(len(batch)) if position not in refusals]
         if not kept:
             return batch[kept], None
-        return batch[kept], measure(worker.clear, images[kept], labels[kept], worker.work.kept_classes)
+        return batch[kept], measure(worker.clear, images[kept], labels[kept], worker.work.method.kept_classes)
 
     for _, (taken, measurement) in compute_batches(worker.measured_size, measured, feed, measure_batch):
         if measurement is not None:

@@ -12,16 +12,16 @@ from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
 from auditor.backward.trace import Traced, samples_at_once
-from auditor.clear import TopK
 from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.runtime.batches import SAMPLES, BatchSize
+from flows.sections import MethodSection
 from storage.datasets import Dataset, DatasetSpec, open_dataset
 from storage.datasets.preparation import InputSpec, normalize, read_prepared
 from storage.errors import InputError
 from storage.models.factories import say_raised
-from storage.models.model import ModelSpec, load_model
 from storage.models.programs import check_input, place_program
+from storage.models.sources import ModelSpec, load_model
 
 Made = TypeVar("Made")
 
@@ -31,18 +31,17 @@ SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 3
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs to know of an audit, whichever shard it gets. key: tells one audit's worker from another's."""
+    """What a worker needs to know of an audit, whichever shard it gets.
+
+    key: tells one audit's worker from another's. folder: see `load_model`.
+    """
 
     key: str
     model: ModelSpec
+    folder: str | None
     dataset: DatasetSpec
     input: InputSpec
-    rule: str
-    reduction: str
-    head: str | None
-    precision: str
-    top_k: TopK
-    kept_classes: int
+    method: MethodSection
     batch_samples: int | None
     threads: int | None
 
@@ -72,7 +71,7 @@ class AuditWorker(WorkerPlugin):
     @cached_property
     def clear(self) -> Clear:
         work, self.notes = self.work, []
-        model = load_model(work.model, self.notes.append)
+        model = load_model(work.model, work.folder, self.notes.append)
         if isinstance(model, torch.nn.Module):
             model = model.to(self.device)
         else:
@@ -80,7 +79,10 @@ class AuditWorker(WorkerPlugin):
                 model, work.model.title, (self.batch_size.asked, work.input.channels, work.input.height, work.input.width)
             )
             model = place_program(model, self.device)
-        return Clear(model, work.rule, top_k=work.top_k, precision=work.precision, reduction=work.reduction, head=work.head)
+        method = work.method
+        return Clear(
+            model, method.rule, top_k=method.top_k, precision=method.precision, reduction=method.reduction, head=method.head
+        )
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -133,7 +135,7 @@ class AuditWorker(WorkerPlugin):
     def refusal(self, images: torch.Tensor) -> str | None:
         """What the model raises on a batch where nothing watches it, as the rest of a sentence; None where it takes it."""
         error = raised(self.clear.model, images.to(self.clear.dtype))
-        return None if error is None else f"raised {say_raised(error, self.work.model.search_path)}"
+        return None if error is None else f"raised {say_raised(error, self.work.folder)}"
 
     def refusals(self, images: torch.Tensor) -> dict[int, str]:
         """Of a batch's images, by position, those that the model raises on by themselves, with what it raises."""
@@ -226,7 +228,7 @@ def explain(worker: AuditWorker, image: torch.Tensor) -> Traced:
         return backprojection
     except RuntimeError as error:
         check_memory(error)
-        said = say_raised(error, worker.work.model.search_path)
+        said = say_raised(error, worker.work.folder)
         raise InputError(
             f"{worker.work.model.title} answers, and its answer cannot be followed back to the image ({said}): "
             "try another method.rule, or write that part of it otherwise"

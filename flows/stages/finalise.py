@@ -44,8 +44,8 @@ def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
     found, classes = plan.examination, len(plan.class_names)
     competing = competing_count(classes, config.method.rule, config.method.top_k)
     return {
-        "model_factory": config.model.factory,
-        "model_program": config.model.program,
+        "model_factory": getattr(config.model, "factory", None),
+        "model_program": getattr(config.model, "program", None),
         "dataset_path": config.dataset.path,
         "rule": config.method.rule,
         "reduction": config.method.reduction,

@@ -42,7 +42,7 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
             f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
             f"'{session.config.method.rule}': what moved between them may be the rule"
         )
-    judgements = judge(session.config.gate_list, run, reference)
+    judgements = judge(session.config.gates, run, reference)
     place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
     return judgements
 

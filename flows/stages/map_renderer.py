@@ -32,7 +32,7 @@ class Studio:
 
 
 def open_studio(run: Run, config: AuditConfig, dataset: Dataset | None) -> Studio:
-    return Studio(open_maps(run.maps), palette(len(read_plan(run).class_names)), dataset, config.input_spec)
+    return Studio(open_maps(run.maps), palette(len(read_plan(run).class_names)), dataset, config.input)
 
 
 def read_maps(studio: Studio, start: int, stop: int) -> tuple[Tensor, Tensor, np.ndarray]:

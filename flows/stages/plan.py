@@ -20,7 +20,7 @@ from storage.datasets import Dataset
 from storage.datasets.dataset import say_empty, say_passed_over
 from storage.errors import InputError
 from storage.maps import shard_samples
-from storage.models.model import model_hash
+from storage.models.sources import model_hash
 from storage.operators import read_refusal, write_refusal
 from storage.runs.lookup import find_resumable, find_unfinished, id_after, list_runs, what_changed
 from storage.runs.plan import ConservedRelevance, Examination, Plan, Trigger
@@ -49,7 +49,7 @@ def draft_plan(config: AuditConfig, dataset: Dataset) -> Plan:
         name=config.name,
         config=config.model_dump(mode="json"),
         config_hash=config.config_hash,
-        model_hash=model_hash(config.model_spec),
+        model_hash=model_hash(config.model),
         dataset_hash=dataset.content_hash(),
         class_names=list(dataset.classes),
         sample_count=len(dataset),
@@ -125,7 +125,7 @@ def check_classes(config: AuditConfig, dataset: Dataset, outputs: int) -> None:
     where = "dataset.classes names" if named else f"dataset '{config.dataset.path}' has"
     way_out = f"name all {outputs} of the model's" if named else "name the model's classes"
     raise InputError(
-        f"{where} {len(dataset.classes)} classes and {config.model_spec.title} has {outputs} outputs: "
+        f"{where} {len(dataset.classes)} classes and {config.model.title} has {outputs} outputs: "
         f"{way_out}, in the order of its outputs, {'there' if named else 'in dataset.classes'}"
     )
 

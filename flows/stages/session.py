@@ -22,15 +22,11 @@ class Session:
         self.resumed = resumed
         self.work = Work(
             key=f"clear-audit-{config.config_hash[:16]}",
-            model=config.model_spec,
+            model=config.model,
+            folder=config.folder,
             dataset=config.dataset,
-            input=config.input_spec,
-            rule=config.method.rule,
-            reduction=config.method.reduction,
-            head=config.method.head,
-            precision=config.method.precision,
-            top_k=config.method.top_k,
-            kept_classes=config.method.kept_classes,
+            input=config.input,
+            method=config.method,
             batch_samples=config.compute.batch_samples,
             threads=worker_threads(config.compute),
         )

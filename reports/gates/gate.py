@@ -1,9 +1,14 @@
 """Gates: questions with one number for an answer, and the limits it is held to."""
 
-from dataclasses import dataclass
 from string import Template
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from reports.queries import FOLDER, fill, load
+from storage.errors import nearest
+from storage.options import STRICT
 from storage.statistics import STATISTICS
 
 OF_STATISTICS = {name: (statistic, kind) for statistic in STATISTICS for name, kind in statistic.gates.items()}
@@ -16,8 +21,11 @@ BUILT_IN = tuple(sorted({*OF_STATISTICS, *(path.stem for path in FOLDER.glob("ga
 WITH_SAMPLES = tuple(sorted({*OF_STATISTICS, *(path.stem for path in FOLDER.glob("gate_samples/*.sql"))}))
 """Names of the built-in gates that can say which images count against them; `sql/gate_samples/<name>.sql` finds these."""
 
+Text = Annotated[str, Field(min_length=1)]
+Move = Annotated[float, Field(ge=0)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class Gate:
     """A question to a run's tables whose answer is one number, and the limits of that number; a `[[gates]]` in the config.
 
@@ -25,17 +33,32 @@ class Gate:
     `reference.<table>`. samples: one SELECT with a column `sample_index`, the images that count against it, worst first.
     min, max: limits of the number. max_drop, max_rise: how far it may lie below and above the reference's. severity: error or
     warn. min_samples: measured images below which the gate is not evaluated.
+
+    Raises ValueError (pydantic's ValidationError): no limit, or a name that does not fit to what is asked.
     """
 
-    name: str
-    sql: str | None = None
+    name: Text
+    sql: Text | None = None
     min: float | None = None
     max: float | None = None
-    max_drop: float | None = None
-    max_rise: float | None = None
-    severity: str = "error"
-    min_samples: int = 1
-    samples: str | None = None
+    max_drop: Move | None = None
+    max_rise: Move | None = None
+    severity: Literal["error", "warn"] = "error"
+    min_samples: Annotated[int, Field(ge=1)] = 1
+    samples: Text | None = None
+
+    def __post_init__(self) -> None:
+        if self.sql is None and self.name not in BUILT_IN:
+            raise ValueError(
+                f"gate '{self.name}' has no 'sql' and is not built in: did you mean '{nearest(self.name, BUILT_IN)}'? "
+                f"Built in are {', '.join(BUILT_IN)}"
+            )
+        if self.sql is not None and self.name in BUILT_IN:
+            raise ValueError(f"gate '{self.name}' has 'sql', and its name is that of a built-in gate: give it another name")
+        if self.sql is None and self.samples is not None:
+            raise ValueError(f"gate '{self.name}' is built in and has its own 'samples': give it another name and 'sql'")
+        if all(limit is None for limit in (self.min, self.max, self.max_drop, self.max_rise)):
+            raise ValueError(f"gate '{self.name}' has no limit: add min, max, max_drop or max_rise")
 
     @property
     def text(self) -> str:

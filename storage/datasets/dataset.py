@@ -6,12 +6,8 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict
 
 from storage.text import shorten
-
-OPTIONS = ConfigDict(extra="forbid", strict=True)
-"""Of the options of every format."""
 
 MOST_LISTED = 10
 """Of what a sentence lists; the rest is "…"."""

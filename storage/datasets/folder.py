@@ -17,9 +17,10 @@ from pydantic.dataclasses import dataclass
 
 from storage.addresses import filesystem_of
 from storage.datasets.classes import ClassNames, empty_classes, nearest, plain
-from storage.datasets.dataset import OPTIONS, Samples, say_passed_over
+from storage.datasets.dataset import Samples, say_passed_over
 from storage.datasets.files import ImageFiles, visible
 from storage.errors import InputError
+from storage.options import STRICT
 
 SUFFIXES = frozenset(
     (
@@ -37,7 +38,7 @@ SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|eval
 """What the parts of a dataset are called, where each has the class folders in it."""
 
 
-@dataclass(frozen=True, config=OPTIONS)
+@dataclass(frozen=True, config=STRICT)
 class FolderSpec:
     """path: the folder of class folders. classes: see `DatasetSpec`."""
 

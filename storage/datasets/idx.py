@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from storage.addresses import open_file
 from storage.datasets.classes import check_labels, empty_classes, named_classes, numbered_classes
-from storage.datasets.dataset import OPTIONS, Samples
+from storage.datasets.dataset import Samples
 from storage.datasets.images import (
     BLOCK_BYTES,
     Content,
@@ -27,6 +27,7 @@ from storage.datasets.images import (
     samples_of,
 )
 from storage.errors import InputError
+from storage.options import STRICT
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 LARGEST_IMAGE = 1 << 30
@@ -45,7 +46,7 @@ class Header:
     offset: int
 
 
-@dataclass(frozen=True, config=OPTIONS)
+@dataclass(frozen=True, config=STRICT)
 class IdxSpec:
     """path: the images' IDX file. labels: the labels' one; without it all are unknown. classes: see `DatasetSpec`."""
 

@@ -19,11 +19,12 @@ from pydantic.dataclasses import dataclass
 from storage.addresses import filesystem_of, open_file
 from storage.datasets.classes import empty_classes, nearest, plain
 from storage.datasets.columns import is_bytes, keep
-from storage.datasets.dataset import OPTIONS, Samples
+from storage.datasets.dataset import Samples
 from storage.datasets.files import ImageFiles
 from storage.datasets.images import check_count
 from storage.datasets.labels import read_labels
 from storage.errors import InputError
+from storage.options import STRICT
 
 ROWS_A_BATCH, NESTED_ROWS = 4096, 16
 LEAST_BYTES = 4
@@ -39,7 +40,7 @@ INDEX = "index"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(frozen=True, config=OPTIONS)
+@dataclass(frozen=True, config=STRICT)
 class ManifestSpec:
     """path: the CSV or Parquet file that lists the images. classes: see `DatasetSpec`."""
 

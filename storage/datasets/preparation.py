@@ -1,25 +1,26 @@
 """From decoded images of any size to the pixels that a model takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from storage.datasets.dataset import Dataset, Samples
-from storage.errors import InputError
+from storage.options import STRICT
 
-Resize = Literal["crop", "stretch", "none"]
+Side = Annotated[int, Field(gt=0)]
 Failure = tuple[str, str]
 """The stage at which a sample failed, read or prepare, and the reason."""
 
 IMAGES_HELD = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class InputSpec:
     """What a model takes.
 
@@ -27,30 +28,24 @@ class InputSpec:
     resize: "crop" scales until the target is just covered and keeps the centre, "stretch" scales both sides on their
     own, "none" makes another size a failure. Scaling is bilinear with antialiasing, on 8-bit pixels.
 
-    Raises InputError: any other value.
+    Raises ValueError (pydantic's ValidationError): any other value.
     """
 
-    channels: int
-    height: int
-    width: int
+    channels: Literal[1, 3]
+    height: Side
+    width: Side
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    resize: Resize = "crop"
+    resize: Literal["crop", "stretch", "none"] = "crop"
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise InputError(f"input: {self.channels} channels; give 1 (grey) or 3 (RGB)")
-        if self.height < 1 or self.width < 1:
-            raise InputError(f"input: {self.height}×{self.width} pixels; give a height and width of at least 1")
-        if self.resize not in get_args(Resize):
-            raise InputError(f"input: resize {self.resize!r}; give one of {', '.join(get_args(Resize))}")
         if (self.mean or self.std) and not len(self.mean) == len(self.std) == self.channels:
-            raise InputError(
+            raise ValueError(
                 f"input: {len(self.mean)} values of mean and {len(self.std)} of std for {self.channels} channels; "
                 "give both one value a channel, or neither"
             )
-        if not all(map(isfinite, self.mean + self.std)) or any(value <= 0 for value in self.std):
-            raise InputError(f"input: mean {self.mean}, std {self.std}; give finite numbers, and std above 0")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"input: mean {self.mean}, std {self.std}; give finite numbers, and std above 0")
 
 
 def read_prepared(dataset: Dataset, spec: InputSpec, start: int, stop: int) -> tuple[Samples, np.ndarray, dict[int, Failure]]:

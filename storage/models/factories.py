@@ -1,14 +1,17 @@
 """The user's own code: a factory that is looked for beside the config first, called, and blamed by its own file and line."""
 
 import copy
+import hashlib
 import importlib
 import inspect
+import json
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from itertools import chain
@@ -16,12 +19,14 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from pydantic.dataclasses import dataclass
+
 from storage.errors import InputError
+from storage.models.weights import load_weights, read_bytes
+from storage.options import STRICT
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from storage.models.model import ModelSpec
 
 OWN = {"auditor", "clear_audit", "flows", "reports", "storage"}
 """The top-level names of the product, which a user's own modules may have as well."""
@@ -36,27 +41,69 @@ LOADING = RLock()
 WORDS = 300
 
 
-def call_factory(spec: "ModelSpec", say: Callable[[str], None]) -> "nn.Module":
+@dataclass(frozen=True, config=STRICT)
+class FactorySpec:
+    """A function of the user's that makes a network, and its weights.
+
+    factory: `package.module:function`, called with `arguments`; it returns a torch.nn.Module. It is code, and runs.
+    weights: `.safetensors`, or what torch.save wrote, with tensors only; any fsspec address; None leaves what the factory set.
+    """
+
+    factory: str
+    weights: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(self.arguments, allow_nan=False)
+        except ValueError:
+            raise ValueError(
+                "key 'model.arguments' has a number that is not finite, which a plan cannot keep: give another"
+            ) from None
+
+    @property
+    def title(self) -> str:
+        return f"model.factory '{self.factory}'"
+
+
+def load_factory(spec: FactorySpec, folder: str | None, say: Callable[[str], None]) -> "nn.Module":
+    """The network that a factory makes, with its weights, in eval mode. Raises InputError. See `call_factory`."""
+    model = call_factory(spec, folder, say)
+    if spec.weights is not None:
+        load_weights(spec.weights, model, spec.title, say)
+    model.eval()  # whose own `eval` may return anything
+    return model
+
+
+def hash_factory(spec: FactorySpec) -> str:
+    """SHA-256 over the factory's name, its arguments and the weights file. Raises InputError."""
+    digest = hashlib.sha256(repr((spec.factory, sorted(spec.arguments.items()))).encode())
+    if spec.weights is not None:
+        digest.update(read_bytes(spec.weights))
+    return digest.hexdigest()
+
+
+def call_factory(spec: FactorySpec, folder: str | None, say: Callable[[str], None]) -> "nn.Module":
     """The network that a factory makes, without what wraps it to be compiled or spread. Raises InputError.
 
-    say: hears of what was taken off.
+    folder: where its module is looked for besides the installed packages. say: hears of what was taken off.
     """
     import torch
     from torch import nn
 
-    module_name, _, function = (spec.factory or "").partition(":")
+    module_name, _, function = spec.factory.partition(":")
     if not module_name or not function or module_name.startswith("."):
         raise InputError(f"{spec.title} is not of the form 'package.module:function'")
 
     def build() -> Any:
-        factory = find_factory(spec, module_name, function)
+        factory = find_factory(spec, folder, module_name, function)
         check_arguments(spec, factory)
-        return trying(lambda: factory(**spec.arguments), spec.title, spec.search_path)
+        return trying(lambda: factory(**spec.arguments), spec.title, folder)
 
     dtype = torch.get_default_dtype()
     try:
         # In a thread of its own, with which what user code switches there and leaves so ends: gradients, devices, autocast.
-        with beside(spec.search_path, module_name), ThreadPoolExecutor(1, thread_name_prefix="factory") as thread:
+        with beside(folder, module_name), ThreadPoolExecutor(1, thread_name_prefix="factory") as thread:
             model = thread.submit(build).result()
     finally:
         torch.set_default_dtype(dtype)
@@ -73,14 +120,14 @@ def call_factory(spec: "ModelSpec", say: Callable[[str], None]) -> "nn.Module":
     return copy.deepcopy(network) if any(tensor.is_inference() for tensor in made) else network
 
 
-def find_factory(spec: "ModelSpec", module_name: str, function: str) -> Any:
+def find_factory(spec: FactorySpec, folder: str | None, module_name: str, function: str) -> Any:
     try:
-        module = trying(lambda: importlib.import_module(module_name), f"the module of {spec.title}", spec.search_path)
+        module = trying(lambda: importlib.import_module(module_name), f"the module of {spec.title}", folder)
     except InputError as error:
         missing = error.__cause__
         if not isinstance(missing, ModuleNotFoundError):
             raise
-        place = place_of(missing, spec.search_path)
+        place = place_of(missing, folder)
         raise InputError(
             f"{spec.title}: module '{missing.name}' was not found{place}; install it, or put it beside the config"
         ) from missing
@@ -90,7 +137,7 @@ def find_factory(spec: "ModelSpec", module_name: str, function: str) -> Any:
     return factory
 
 
-def check_arguments(spec: "ModelSpec", factory: Any) -> None:
+def check_arguments(spec: FactorySpec, factory: Any) -> None:
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # written in C: its call says what is wrong

@@ -8,6 +8,7 @@ needs, first and with PyTorch's own reader: what is not known to be harmless is 
 """
 
 import ast
+import hashlib
 import io
 import json
 import re
@@ -15,7 +16,11 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from pydantic.dataclasses import dataclass
+
 from storage.errors import InputError
+from storage.models.weights import check_unfolding, read_bytes, refuse_torchscript
+from storage.options import STRICT
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -50,7 +55,31 @@ OBJECTS = {"as_custom_obj", "custom_obj", "as_graph", "constant_input"}
 REMEDY = "export the model again by torch.export.export and torch.export.save, on the CPU, with one tensor of images as its input"
 
 
-def load_program(path: str, content: bytes) -> "ExportedProgram":
+@dataclass(frozen=True, config=STRICT)
+class ProgramSpec:
+    """program: a `.pt2` file as torch.export.save writes it; any fsspec address."""
+
+    program: str
+
+    @property
+    def title(self) -> str:
+        return f"model.program '{self.program}'"
+
+
+def load_program(spec: ProgramSpec, folder: str | None, say: Callable[[str], None]) -> "ExportedProgram":
+    """The program on the CPU. Raises InputError. folder, say: of no use to it, which brings no code, and fits or does not."""
+    content = read_bytes(spec.program, "model.program")
+    check_unfolding(content, spec.title, 0)
+    refuse_torchscript(content, spec.title)
+    return open_program(spec.program, content)
+
+
+def hash_program(spec: ProgramSpec) -> str:
+    """SHA-256 over the program's file. Raises InputError."""
+    return hashlib.sha256(b"program" + read_bytes(spec.program, "model.program")).hexdigest()
+
+
+def open_program(path: str, content: bytes) -> "ExportedProgram":
     """Opens a `.pt2` file. path: for messages. Raises InputError where it could do more than be a network, or is damaged."""
     if not path.endswith(".pt2"):
         raise InputError(f"model.program '{path}' does not end in '.pt2': name a file that torch.export.save wrote")

@@ -29,10 +29,10 @@ from flows.analyses import known_schemas
 from flows.analyses.analysis import Context, Options
 from flows.analyses.maps import as_result
 from flows.analyses.runner import commit_pass
-from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
 from flows.runtime.shard import Findings
 from flows.runtime.submit import WINDOW, drive
+from flows.sections import ComputeSection
 from reports.gates.judgement import as_rows
 from storage.aggregates import place_run
 from storage.filesystems import hash_file

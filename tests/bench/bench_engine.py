@@ -36,7 +36,8 @@ from auditor.operations.rule_table import Treatment
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
 from flows.runtime.cluster import KEEP_MEMORY
-from storage.models.model import ModelSpec, load_model
+from storage.models.factories import FactorySpec
+from storage.models.sources import load_model
 
 DECONVOLUTION = "captum Deconvolution"
 GUIDED = "captum GuidedBackprop"
@@ -78,7 +79,7 @@ def fraction(work: str, flops: int, secs: float, row_secs: float) -> Row:
 
 def allcnn(options: argparse.Namespace) -> list[Row]:
     """The demo's network and digits."""
-    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors"))).to(options.device)
+    model = load_model(FactorySpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors"))).to(options.device)
     digits, _ = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
     images, sizes = digits[:512].to(options.device), (32, 64, 128, 256, 512)
     clears = {}

@@ -28,7 +28,8 @@ from torch import Tensor
 from auditor import Clear, measure
 from flows.demo.train import HERE as DEMO
 from flows.demo.train import read_digits
-from storage.models.model import ModelSpec, load_model
+from storage.models.factories import FactorySpec
+from storage.models.sources import load_model
 
 BATCH = 64
 MEMORY_GROWTH = 6
@@ -39,7 +40,7 @@ def engine(images: Tensor, labels: Tensor) -> dict[str, float]:
 
     The three take turns, batch by batch, so that a machine that slows down slows all of them.
     """
-    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
+    model = load_model(FactorySpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
     clear = Clear(model)
     ways: dict[str, Callable[[Tensor, Tensor], object]] = {
         "forward": torch.inference_mode()(lambda batch, _: clear.model(batch)),

@@ -25,7 +25,7 @@ from auditor.operations.rule_table import RULES
 from flows.config import load_config
 from storage.datasets import open_dataset
 from storage.datasets.preparation import normalize, read_prepared
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from tests.bench.networks import efficientnet_lite0
 
 DEMO = Path(__file__).parents[2] / "flows" / "demo" / "demo.toml"
@@ -36,9 +36,9 @@ AT_ONCE = 8
 
 def demo() -> None:
     config = load_config(DEMO, (), {})
-    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input_spec, 0, DIGITS)
-    images, labels = torch.from_numpy(normalize(pixels, config.input_spec)), torch.from_numpy(samples.labels)
-    model = load_model(config.model_spec)
+    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input, 0, DIGITS)
+    images, labels = torch.from_numpy(normalize(pixels, config.input)), torch.from_numpy(samples.labels)
+    model = load_model(config.model)
     ink = torch.from_numpy(pixels[:, 0] >= 64)
     print(f"demo, {DIGITS} digits; a digit covers {ink.float().mean():.0%} of the pixels\n")
     print("| rule | dominant class = prediction | energy on the digit | class cosine |\n|---|---|---|---|")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from flows.sections import MethodSection
 from storage.datasets.idx import IdxSpec
 from storage.datasets.preparation import InputSpec
-from storage.models.model import ModelSpec
+from storage.models.factories import FactorySpec
 
 # Imported where they are used: what needs neither Dask nor Prefect is tested without them, on a machine with a GPU say.
 if TYPE_CHECKING:
@@ -112,15 +113,11 @@ def digits_work(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> "Wo
     write_idx(folder, digits)
     return Work(
         key="digits",
-        model=ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")),
+        model=FactorySpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")),
+        folder=None,
         dataset=IdxSpec("idx", str(folder / "images.idx"), str(folder / "labels.idx")),
         input=InputSpec(1, 28, 28),
-        rule="linear",
-        reduction="sum",
-        head=None,
-        precision="float32",
-        top_k=None,
-        kept_classes=20,
+        method=MethodSection(rule="linear"),
         batch_samples=64,
         threads=None,
     )

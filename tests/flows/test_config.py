@@ -20,7 +20,8 @@ from auditor.operations.rule_table import RULES
 from flows.config import OF_KUBERNETES, OPTIONS, PREFIX, AuditConfig, known_keys, load_config, planned_config
 from reports.gates.gate import Gate
 from storage.errors import InputError
-from storage.models.model import ModelSpec
+from storage.models.factories import FactorySpec
+from storage.models.programs import ProgramSpec
 from storage.runs.plan import Plan
 from storage.runs.run import Run, create_run
 
@@ -39,6 +40,8 @@ width = 30
 [model]
 factory = "nets:build"
 """
+
+NORMALIZED = MINIMAL.replace("width = 30", "width = 30\nmean = [0.75]\nstd = [0.25]")
 
 
 def load(folder: Path, text: str = MINIMAL, *settings: str, environment: Mapping[str, str] | None = None) -> AuditConfig:
@@ -62,7 +65,7 @@ def schema_keys(definition: Mapping[str, Any] | None = None, prefix: str = "") -
             for section, options in OPTIONS.items():
                 yield from schema_keys(options.model_json_schema(), f"{section}.")
             continue
-        if "discriminator" in field:
+        if "oneOf" in field:
             choices = [schema["$defs"][choice["$ref"].rsplit("/", 1)[1]] for choice in field["oneOf"]]
             yield from sorted({f"{prefix}{name}.{key}" for choice in choices for key in choice["properties"]})
             continue
@@ -98,7 +101,7 @@ def test_defaults(tmp_path: Path) -> None:
         "name": "audit",
         "dataset": {"format": "idx", "path": str(tmp_path / "images.idx"), "labels": None, "classes": None},
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
-        "model": {"factory": "nets:build", "weights": None, "arguments": {}, "program": None},
+        "model": {"factory": "nets:build", "weights": None, "arguments": {}},
         "method": {
             "rule": "gradient",
             "reduction": "sum",
@@ -205,7 +208,6 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "factory": "a.b:c",
             "weights": str(tmp_path / "w.pt"),
             "arguments": {"depth": 3, "names": ["x"], "deep": {"on": True}},
-            "program": None,
         },
         "method": {
             "rule": "guided",
@@ -244,16 +246,16 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "analyses": {"evidence": {"run": False}},
     }
     assert config.dataset.classes == ("a", "b")
-    assert config.input_spec.std == (1.0, 1.0, 0.25)
-    assert (config.model_spec.factory, config.model_spec.search_path) == ("a.b:c", str(tmp_path))
+    assert config.input.std == (1.0, 1.0, 0.25)
+    assert isinstance(config.model, FactorySpec)
+    assert (config.model.factory, config.folder) == ("a.b:c", str(tmp_path))
     keys = [*keys_in(tomllib.loads(text)), "model.program"]
     assert sorted(keys) == sorted(schema_keys()), "every key is in this test"
 
 
 def test_a_program_stands_in_place_of_a_factory(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL.replace('factory = "nets:build"', 'program = "m.pt2"'))
-    assert config.model.factory is None
-    assert config.model_spec == ModelSpec(program=str(tmp_path / "m.pt2"), search_path=str(tmp_path))
+    assert config.model == ProgramSpec(str(tmp_path / "m.pt2"))
 
 
 def test_rules_and_reductions_are_those_of_the_engine(tmp_path: Path) -> None:
@@ -311,6 +313,14 @@ def test_known_keys_are_those_of_the_schema() -> None:
         (MINIMAL.replace("28", "28.0"), ["key 'input.height' is 28.0: input should be a valid integer"]),
         (MINIMAL.replace("28", "true"), ["key 'input.height' is true: input should be a valid integer"]),
         (MINIMAL.replace("28", "0"), ["key 'input.height' is 0: input should be greater than 0"]),
+        (
+            MINIMAL.replace("width = 30", "width = 30\nmean = [0.5]"),
+            ["input: 1 values of mean and 0 of std for 1 channels; give both one value a channel, or neither"],
+        ),
+        (
+            NORMALIZED.replace("std = [0.25]", "std = [0.0]"),
+            ["input: mean (0.75,), std (0.0,); give finite numbers, and std above 0"],
+        ),
         (MINIMAL.replace("channels = 1", "channels = 2"), ["key 'input.channels' is 2: input should be 1 or 3"]),
         (MINIMAL.replace('"idx"', '"tar"'), ["key 'dataset.format' is \"tar\"", "'idx', 'folder' or 'manifest'"]),
         (MINIMAL.replace('"images.idx"', "3"), ["key 'dataset.path' is 3: input should be a valid string"]),
@@ -429,16 +439,18 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "gates": '[{ name = "accuracy", min = 0.5 }]',
     }
     expected = tomllib.loads(f"value = {values[key]}")["value"]
+    if key == "gates":
+        expected = [Gate(**gate) for gate in expected]
     variable = "CLEAR_AUDIT_" + key.upper().replace(".", "_")
-    text = MINIMAL.replace('factory = "nets:build"', "") if key == "model.program" else MINIMAL
+    text = NORMALIZED if key in ("input.mean", "input.std") else MINIMAL
+    if key == "model.program":
+        text = MINIMAL.replace('factory = "nets:build"', "")
     for config in (load(tmp_path, text, f"{key}={values[key]}"), load(tmp_path, text, environment={variable: values[key]})):
         found: Any = config
         for part in key.replace("evidence.", "analyses.evidence.").split("."):
             found = found[part] if isinstance(found, dict) else getattr(found, part)
         if key == "notify.webhook":
             found = found.get_secret_value()
-        if key == "gates":
-            found = [gate.model_dump(exclude_unset=True) for gate in found]
         assert (list(found) if isinstance(found, tuple) else found) == expected
         assert found != load(tmp_path).model_dump().get(key)
 
@@ -598,9 +610,10 @@ def test_the_hash_is_of_all_that_decides_the_result(tmp_path: Path) -> None:
         "input.height=29",
         "input.resize=stretch",
         "input.mean=[0.5]",
+        "input.std=[0.5]",
         "compute.shard_samples=32",
     ]
-    hashes = {load(tmp_path).config_hash} | {load(tmp_path, MINIMAL, setting).config_hash for setting in deciding}
+    hashes = {load(tmp_path, NORMALIZED).config_hash} | {load(tmp_path, NORMALIZED, one).config_hash for one in deciding}
     assert len(hashes) == 1 + len(deciding)
     assert all(len(value) == 64 for value in hashes)
 
@@ -669,7 +682,7 @@ def test_gates_that_make_no_sense(tmp_path: Path, gates: list[str], message: str
 
 def test_gates_do_not_make_another_run(tmp_path: Path) -> None:
     plain, judged = load(tmp_path), load(tmp_path, MINIMAL + f"\n[[gates]]\n{GATE}\nmin = 0.5\n", "reference=x")
-    assert judged.gate_list == [Gate("accuracy", min=0.5)]
+    assert judged.gates == (Gate("accuracy", min=0.5),)
     assert judged.config_hash == plain.config_hash
 
 
@@ -686,6 +699,21 @@ def test_what_competed_in_an_older_run_competes_again(tmp_path: Path, planned: i
         plan = Plan(created_at=now, schema_version=version, config=config, **known, **shape)
         path.write_text(plan.model_dump_json(), encoding="utf-8")
         assert load_config(path, (), {}).method.top_k == wanted
+
+
+@pytest.mark.parametrize("key", ["factory", "program"])
+def test_a_model_of_an_older_plan_is_read(tmp_path: Path, key: str) -> None:
+    """Before version 7 of the tables, a model had the keys of every source, and those of the others said nothing."""
+    text = MINIMAL.replace('factory = "nets:build"', f'{key} = "nets:build"')
+    expected = load(tmp_path, text)
+    config = expected.model_dump(mode="json")
+    config["model"] = {"factory": None, "weights": None, "arguments": {}, "program": None} | config["model"]
+    shape = {"sample_count": 1, "height": 1, "width": 1, "shard_samples": 16, "class_names": ["a"]}
+    known = {"run_id": "r", "tool_version": "0", "name": "a", "config_hash": "c", "model_hash": "m", "dataset_hash": "d"}
+    plan = Plan(created_at=datetime(2026, 11, 21, tzinfo=UTC), schema_version=6, config=config, **known, **shape)
+    path = tmp_path / "plan.json"
+    path.write_text(plan.model_dump_json(), encoding="utf-8")
+    assert load_config(path, (), {}) == expected
 
 
 def test_a_runs_plan_is_a_config(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from auditor import Clear
 from flows.demo.allcnn import build
 from flows.orchestration.audit import git_state
 from storage.maps import open_maps
-from storage.models.model import ModelSpec, load_model
+from storage.models.factories import FactorySpec
+from storage.models.sources import load_model
 from storage.runs.commits import read_commits
 from storage.runs.lock import hold
 from storage.runs.lookup import list_runs, published_runs
@@ -47,7 +48,7 @@ def rows(store: Path, sql: str) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def expected(digits: Digits) -> dict[str, np.ndarray]:
     """Maps and predictions computed here, in one batch, without pipeline, storage or statistics."""
-    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
+    model = load_model(FactorySpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
     images = torch.from_numpy(digits.pixels / np.float32(255))[:, None]
     maps = Clear(model, "linear")(images)
     with torch.no_grad():
@@ -249,7 +250,7 @@ def test_interrupted_run_ends_with_code_130_and_is_resumed(digits_config: Path, 
 
 def as_program(digits_config: Path, folder: Path) -> Path:
     """A config beside the digits' own, whose model is the same network as an exported program."""
-    model = load_model(ModelSpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
+    model = load_model(FactorySpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors")))
     shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(model, (torch.zeros(2, 1, 28, 28),), dynamic_shapes=shapes)  # type: ignore[arg-type]
     torch.export.save(program, folder / "network.pt2")

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 from distributed import Client, KilledWorker
 
-from flows.config import ComputeSection
 from flows.errors import ClusterLost
 from flows.runtime import cluster
 from flows.runtime.cluster import Cluster
 from flows.runtime.submit import drive
 from flows.runtime.worker import Work
+from flows.sections import ComputeSection
 from storage.runs.lookup import list_runs, published_runs
 from tests.flows.conftest import Digits, clear_audit, write_idx
 from tests.flows.test_survival import assert_same

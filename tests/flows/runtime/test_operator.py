@@ -15,12 +15,12 @@ import flows.runtime.operator
 from auditor import CannotFold, Clear
 from auditor.folding.build import fold_rows
 from auditor.folding.plan import FoldPlan, plan_fold
-from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
 from flows.runtime.operator import Fold, adopt_planned, ensure_operator, make_fold, restore_plan
 from flows.runtime.worker import AuditWorker, Work
+from flows.sections import ComputeSection, MethodSection
 from storage.errors import InputError
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from storage.operators import read_operator, write_operator
 from tests.flows.conftest import Digits, write_deadly
 
@@ -47,7 +47,7 @@ class Found:
 @pytest.fixture(scope="module")
 def found(digits: Digits, digits_work: Work) -> Found:
     """Each row is one class sent back from one position: no cut but the demo's second pooling lies between."""
-    clear = Clear(load_model(digits_work.model), digits_work.rule)
+    clear = Clear(load_model(digits_work.model), digits_work.method.rule)
     images = torch.from_numpy(digits.pixels[:64] / torch.tensor(255.0).numpy())[:, None]
     plan = plan_fold(clear, images)
     rows = fold_rows(clear, images, plan, 0, plan.rows)
@@ -169,8 +169,8 @@ def test_an_error_of_a_part_is_raised_and_leaves_nothing(
 def test_an_operator_that_workers_die_of_is_none(tmp_path: Path, fold: Fold, digits_work: Work) -> None:
     # Where rows are built: of one image many times over.
     write_deadly(tmp_path / "deadly_build.py", "len(images) > 1 and (images == images[:1]).all()")
-    model = replace(digits_work.model, factory="deadly_build:build", search_path=str(tmp_path))
-    work = replace(digits_work, key="deadly-build", model=model)
+    model = replace(digits_work.model, factory="deadly_build:build")
+    work = replace(digits_work, key="deadly-build", model=model, folder=str(tmp_path))
     with open_cluster(ComputeSection(workers=1, threads=1)) as cluster, Client(cluster, set_as_default=False) as client:
         client.register_plugin(AuditWorker(work))
         with pytest.raises(CannotFold, match="a worker died of putting it together, and so did another"):
@@ -230,13 +230,14 @@ def test_all_that_decides_the_operator_is_in_its_name(tmp_path: Path, found: Fou
         path(model="m1"),
         path(version="2.14"),
         path(input=replace(digits_work.input, width=29)),
-        path(rule="deconv"),
-        path(reduction="max"),
-        path(head="9"),
-        path(precision="bfloat16"),
+        path(method=MethodSection(rule="deconv")),
+        path(method=MethodSection(rule="linear", reduction="max")),
+        path(method=MethodSection(rule="linear", head="9")),
+        path(method=MethodSection(rule="linear", precision="bfloat16")),
     ]
     assert len({path(), *others}) == 1 + len(others)
-    assert path(key="other", top_k=3, kept_classes=5, batch_samples=3, threads=4) == path()
+    kept = MethodSection(rule="linear", top_k=3, kept_classes=5)
+    assert path(key="other", method=kept, batch_samples=3, threads=4) == path()
 
 
 def test_a_plan_comes_back_from_json_as_it_was(found: Found) -> None:

@@ -13,7 +13,8 @@ from auditor import Clear, measure_conservation
 from auditor.folding.plan import FoldPlan, plan_fold
 from flows.runtime.preflight import Finding, allowed_memory, examine, in_bytes, why_not
 from flows.runtime.worker import AuditWorker, Work
-from storage.models.model import load_model
+from flows.sections import MethodSection
+from storage.models.sources import load_model
 from tests.flows.conftest import Digits
 
 FOLD = FoldPlan(10, 7, 7, "image", -1, 18, (28, 28), None, rows=490, memory=2_000_000_000)
@@ -75,7 +76,7 @@ def test_the_operator_of_the_model_is_found(client: Client, digits: Digits, digi
 
 
 def test_agreement_is_that_of_two_precisions_on_the_first_batch(client: Client, digits: Digits, digits_work: Work) -> None:
-    found = found_by_a_worker(client, digits_work, precision="bfloat16", batch_samples=8)
+    found = found_by_a_worker(client, digits_work, method=MethodSection(rule="linear", precision="bfloat16"), batch_samples=8)
     model = load_model(digits_work.model)
     maps = [Clear(model, "linear", precision=name)(images_of(digits, 8)).dominant_class for name in ("bfloat16", "float32")]
     expected = (maps[0] == maps[1]).double().mean()
@@ -91,14 +92,14 @@ def test_agreement_is_that_of_two_precisions_on_the_first_batch(client: Client, 
     [(0.0, "linear", "compute.operator_gb is 0"), (1.0, "lrp_epsilon", "rule 'lrp_epsilon' depends on the input")],
 )
 def test_why_there_is_none(client: Client, digits_work: Work, operator_gb: float, rule: str, reason: str) -> None:
-    found = found_by_a_worker(client, digits_work, operator_gb, rule=rule)
+    found = found_by_a_worker(client, digits_work, operator_gb, method=MethodSection(rule=rule))
     assert (found.fold, found.sample_count) == (None, 64)
     assert found.reason is not None
     assert found.reason.startswith(reason)
 
 
 def test_conservation_is_measured_on_the_first_samples(client: Client, digits: Digits, digits_work: Work) -> None:
-    found = found_by_a_worker(client, digits_work, rule="lrp_zplus").conservation
+    found = found_by_a_worker(client, digits_work, method=MethodSection(rule="lrp_zplus")).conservation
     assert found == measure_conservation(Clear(load_model(digits_work.model), "lrp_zplus"), images_of(digits, 64))
     assert found is not None
     assert 0.5 < found.kept <= 1
@@ -106,5 +107,5 @@ def test_conservation_is_measured_on_the_first_samples(client: Client, digits: D
 
 def test_nothing_is_found_where_no_sample_can_be_read(client: Client, digits_work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AuditWorker, "first_pixels", np.zeros((0, 1, 28, 28), np.uint8))
-    found = found_by_a_worker(client, digits_work, precision="bfloat16")
+    found = found_by_a_worker(client, digits_work, method=MethodSection(rule="linear", precision="bfloat16"))
     assert found == Finding(0, None, None, "no sample could be read", 1e9)

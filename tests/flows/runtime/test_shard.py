@@ -22,7 +22,7 @@ from flows.analyses.runner import run_unit
 from flows.runtime.worker import AuditWorker, Work
 from storage.datasets.folder import FolderSpec
 from storage.datasets.idx import IdxSpec
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from storage.runs.commits import read_commits
 from storage.runs.plan import Unit
 from storage.runs.run import MAPS
@@ -107,7 +107,7 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
     brightness = digits.pixels[:16].mean((1, 2)) / 255
     limit = float(np.quantile(brightness, share)) - (0 if share else 1)
     (tmp_path / "picky_of_tests.py").write_text(PICKY.format(limit=limit))
-    model = replace(digits_work.model, factory="picky_of_tests:build", search_path=str(tmp_path))
+    model = replace(digits_work.model, factory="picky_of_tests:build")
     run, plan = begin_run(tmp_path / "store", 16, 16)
     taken = [index for index in range(16) if brightness[index] <= limit]
 
@@ -120,7 +120,7 @@ def test_samples_that_the_model_raises_on_are_failures_and_the_others_are_measur
         assert counts == {"processed": len(measured), "failed": len(failed)}
         return measured, failed
 
-    measured, failed = rows(replace(digits_work, model=model, batch_samples=5), 0)
+    measured, failed = rows(replace(digits_work, model=model, folder=str(tmp_path), batch_samples=5), 0)
     whole, _ = rows(digits_work, 1)
     assert [row["sample_index"] for row in measured] == taken
     assert [row["sample_index"] for row in failed] == [index for index in range(16) if index not in taken]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from flows.config import ComputeSection
 from flows.runtime.cluster import open_cluster
 from flows.runtime.submit import drive, try_alone
+from flows.sections import ComputeSection
 
 
 @pytest.fixture(scope="module")

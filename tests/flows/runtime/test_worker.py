@@ -13,26 +13,29 @@ from torch import nn
 
 from auditor import UnsupportedModel
 from flows.runtime.worker import AuditWorker, Work, warm_up
+from flows.sections import MethodSection
 from storage.errors import InputError
-from storage.models.model import ModelSpec, load_model
+from storage.models.factories import FactorySpec
+from storage.models.programs import ProgramSpec
+from storage.models.sources import load_model
 
 BATCH = ({0: torch.export.Dim("batch")},)
 
 
-def save_program(path: Path, work: Work, shapes: Any = BATCH, strict: bool = False) -> ModelSpec:
+def save_program(path: Path, work: Work, shapes: Any = BATCH, strict: bool = False) -> ProgramSpec:
     """The work's module as a program."""
     model = load_model(work.model)
     assert isinstance(model, nn.Module)
     program = torch.export.export(model, (torch.zeros(2, 1, 28, 28),), dynamic_shapes=shapes, strict=strict)
     torch.export.save(program, path)
-    return ModelSpec(program=str(path))
+    return ProgramSpec(str(path))
 
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("rule", ["linear", "guided"])
 def test_a_programs_maps_are_those_of_its_module(digits_work: Work, tmp_path: Path, strict: bool, rule: str) -> None:
     spec = save_program(tmp_path / "m.pt2", digits_work, strict=strict)
-    work = replace(digits_work, rule=rule, batch_samples=16)
+    work = replace(digits_work, method=MethodSection(rule=rule), batch_samples=16)
     module, program = (AuditWorker(replace(work, model=model)) for model in (digits_work.model, spec))
     first, second = (worker.on_first_images(worker.clear) for worker in (module, program))
     torch.testing.assert_close(second.logits, first.logits)
@@ -41,11 +44,11 @@ def test_a_programs_maps_are_those_of_its_module(digits_work: Work, tmp_path: Pa
 
 
 def test_the_head_and_the_reduction_reach_the_engine(digits_work: Work) -> None:
-    named = AuditWorker(replace(digits_work, head="15", reduction="l2"))
+    named = AuditWorker(replace(digits_work, method=MethodSection(rule="linear", head="15", reduction="l2")))
     assert named.clear.method.reduction == "l2"
     assert named.on_first_images(named.clear).logits.shape == (64, 10)
     with pytest.raises((UnsupportedModel, ValueError), match="nonesuch"):
-        AuditWorker(replace(digits_work, head="nonesuch")).clear(torch.zeros(1, 1, 28, 28))
+        AuditWorker(replace(digits_work, method=MethodSection(rule="linear", head="nonesuch"))).clear(torch.zeros(1, 1, 28, 28))
 
 
 @pytest.mark.parametrize(("side", "expected"), [(28, 64), (112, 64), (224, 16), (512, 3), (2048, 1)])
@@ -138,7 +141,7 @@ class Nothing(Network):
 def work_with(digits_work: Work, folder: Path, network: str, bright: float = 1.0) -> Work:
     """With a network of `NETWORKS`. bright: the mean above which `NoBright` refuses an image."""
     (folder / "nets_of_tests.py").write_text(f"BRIGHT = {bright}\n{NETWORKS}")
-    return replace(digits_work, key=network, model=ModelSpec(f"nets_of_tests:{network}", search_path=str(folder)))
+    return replace(digits_work, key=network, model=FactorySpec(f"nets_of_tests:{network}"), folder=str(folder))
 
 
 def warmed(monkeypatch: pytest.MonkeyPatch, work: Work) -> dict[str, Any]:
@@ -263,7 +266,7 @@ def test_warm_up_says_how_the_model_is_read(client: Client, digits_work: Work, t
     for work, notes in (
         (digits_work, []),
         (
-            replace(digits_work, key="one-score", model=ModelSpec("one_score:build", search_path=str(tmp_path))),
+            replace(digits_work, key="one-score", model=FactorySpec("one_score:build"), folder=str(tmp_path)),
             ["one score is read"],
         ),
     ):

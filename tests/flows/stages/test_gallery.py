@@ -19,7 +19,7 @@ from flows.stages.map_renderer import open_studio
 from reports.parts.cards import KINDS, picture_path
 from storage.datasets import open_dataset
 from storage.datasets.preparation import normalize, prepare
-from storage.models.model import load_model
+from storage.models.sources import load_model
 from storage.runs.lookup import published_runs
 from storage.runs.run import Run
 from tests.reports.page import parse
@@ -50,16 +50,16 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
     But for pixels of the heatmap at which the label and another are as good as equal.
     """
     config = planned_config(run)
-    dataset, model = open_dataset(config.dataset), load_model(config.model_spec)
+    dataset, model = open_dataset(config.dataset), load_model(config.model)
     drawn = {
         sample["sample_index"]: sample["peak"] for sample in json.loads((run.gallery / "gallery.json").read_text())["samples"]
     }
     assert len(drawn) > 5
     for index, peak in drawn.items():
         samples = dataset.read(index, index + 1)
-        pixels, _ = prepare(samples.images, config.input_spec)
+        pixels, _ = prepare(samples.images, config.input)
         clear = Clear(model, config.method.rule)
-        responses = torch.cat([part for _, part in clear.responses(torch.from_numpy(normalize(pixels, config.input_spec)))], 1)
+        responses = torch.cat([part for _, part in clear.responses(torch.from_numpy(normalize(pixels, config.input)))], 1)
         best, winner = responses.max(1)
         label = int(samples.labels[0])
         rest = torch.cat([responses[:, :label], responses[:, label + 1 :]], 1).amax(1)

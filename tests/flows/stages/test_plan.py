@@ -55,7 +55,7 @@ class Ready:
 
 def plan(client: Client, config: AuditConfig, work: Work, store: Path, heard: Heard | None = None, **facts: Any) -> Planned:
     """With workers that know of no operator yet."""
-    work = replace(work, precision=config.method.precision, rule=config.method.rule, top_k=config.method.top_k)
+    work = replace(work, method=config.method)
     client.register_plugin(AuditWorker(work))
     ready = Ready(client, work)
     ready.facts.update(facts)

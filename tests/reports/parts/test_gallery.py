@@ -72,8 +72,8 @@ def test_choice_worked_by_hand(small_run: Run) -> None:
 
 def test_samples_that_count_against_a_gate_stand_first(small_run: Run) -> None:
     """Of a gate that passed there is no group; what counts against it is known all the same. Sample 10 was not measured."""
-    missed = Judgement(Gate("missed", "SELECT 1"), GateOutcome.warned, "", samples=(10, 6, 1, 4))
-    kept = Judgement(Gate("kept", "SELECT 1"), GateOutcome.passed, "", samples=(2, 1))
+    missed = Judgement(Gate("missed", "SELECT 1", min=0), GateOutcome.warned, "", samples=(10, 6, 1, 4))
+    kept = Judgement(Gate("kept", "SELECT 1", min=0), GateOutcome.passed, "", samples=(2, 1))
     chosen = choose_samples(connect(small_run.store, [small_run.run_id]), small_run.run_id, 2, 7, 3, [kept, missed])
     assert chosen[:3] == [
         Choice(6, "gate:missed", ("missed",)),

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from storage.datasets import open_dataset
 from storage.datasets.folder import FolderSpec
 from storage.datasets.manifest import ManifestSpec
 from storage.datasets.preparation import IMAGES_HELD, InputSpec, normalize, prepare, read_prepared
-from storage.errors import InputError
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -137,11 +137,11 @@ def test_normalize_by_hand() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: InputSpec(4, 2, 2), r"4 channels; give 1 \(grey\) or 3"),
-        (lambda: InputSpec(1, 0, 2), "0×2 pixels"),
+        (lambda: InputSpec(channels=4, height=2, width=2), "channels\n  Input should be 1 or 3"),
+        (lambda: InputSpec(channels=1, height=0, width=2), "height\n  Input should be greater than 0"),
         (
             lambda: InputSpec(1, 2, 2, resize="fit"),  # type: ignore[arg-type]
-            "resize 'fit'; give one of crop, stretch, none",
+            "resize\n  Input should be 'crop', 'stretch' or 'none'",
         ),
         (lambda: InputSpec(3, 2, 2, (0.5,), (0.5,)), "1 values of mean and 1 of std for 3 channels"),
         (lambda: InputSpec(1, 2, 2, (0.5,)), "1 values of mean and 0 of std"),
@@ -150,7 +150,7 @@ def test_normalize_by_hand() -> None:
     ],
 )
 def test_a_wrong_input_is_named(make: Callable[[], InputSpec], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ValidationError, match=message):
         make()
 
 

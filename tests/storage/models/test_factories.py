@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from storage.errors import InputError
-from storage.models.factories import call_factory
-from storage.models.model import ModelSpec
+from storage.models.factories import FactorySpec, call_factory
 
 FACTORY = """
 import torch
@@ -99,12 +98,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def build(folder: Path, factory: str, said: list[str] | None = None, **arguments: Any) -> Any:
-    return call_factory(ModelSpec(factory, None, arguments, str(folder)), (said if said is not None else []).append)
+    return call_factory(FactorySpec(factory, None, arguments), str(folder), (said if said is not None else []).append)
 
 
-def test_the_search_path_is_where_the_module_is_found(folder: Path) -> None:
+def test_the_folder_is_where_the_module_is_found(folder: Path) -> None:
     with pytest.raises(InputError, match="module 'factory_of_tests' was not found; install it"):
-        call_factory(ModelSpec("factory_of_tests:build"), print)
+        call_factory(FactorySpec("factory_of_tests:build"), None, print)
     said: list[str] = []
     assert isinstance(build(folder, "factory_of_tests:build", said), nn.Sequential)
     assert tuple(build(folder, "factory_of_tests:Network", width=4).layer.weight.shape) == (4, 2)

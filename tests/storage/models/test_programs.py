@@ -18,8 +18,9 @@ from torch.export import Dim
 from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 
 from storage.errors import InputError
-from storage.models.model import ModelSpec, load_model, model_hash
-from storage.models.programs import check_input, is_operation, is_size, load_program
+from storage.models.factories import FactorySpec
+from storage.models.programs import ProgramSpec, check_input, is_operation, is_size, open_program
+from storage.models.sources import load_model, model_hash
 
 BATCH = ({0: Dim("batch")},)
 WHOLE = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
@@ -75,14 +76,14 @@ def pack(records: dict[str, bytes]) -> bytes:
 @pytest.mark.parametrize("shapes", [None, BATCH, WHOLE], ids=["fixed", "batch", "whole"])
 def test_a_program_computes_what_the_network_did(tmp_path: Path, shapes: Any, strict: bool) -> None:
     (tmp_path / "m.pt2").write_bytes(export(shapes, strict))
-    program = load_model(ModelSpec(program=str(tmp_path / "m.pt2")))
+    program = load_model(ProgramSpec(str(tmp_path / "m.pt2")))
     for batch in [images(2)] if shapes is None else [images(1), images(5)]:
         torch.testing.assert_close(program.module()(batch), network()(batch), rtol=0, atol=0)
 
 
 def test_a_harmless_archive_that_was_packed_again_is_opened(archive: dict[str, bytes]) -> None:
     """So that what is refused below is refused for what was put in."""
-    program = load_program("m.pt2", pack(archive))
+    program = open_program("m.pt2", pack(archive))
     batch = images(3, 12)
     torch.testing.assert_close(program.module()(batch), network()(batch))
 
@@ -306,7 +307,7 @@ def test_code_in_a_program_is_refused_and_not_executed(
     monkeypatch.syspath_prepend(tmp_path)
     content = pack(hostile(archive, marker))
     with pytest.raises(InputError, match=r"model\.program 'm\.pt2' is not opened, for it .*: export the model again"):
-        load_program("m.pt2", content)
+        open_program("m.pt2", content)
     assert not marker.exists()
     with contextlib.suppress(Exception):  # what it makes of the bomb is not what it expected
         torch.export.load(io.BytesIO(content)).module()(images(2))
@@ -319,7 +320,7 @@ def test_what_a_network_does_not_need_is_refused(
 ) -> None:
     content = pack(hostile(archive, tmp_path / "executed"))
     with pytest.raises(InputError, match=r"model\.program 'm\.pt2' is not opened, for it "):
-        load_program("m.pt2", content)
+        open_program("m.pt2", content)
     assert not (tmp_path / "executed").exists()
 
 
@@ -395,7 +396,7 @@ class Growing(nn.Module):
 
 
 def test_sizes_that_grow_from_step_to_step_are_refused() -> None:
-    few = load_program("m.pt2", export(WHOLE, model=Growing(3)))
+    few = open_program("m.pt2", export(WHOLE, model=Growing(3)))
     assert few.module()(images(2)).shape == (2, 4)
     archive = PT2ArchiveReader(io.BytesIO(export(WHOLE, model=Growing(1))))
     records = {name: archive.read_bytes(name) for name in archive.get_file_names() if not name.startswith((".data", "byteorder"))}
@@ -415,14 +416,14 @@ def test_sizes_that_grow_from_step_to_step_are_refused() -> None:
         last = node
     records["models/model.json"] = json.dumps(model).encode()
     with pytest.raises(InputError, match="works out sizes of more than 4096 binary digits"):
-        load_program("m.pt2", pack(records))
+        open_program("m.pt2", pack(records))
     # A sum between two products starts nothing anew.
     for node in nodes[place + 5 : place + 40 : 5]:
         (before,) = node["inputs"][:1]
         node["target"], node["inputs"] = "torch.sym_sum", [before | {"arg": {"as_sym_ints": [before["arg"]["as_sym_int"]]}}]
     records["models/model.json"] = json.dumps(model).encode()
     with pytest.raises(InputError, match="works out sizes of more than 4096 binary digits"):
-        load_program("m.pt2", pack(records))
+        open_program("m.pt2", pack(records))
 
 
 @pytest.mark.parametrize("text", SIZES)
@@ -466,7 +467,7 @@ def test_a_damaged_program_is_an_input_error(cut: float) -> None:
     whole = export()
     part = whole[: int(cut * len(whole)) if cut < 1 else int(cut)]
     with pytest.raises(InputError, match=r"model\.program 'm\.pt2' cannot be opened \(.+\): export the model again"):
-        load_program("m.pt2", part)
+        open_program("m.pt2", part)
 
 
 def test_bytes_that_were_changed_give_a_program_or_an_input_error() -> None:
@@ -477,7 +478,7 @@ def test_bytes_that_were_changed_give_a_program_or_an_input_error() -> None:
         for _ in range(20):
             damaged[generator.randrange(len(whole))] = generator.randrange(256)
         try:
-            load_program("m.pt2", bytes(damaged))
+            open_program("m.pt2", bytes(damaged))
         except InputError:
             refused += 1
     assert refused > 10
@@ -494,15 +495,15 @@ def test_a_program_in_the_older_format_is_refused(tmp_path: Path) -> None:
             old.writestr(name, saved(Bomb(tmp_path / "executed")))
         old.writestr("serialized_exported_program.json", "{}")
     with pytest.raises(InputError, match="cannot be opened"):
-        load_program("m.pt2", file.getvalue())
+        open_program("m.pt2", file.getvalue())
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.program 'm\.pt' does not end in '\.pt2'"):
-        load_program("m.pt", export())
+        open_program("m.pt", export())
     with pytest.raises(InputError, match=r"model\.program '.*none\.pt2' cannot be read"):
-        load_model(ModelSpec(program=str(tmp_path / "none.pt2")))
+        load_model(ProgramSpec(str(tmp_path / "none.pt2")))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -511,10 +512,10 @@ def test_torchscript_is_to_be_exported_again(tmp_path: Path, name: str) -> None:
     torch.jit.trace(network(), images(2)).save(str(tmp_path / name))
     message = r"m\.pt2?' is TorchScript, .*torch\.export\.export.*model\.program"
     with pytest.raises(InputError, match=message):
-        load_model(ModelSpec(program=str(tmp_path / name)))
+        load_model(ProgramSpec(str(tmp_path / name)))
     if name == "m.pt":
         with pytest.raises(InputError, match=message):
-            load_model(ModelSpec("torch.nn:Identity", str(tmp_path / name)))
+            load_model(FactorySpec("torch.nn:Identity", str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(
@@ -538,7 +539,7 @@ def test_a_batch_that_the_program_does_not_take_is_an_input_error(
     example = images(3 if message and "dynamic" in message else 2)
     file = io.BytesIO()
     torch.export.save(torch.export.export(network(), (example,), dynamic_shapes=shapes), file)
-    program = load_program("m.pt2", file.getvalue())
+    program = open_program("m.pt2", file.getvalue())
     if message is None:
         check_input(program, "m", shape)
     else:
@@ -549,7 +550,7 @@ def test_a_batch_that_the_program_does_not_take_is_an_input_error(
 def test_a_program_of_single_images_fits_batches_of_one() -> None:
     file = io.BytesIO()
     torch.export.save(torch.export.export(network(), (images(1),)), file)
-    program = load_program("m.pt2", file.getvalue())
+    program = open_program("m.pt2", file.getvalue())
     check_input(program, "m", (1, 2, 8, 8))
     with pytest.raises(InputError, match="exactly 1 images, and the audit gives it 1 to 2"):
         check_input(program, "m", (2, 2, 8, 8))
@@ -563,14 +564,14 @@ def test_a_program_of_images_without_channels_is_named() -> None:
     file = io.BytesIO()
     torch.export.save(torch.export.export(Flat(), (torch.zeros(2, 8, 8),)), file)
     with pytest.raises(InputError, match=r"takes a tensor of 3 axes: images are \(N, channels, H, W\)"):
-        check_input(load_program("m.pt2", file.getvalue()), "m", (1, 1, 8, 8))
+        check_input(open_program("m.pt2", file.getvalue()), "m", (1, 1, 8, 8))
 
 
 def test_the_hash_of_a_program_is_of_its_bytes_and_not_of_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "a.pt2").write_bytes(b"one")
     (tmp_path / "b.pt2").write_bytes(b"one")
     (tmp_path / "c.pt2").write_bytes(b"two")
-    a, b, c = (model_hash(ModelSpec(program=str(tmp_path / name))) for name in ("a.pt2", "b.pt2", "c.pt2"))
+    a, b, c = (model_hash(ProgramSpec(str(tmp_path / name))) for name in ("a.pt2", "b.pt2", "c.pt2"))
     assert a == b != c
     with pytest.raises(InputError, match="cannot be read"):
-        model_hash(ModelSpec(program=str(tmp_path / "none.pt2")))
+        model_hash(ProgramSpec(str(tmp_path / "none.pt2")))

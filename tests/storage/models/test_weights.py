@@ -15,7 +15,8 @@ from safetensors.torch import save, save_file, save_model
 from torch import Tensor, nn
 
 from storage.errors import InputError
-from storage.models.model import ModelSpec, load_model
+from storage.models.programs import ProgramSpec
+from storage.models.sources import load_model
 from storage.models.weights import load_weights, read_weights
 
 TITLE = "model.factory 'm:build'"
@@ -388,7 +389,7 @@ def test_an_archive_that_unpacks_to_more_than_the_model_needs_is_not_opened(tmp_
     with pytest.raises(InputError, match=message):
         load_weights(str(path), model, "model", print)
     with pytest.raises(InputError, match=r"net\.pt2' has 0\.\d MB and unpacks to 200"):
-        load_model(ModelSpec(program=str(path.rename(tmp_path / "net.pt2"))))
+        load_model(ProgramSpec(str(path.rename(tmp_path / "net.pt2"))))
     torch.save(model.state_dict() | {"more": torch.zeros(50_000_000)}, path)
     deflate(path)
     # What Python's reader does not take, and PyTorch's does.

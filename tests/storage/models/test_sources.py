@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from storage.errors import InputError
-from storage.models.model import ModelSpec, load_model, model_hash
+from storage.models.factories import FactorySpec
+from storage.models.sources import load_model, model_hash
 
 FACTORY = """
 import torch
@@ -41,8 +42,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("factory_of_tests", None)
 
 
-def spec(folder: Path, function: str = "build", weights: Path | None = None, **arguments: Any) -> ModelSpec:
-    return ModelSpec(f"factory_of_tests:{function}", str(weights) if weights else None, arguments, str(folder))
+def spec(function: str = "build", weights: Path | None = None, **arguments: Any) -> FactorySpec:
+    return FactorySpec(f"factory_of_tests:{function}", str(weights) if weights else None, arguments)
 
 
 def weights_of(width: int = 3) -> dict[str, Tensor]:
@@ -53,7 +54,7 @@ def weights_of(width: int = 3) -> dict[str, Tensor]:
 
 def test_weights_reach_the_model_in_eval_mode(folder: Path) -> None:
     save_file(weights_of(), folder / "m.safetensors")
-    model = load_model(spec(folder, weights=folder / "m.safetensors"))
+    model = load_model(spec(weights=folder / "m.safetensors"), str(folder))
     assert {name: value.tolist() for name, value in model.state_dict().items()} == {
         name: value.tolist() for name, value in weights_of().items()
     }
@@ -63,16 +64,16 @@ def test_weights_reach_the_model_in_eval_mode(folder: Path) -> None:
 def test_what_was_done_to_make_it_fit_is_said(folder: Path) -> None:
     torch.save({f"module.{name}": value for name, value in weights_of().items()}, folder / "m.pt")
     said: list[str] = []
-    load_model(spec(folder, weights=folder / "m.pt"), said.append)
+    load_model(spec(weights=folder / "m.pt"), str(folder), said.append)
     assert said == [f"of weights '{folder / 'm.pt'}', 'module.' is taken out of its names"]
 
 
 def test_a_network_whose_own_eval_returns_nothing(folder: Path) -> None:
-    assert isinstance(load_model(spec(folder, "Silent")), nn.Module)
+    assert isinstance(load_model(spec("Silent"), str(folder)), nn.Module)
 
 
 def test_without_weights_the_model_is_as_the_factory_made_it_in_eval_mode(folder: Path) -> None:
-    model = load_model(spec(folder, width=5))
+    model = load_model(spec(width=5), str(folder))
     assert [tuple(parameter.shape) for parameter in model.parameters()] == [(5, 2), (5,), (2, 5), (2,)]
     assert all((parameter == 9).all() for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
@@ -83,15 +84,15 @@ def test_the_hash_is_of_the_factory_its_arguments_and_the_weights(folder: Path) 
     save_file(weights_of(), first)
     save_file(weights_of() | {"0.bias": torch.ones(3)}, second)
     specs = [
-        ModelSpec("m:a"),
-        ModelSpec("m:b"),
-        ModelSpec("m:a", None, {"width": 3}),
-        ModelSpec("m:a", None, {"width": 4}),
-        ModelSpec("m:a", None, {"width": "3"}),
-        ModelSpec("m:a", None, {"depth": 3}),
-        ModelSpec("m:a", str(first)),
-        ModelSpec("m:a", str(second)),
-        ModelSpec("m:a", str(first), {"width": 3}),
+        FactorySpec("m:a"),
+        FactorySpec("m:b"),
+        FactorySpec("m:a", None, {"width": 3}),
+        FactorySpec("m:a", None, {"width": 4}),
+        FactorySpec("m:a", None, {"width": "3"}),
+        FactorySpec("m:a", None, {"depth": 3}),
+        FactorySpec("m:a", str(first)),
+        FactorySpec("m:a", str(second)),
+        FactorySpec("m:a", str(first), {"width": 3}),
     ]
     hashes = [model_hash(one) for one in specs]
     assert len(set(hashes)) == len(specs)
@@ -101,11 +102,11 @@ def test_the_hash_is_of_the_factory_its_arguments_and_the_weights(folder: Path) 
 
 def test_the_hash_is_not_of_where_the_weights_lie_nor_of_the_order_of_arguments(folder: Path) -> None:
     save_file(weights_of(), folder / "here.safetensors")
-    here = model_hash(ModelSpec("m:a", str(folder / "here.safetensors"), {"a": 1, "b": 2}, "/one"))
+    here = model_hash(FactorySpec("m:a", str(folder / "here.safetensors"), {"a": 1, "b": 2}))
     (folder / "here.safetensors").rename(folder / "there.safetensors")
-    assert model_hash(ModelSpec("m:a", str(folder / "there.safetensors"), {"b": 2, "a": 1}, "/two")) == here
+    assert model_hash(FactorySpec("m:a", str(folder / "there.safetensors"), {"b": 2, "a": 1})) == here
 
 
 def test_the_hash_of_weights_that_cannot_be_read_is_an_input_error(folder: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        model_hash(ModelSpec("m:a", str(folder / "nothing.pt")))
+        model_hash(FactorySpec("m:a", str(folder / "nothing.pt")))
