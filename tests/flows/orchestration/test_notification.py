@@ -89,7 +89,7 @@ def judged(severity: str = "error") -> list[Judgement]:
 
 def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> Outcome:
     counts = {"expected": 300, "processed": 300 - failed, "failed": failed}
-    return Outcome(run=run, judgements=judgements, resumed=False, set_aside=0, startup_secs=1, compute_secs=2, **counts)
+    return Outcome(run=run, judgements=judgements, resumed=False, quarantined=0, startup_secs=1, compute_secs=2, **counts)
 
 
 def audited(monkeypatch: pytest.MonkeyPatch, ends: Outcome | BaseException, run: Run | None = None) -> None:
