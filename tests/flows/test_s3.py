@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from flows.analyses import known_schemas
 from storage.filesystems import files_below, hash_file
 from storage.runs.lookup import list_runs, published_runs
 from storage.runs.run import Run, read_manifest
 from storage.runs.verification import verify
-from storage.tables import SCHEMAS
 from tests.flows.conftest import clear_audit
 from tests.s3 import Door, environment
 
-SAME_TABLES = [name for name in SCHEMAS if name not in ("runs", "gates")]
+SAME_TABLES = [name for name in known_schemas() if name not in ("runs", "gates")]
 
 
 def assert_same(run: Run, other: Run) -> None:
@@ -32,7 +32,7 @@ def assert_same(run: Run, other: Run) -> None:
             assert hash_file(other.folder / name) == digest, name
     for name in SAME_TABLES:
         assert run.table(name).read_bytes() == other.table(name).read_bytes(), name
-    assert verify(run).is_sound
+    assert verify(run, known_schemas()).is_sound
     assert not run.attempts.exists()
     assert not run.lock.exists()
 
@@ -89,7 +89,7 @@ def begin(config: Path, store: Path, api: str, port: int, said: Path) -> "subpro
     with said.open("wb") as file:
         running = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL, env=variables)
     deadline = time.monotonic() + 120
-    while not list(store.glob("runs/*/commits/00*.json")) and time.monotonic() < deadline:
+    while not list(store.glob("runs/*/commits/maps/00*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert list_runs(store)
     assert not published_runs(store)

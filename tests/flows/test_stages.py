@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.analyses import known_schemas
 from reports.pages.report import render
 from storage.filesystems import files_below, is_remote, remote
 from storage.runs.lookup import list_runs, published_runs
@@ -96,7 +97,7 @@ def test_killed_in_any_stage_it_ends_as_one_that_was_left_alone(
             (finished,) = published_runs(store)
             assert list_runs(store) == [finished]
             assert content_of(finished) == expected
-            assert verify(finished).is_sound, verify(finished)
+            assert verify(finished, known_schemas()).is_sound, verify(finished, known_schemas())
             assert finished.report.read_text(encoding="utf-8") == render(finished)
         print(f"{place}: {stage}: {KILLS} kills, spread over {count} events", flush=True)
 
@@ -122,4 +123,4 @@ def test_a_worker_that_stands_still_for_a_minute_goes_on(
     (run,), (whole,) = published_runs(store), published_runs(finished)
     for name in ("samples", "responses", "confusion", "class_stats"):
         assert run.table(name).read_bytes() == whole.table(name).read_bytes()
-    assert verify(run).is_sound
+    assert verify(run, known_schemas()).is_sound

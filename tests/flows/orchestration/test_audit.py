@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +20,9 @@ from distributed import LocalCluster
 from PIL import Image
 
 from auditor import Clear
+from flows.analyses import known_schemas
 from flows.demo.allcnn import build
-from flows.orchestration.audit import git_state
+from flows.orchestration.audit import git_state, remaining
 from storage.maps import open_maps
 from storage.models.factories import FactorySpec
 from storage.models.sources import load_model
@@ -28,11 +30,13 @@ from storage.runs.commits import read_commits
 from storage.runs.lock import hold
 from storage.runs.lookup import list_runs, published_runs
 from storage.runs.plan import Trigger
-from storage.runs.run import Run, read_manifest, read_plan
+from storage.runs.run import MAPS, Run, read_manifest, read_plan
 from storage.runs.verification import verify
 from storage.sql.read_only import connect, select
-from storage.tables import SCHEMAS, write_table
+from storage.tables import write_table
 from tests.flows.conftest import DEMO, MODEL, SAMPLES, Digits, clear_audit
+from tests.flows.units import JOBS
+from tests.reports.stores import SMALL, make_plan
 
 
 def only_run(store: Path) -> Run:
@@ -120,9 +124,23 @@ def test_manifest_hashes_are_those_of_the_files(finished: Path) -> None:
     for path, digest in manifest.artefacts.items():
         assert hashlib.sha256((finished / path).read_bytes()).hexdigest() == digest, path
     written = {path.relative_to(finished).as_posix() for path in run.maps.glob("*/c/**/*") if path.is_file()}
-    written |= {run.table(name).relative_to(finished).as_posix() for name in SCHEMAS}
+    written |= {run.table(name).relative_to(finished).as_posix() for name in known_schemas()}
+    written |= {path.relative_to(finished).as_posix() for path in run.commits.glob("*/*.json")}
     assert written <= set(manifest.artefacts)
     assert not run.attempts.exists()
+
+
+@pytest.mark.parametrize(
+    ("maps", "evidence", "left"),
+    [([], [], [0, 1, 2]), ([0, 1], [1, 2], [0, 2]), ([0, 1, 2], [0, 2], [1]), ([0, 1, 2], [2, 1, 0], [])],
+)
+def test_a_unit_is_done_that_is_not_committed_in_all_analyses_of_its_pass(
+    maps: list[int], evidence: list[int], left: list[int]
+) -> None:
+    plan = make_plan(SMALL).model_copy(update={"sample_count": 40})
+    session = SimpleNamespace(commits={"maps": dict.fromkeys(maps), "evidence": dict.fromkeys(evidence)})
+    found = remaining(session, SimpleNamespace(plan=plan), JOBS)  # type: ignore[arg-type]
+    assert found == [plan.shards()[index] for index in left]
 
 
 def test_summary_names_the_figures_and_the_files(finished: Path) -> None:
@@ -189,7 +207,7 @@ def test_killed_run_is_resumed_by_one_process_and_equals_one_that_was_not(
     command = [sys.executable, "-m", "flows.cli", "run", str(digits_config), "--store", str(store)]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (commits := list(store.glob("runs/*/commits/00*.json"))) and time.monotonic() < deadline:
+    while not (commits := list(store.glob("runs/*/commits/maps/00*.json"))) and time.monotonic() < deadline:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -202,22 +220,23 @@ def test_killed_run_is_resumed_by_one_process_and_equals_one_that_was_not(
     assert not published_runs(store)
     # What lies in the store is not what was written: other probabilities, and arrays of another run.
     (unfinished,) = list_runs(store)
-    damaged = min(read_commits(unfinished).values(), key=lambda commit: commit.shard)
+    damaged = min(read_commits(unfinished, MAPS).values(), key=lambda commit: commit.unit)
     samples = unfinished.attempts / damaged.attempt / "samples.parquet"
     rows = pq.read_table(samples)
     write_table(rows.set_column(rows.column_names.index("prediction"), "prediction", rows["label"]), samples)
     unfinished.maps.mkdir()
     (unfinished.maps / "zarr.json").write_text("{")
     (unfinished.maps / "left.txt").write_text("x")
-    first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/commits/00*.json")}
-    del first[unfinished.commits / f"{damaged.shard:05d}.json"]
+    first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/commits/*/00*.json")}
+    del first[unfinished.commits_of(MAPS) / f"{damaged.unit:05d}.json"]
 
     done = clear_audit("run", digits_config, "--store", store, api=prefect_api)
     assert done.returncode == 0, done.stderr
     assert "(resumed)" in done.stdout or not first
-    assert f"commits/{damaged.shard:05d}.json' does not hold, and its shard is computed again: 'samples.parquet'" in done.stderr
+    record = f"commits/maps/{damaged.unit:05d}.json"
+    assert f"{record}' does not hold, and its unit is computed again: 'samples.parquet'" in done.stderr
     assert len(list_runs(store)) == 1
-    assert verify(only_run(store)).is_sound
+    assert verify(only_run(store), known_schemas()).is_sound
     assert read_plan(only_run(store)).trigger != read_manifest(only_run(store)).trigger
     assert {path: path.stat().st_mtime_ns for path in first} == first
     names = {"samples", "responses", "failures", "confusion", "class_stats", "localization", "evidence"}
@@ -344,7 +363,7 @@ def test_same_config_again_is_a_new_run_that_is_judged_against_the_first(
     (store / "reports" / "index.json").write_text('{"schema": "clear-audit/index/1", "runs": [{"run_id": "x", "name": "x"}]}')
     broken_run = Run(store, "20200101T000000Z-digits-0000")
     shutil.copytree(only_run(store).folder, broken_run.folder)
-    for name in SCHEMAS:
+    for name in known_schemas():
         broken_run.table(name).parent.mkdir()
         broken_run.table(name).write_bytes(b"PAR1")
     moved = '{ name = "accuracy", max_drop = 0, max_rise = 0 }'

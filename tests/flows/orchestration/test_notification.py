@@ -89,7 +89,7 @@ def judged(severity: str = "error") -> list[Judgement]:
 
 def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> AuditOutcome:
     counts = {"expected": 300, "processed": 300 - failed, "failed": failed}
-    return AuditOutcome(run=run, judgements=judgements, resumed=False, set_aside=0, startup_secs=1, compute_secs=2, **counts)
+    return AuditOutcome(run=run, judgements=judgements, resumed=False, quarantined=0, startup_secs=1, compute_secs=2, **counts)
 
 
 def audited(monkeypatch: pytest.MonkeyPatch, ends: AuditOutcome | BaseException, run: Run | None = None) -> None:

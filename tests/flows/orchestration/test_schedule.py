@@ -249,7 +249,7 @@ def test_prefects_state_says_what_an_exit_code_would(
             expected=300,
             processed=300 - failed,
             failed=failed,
-            set_aside=0,
+            quarantined=0,
             startup_secs=1,
             compute_secs=1,
         )
