@@ -31,12 +31,12 @@ from flows.analyses import maps as work_of_shard
 from flows.config import load_config
 from flows.demo.train import HERE as DEMO
 from flows.orchestration.launch import run_audit
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from reports.formats import file_size
 from storage.aggregates import CONFUSION, place_rows
 from storage.datasets import open_dataset
 from storage.datasets.manifest import ManifestSpec
-from storage.datasets.preparation import InputSpec, normalize, read_prepared
+from storage.datasets.preprocessing import InputSpec, normalize, read_prepared
 from storage.maps import MapShape, shard_files, write_shard
 from storage.runs.commits import Commit, open_attempt
 from storage.runs.manifest import Manifest
@@ -94,7 +94,7 @@ def measure_commits(table: Table, folder: Path) -> None:
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
     with LocalCluster(**options) as cluster, patch.multiple(work_of_shard, **steps):
         settings = [f"compute.cluster={cluster.scheduler_address}", "compute.threads=1"]
-        outcome = run_audit(load_config(DEMO / "demo.toml", settings), folder, Listener())
+        outcome = run_audit(load_config(DEMO / "demo.toml", settings), folder, Progress())
     say_sizes(table, outcome.run, outcome.processed)
     protocol = secs("open_attempt") + secs("commit_attempt")
     work = float(np.median(np.array(began["commit"]) - np.array(ended["adopt_planned"])))

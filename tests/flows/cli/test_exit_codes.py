@@ -12,7 +12,7 @@ import typer
 from flows.cli.audits import say_resumption
 from flows.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_codes, is_unread
 from flows.errors import ClusterLost, ServerLost
-from flows.runtime.progress import Listener, Terminal
+from flows.runtime.progress import Progress, Terminal
 from storage.errors import InputError
 from storage.runs.run import Run
 
@@ -34,10 +34,10 @@ RESUMES = "; the same command resumes the run"
 def test_what_becomes_of_a_run_is_said_where_one_was_planned(
     error: BaseException, code: int, said: str, is_resumed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener = Listener()
+    progress = Progress()
     for run in (None, Run(Path("store"), "run-1")):
-        listener.run = run
-        with pytest.raises(typer.Exit) as caught, exit_codes(lambda: say_resumption(listener)):
+        progress.run = run
+        with pytest.raises(typer.Exit) as caught, exit_codes(lambda: say_resumption(progress)):
             raise error
         assert caught.value.exit_code == code
         tail = RESUMES if is_resumed and run is not None else ""
@@ -45,9 +45,9 @@ def test_what_becomes_of_a_run_is_said_where_one_was_planned(
 
 
 def test_a_run_that_lacks_its_report_alone_is_not_resumed() -> None:
-    listener = Listener()
-    listener.run, listener.is_published = Run(Path("store"), "run-1"), True
-    assert say_resumption(listener) == "all of run 'run-1' but its report is there, and 'clear-audit report' writes that"
+    progress = Progress()
+    progress.run, progress.is_published = Run(Path("store"), "run-1"), True
+    assert say_resumption(progress) == "all of run 'run-1' but its report is there, and 'clear-audit report' writes that"
 
 
 def test_a_traceback_is_for_what_is_nobodys_input(capsys: pytest.CaptureFixture[str]) -> None:
