@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from flows.cli.exit_codes import silence
+from flows.streams import silence
 from storage.runs.run import Run
 from storage.text import printable
 

@@ -36,6 +36,15 @@ class Digits:
     labels: np.ndarray
 
 
+@pytest.fixture
+def unread_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
 @pytest.fixture(scope="session")
 def digits() -> Digits:
     pixels = np.frombuffer(gzip.decompress((DEMO / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
