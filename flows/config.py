@@ -17,7 +17,7 @@ from flows.analyses.analysis import Job, Options
 from flows.sections import AboutSection, ComputeSection, LimitsSection, MethodSection, NotifySection, ReportSection, Section
 from reports.gates.gate import Gate
 from storage.datasets.formats import FORMATS, AnySpec
-from storage.datasets.preparation import InputSpec
+from storage.datasets.preprocessing import InputSpec
 from storage.errors import InputError, nearest
 from storage.json_records import read_record
 from storage.models.sources import SOURCES, AnySource

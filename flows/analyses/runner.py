@@ -10,7 +10,7 @@ from distributed import Client
 from flows.analyses.analysis import Context, Job, Result
 from flows.analyses.stored_maps import read_shard
 from flows.runtime.operator import Fold, adopt_planned
-from flows.runtime.submit import drive, try_alone
+from flows.runtime.submit import submit_all, try_alone
 from flows.runtime.worker import this_worker
 from storage.datasets import Dataset
 from storage.maps import MapShape, write_shard
@@ -87,7 +87,7 @@ def take_commits(run: Run, plan: Plan, job: Job) -> tuple[Commits, list[str]]:
     return sound_commits(run, analysis.name, job.identity, analysis.units(plan, job.options), fault_of)
 
 
-def drive_units(
+def submit_units(
     client: Client,
     key: str,
     run: Run,
@@ -110,7 +110,7 @@ def drive_units(
     def is_done(unit: Unit) -> bool:
         return try_alone(lambda deaths: submit(unit, deaths), progress, tries)
 
-    return [unit for unit in drive(client, submit, units, progress) if not is_done(unit)]
+    return [unit for unit in submit_all(client, submit, units, progress) if not is_done(unit)]
 
 
 def passes(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -12,7 +12,7 @@ from flows.cli.options import DEFAULT_STORE, RunId, Setting, Store, open_store, 
 
 if TYPE_CHECKING:
     from flows.config import AuditConfig
-    from flows.runtime.progress import Listener
+    from flows.runtime.progress import Progress
     from reports.gates.judgement import Judgement
 
 
@@ -93,8 +93,8 @@ def analyse(
         from storage.runs.lookup import find_run
 
         found = find_run(store, run_id)
-        with ProgressBar() as listener:
-            add_analyses(found, names, load_config(found.plan, settings or []), listener)
+        with ProgressBar() as progress:
+            add_analyses(found, names, load_config(found.plan, settings or []), progress)
         with of_damage(found):
             write(write_report(found))
 
@@ -103,11 +103,11 @@ def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None
     """Runs an audit with a progress bar, prints what it came to, and exits with the code that says so."""
     from flows.runtime.progress import ProgressBar
 
-    listener = ProgressBar()
-    with exit_codes(lambda: say_resumption(listener)), listener:
+    progress = ProgressBar()
+    with exit_codes(lambda: say_resumption(progress)), progress:
         from flows.orchestration.launch import run_audit, say_excess
 
-        outcome = run_audit(config, store, listener, resume)
+        outcome = run_audit(config, store, progress, resume)
     row = row_of(outcome.run)
 
     def percent(value: float | None) -> str:
@@ -147,10 +147,10 @@ def say_gates(judgements: "Sequence[Judgement]") -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "none"
 
 
-def say_resumption(listener: "Listener") -> str:
+def say_resumption(progress: "Progress") -> str:
     """What becomes of a run that was cut short; nothing where none was planned."""
-    if listener.run is None:
+    if progress.run is None:
         return ""
-    if listener.is_published:
-        return f"all of run '{listener.run.run_id}' but its report is there, and 'clear-audit report' writes that"
+    if progress.is_published:
+        return f"all of run '{progress.run.run_id}' but its report is there, and 'clear-audit report' writes that"
     return "the same command resumes the run"

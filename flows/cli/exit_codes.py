@@ -1,17 +1,14 @@
 """How a command ends: with a sentence on stderr for what went wrong, and the exit code that stands for it."""
 
 import errno
-import os
-import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import UnsupportedOperation
-from typing import TextIO
 
 import typer
 
+from flows.streams import open_closed_streams, silence, silence_unread
 from storage.text import printable
 
 GATE_FAILED, USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
@@ -92,38 +89,3 @@ def is_full_or_gone(error: BaseException) -> bool:
     """Whether a disk is full, or read-only, or a network's is lost: nothing that our traceback would explain."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG)
     return isinstance(error, OSError) and error.errno in codes
-
-
-def open_closed_streams() -> None:
-    """Has stdin, stdout and stderr lead nowhere where they were closed before the program began."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-
-
-def silence_unread() -> bool:
-    """Has stdout and stderr lead nowhere where nobody reads them. Returns whether that is so for one of them."""
-    unread = [stream for stream in (sys.stdout, sys.stderr) if is_unread(stream)]
-    for stream in unread:
-        silence(stream)
-    return bool(unread)
-
-
-def is_unread(stream: TextIO) -> bool:
-    """Whether what is written to a stream cannot arrive: whoever read it is gone, or its disk is full."""
-    try:
-        stream.flush()
-        if not hasattr(select, "poll"):  # Windows
-            return False
-        # What could not be written may be forgotten by now, and a pipe without a reader still tells.
-        watched = select.poll()
-        watched.register(stream.fileno(), 0)
-        return any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
-    except UnsupportedOperation:  # of a stream that is not a file's
-        return False
-    except OSError:
-        return True
-
-
-def silence(stream: TextIO) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -42,14 +42,14 @@ def write_gallery(run: "Run", folder: Path) -> Path:
     from flows.config import planned_config
     from flows.runtime.progress import ProgressBar
     from flows.stages.gallery import draw_all
-    from flows.stages.map_renderer import open_studio
+    from flows.stages.map_renderer import open_renderer
     from reports.pages.folder import write_folder
     from storage.datasets import open_dataset
 
     config = planned_config(run)
-    studio = open_studio(run, config, open_dataset(config.dataset))
-    with ProgressBar() as listener:
-        return write_folder(run, folder, lambda place, shown: draw_all(place, studio, shown, listener), studio.hexadecimal)
+    renderer = open_renderer(run, config, open_dataset(config.dataset))
+    with ProgressBar() as progress:
+        return write_folder(run, folder, lambda place, shown: draw_all(place, renderer, shown, progress), renderer.hexadecimal)
 
 
 def compare(

@@ -18,9 +18,9 @@ def verify(run_id: RunId = "latest", store: Store = DEFAULT_STORE) -> None:
         from storage.runs.lookup import find_run
 
         run = find_run(store, run_id)
-        with ProgressBar() as listener:
-            listener.stage("verifying")
-            found = verification.verify(run, known_schemas(), lambda done, total: listener.advance(done, 0, total, "files"))
+        with ProgressBar() as progress:
+            progress.stage("verifying")
+            found = verification.verify(run, known_schemas(), lambda done, total: progress.advance(done, 0, total, "files"))
         for word, paths in {"changed": found.changed, "missing": found.missing, "unknown": found.unknown}.items():
             for path in paths:
                 write(f"{word:<8} {path}")

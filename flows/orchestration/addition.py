@@ -8,7 +8,7 @@ from flows.analyses import ANALYSES
 from flows.analyses.analysis import Job
 from flows.config import AuditConfig
 from flows.orchestration.interruption import heeding_interrupts
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from flows.stages.compute import compute_all, take
 from flows.stages.finalise import finalise
 from flows.stages.plan import Planned, draft_plan, plan_again
@@ -23,7 +23,7 @@ from storage.runs.manifest import Addition
 from storage.runs.run import MAPS, Run, read_additions, read_manifest, read_plan
 
 
-def add_analyses(run: Run, names: Sequence[str], config: AuditConfig, listener: Listener) -> None:
+def add_analyses(run: Run, names: Sequence[str], config: AuditConfig, progress: Progress) -> None:
     """Does analyses that a finished run has not, and gives each a manifest of its own beside the run's.
 
     config: the run's, with the options of these analyses. An addition that was interrupted goes on. Raises InputError where one
@@ -33,11 +33,11 @@ def add_analyses(run: Run, names: Sequence[str], config: AuditConfig, listener: 
         check_absent(run, name)
     dataset = open_dataset(config.dataset)
     check_same(run, config, dataset)
-    with heeding_interrupts(listener), Session(config, run.store, dataset, listener) as session:
-        listener.stage("starting")
+    with heeding_interrupts(progress), Session(config, run.store, dataset, progress) as session:
+        progress.stage("starting")
         check_own_folders(run)
         session.check_held = session.held.enter_context(hold_alone(run))
-        planned = plan_again(run, session.cluster, listener)
+        planned = plan_again(run, session.cluster, progress)
         for name in names:
             add(session, planned, Job(ANALYSES[name], config.analyses[name]))
 

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.analyses.runner import passes
 from flows.config import AuditConfig
 from flows.orchestration.trigger import find_trigger
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from flows.stages import begin, compute, draw, finalise, judge, publish, report
 from flows.stages.session import Session
 from reports.gates.judgement import Judgement
@@ -71,7 +71,7 @@ class AuditOutcome:
 def audit(config: dict[str, Any], store: str) -> AuditOutcome:
     """Audits a dataset: plan, compute, finalise, report. config: a resolved `AuditConfig`."""
     resolved = AuditConfig.model_validate_json(json.dumps(config))
-    with Session(resolved, parse_store(store), open_dataset(resolved.dataset), Listener()) as session:
+    with Session(resolved, parse_store(store), open_dataset(resolved.dataset), Progress()) as session:
         return run_stages(session, find_trigger("python"))
 
 
@@ -101,8 +101,8 @@ def progress_of(description: str) -> Callable[[int, int], None]:
 
 def run_stages(session: Session, trigger: Trigger) -> AuditOutcome:
     planned = make_plan(session, trigger)
-    run = session.listener.run = planned.run
-    startup_secs = time.perf_counter() - session.listener.began
+    run = session.progress.run = planned.run
+    startup_secs = time.perf_counter() - session.progress.began
     steps = passes(session.config.jobs)
     for jobs in steps:
         compute.take(session, planned, jobs)
@@ -121,8 +121,8 @@ def run_stages(session: Session, trigger: Trigger) -> AuditOutcome:
     judgements = judge_run(session, run)
     draw_pictures(session, planned, judgements)
     manifest = publish_run(session, planned, trigger, artefacts, now)
-    session.listener.is_published = True
-    session.listener.stage("reporting")
+    session.progress.is_published = True
+    session.progress.stage("reporting")
     charts.join()
     write_reports(session, run)
     return AuditOutcome(

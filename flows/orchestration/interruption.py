@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 
 STARTER = "_CLEAR_AUDIT_STARTED_BY"
 """The variable that has the number of the process with which this one is to end."""
@@ -42,8 +42,8 @@ def end_with_starter() -> None:
 
 
 @contextmanager
-def heeding_interrupts(listener: Listener) -> Iterator[None]:
-    """Raises KeyboardInterrupt at once, and tells the listener, which raises it again where it was swallowed.
+def heeding_interrupts(progress: Progress) -> Iterator[None]:
+    """Raises KeyboardInterrupt at once, and marks the progress, which raises it again where it was swallowed.
 
     An event loop of asyncio that runs in the main thread when Ctrl-C comes may end as if nothing had been.
     """
@@ -52,7 +52,7 @@ def heeding_interrupts(listener: Listener) -> Iterator[None]:
         return
 
     def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        listener.interrupted = True
+        progress.interrupted = True
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)

@@ -10,7 +10,7 @@ from flows.errors import ClusterLost, ServerLost
 from flows.orchestration.interruption import heeding_interrupts
 from flows.orchestration.notification import News, notify
 from flows.orchestration.server import prefect_server
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from reports.formats import plural
 from storage.datasets import Dataset, open_dataset
 from storage.errors import InputError
@@ -32,18 +32,18 @@ def check_places(config: AuditConfig, store: Path) -> Dataset:
         raise InputError(f"section [dataset] of the config: {error}") from error
 
 
-def run_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None = None) -> "AuditOutcome":
+def run_audit(config: AuditConfig, store: Path, progress: Progress, resumed: str | None = None) -> "AuditOutcome":
     """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
 
     resumed: the unfinished run that is to be gone on with; where none is named, one that planned the same is. Whoever is to be
     told of the audit's end is told. Raises InputError, for a bad dataset or store before anything starts.
     """
     try:
-        outcome = start_audit(config, store, listener, resumed)
+        outcome = start_audit(config, store, progress, resumed)
     except Exception as error:
         if not was_interrupted(error):
             said = str(error) if isinstance(error, SAID) else f"{type(error).__name__}: {error}"
-            tell(config, store, News("failure", error=said, run=listener.run))
+            tell(config, store, News("failure", error=said, run=progress.run))
         raise
     excess = say_excess(outcome, config)
     if excess is not None or any(judgement.fails for judgement in outcome.judgements):
@@ -67,20 +67,20 @@ def was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def start_audit(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> "AuditOutcome":
+def start_audit(config: AuditConfig, store: Path, progress: Progress, resumed: str | None) -> "AuditOutcome":
     """The audit itself, when its dataset is there."""
     dataset = check_places(config, store)
     # Workers of a cluster that is not ours may have another working directory.
     store = store.absolute()
-    listener.stage("starting")
-    with heeding_interrupts(listener), prefect_server() as server:
+    progress.stage("starting")
+    with heeding_interrupts(progress), prefect_server() as server:
         # Here, because these imports take seconds in which the server can start.
         from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.orchestration.audit import audit_in
         from flows.stages.session import Session
 
-        with Session(config, store, dataset, listener, resumed) as session:
+        with Session(config, store, dataset, progress, resumed) as session:
             server.wait()
             # A server that ends with the run watches over nothing: a heartbeat would only hold up the end by a second.
             own = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}

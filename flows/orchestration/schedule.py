@@ -35,7 +35,7 @@ from flows.config import load_config
 from flows.orchestration.interruption import STARTER, end_with_starter
 from flows.orchestration.launch import SAID, check_places, run_audit, say_excess
 from flows.orchestration.server import prefect_server
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from reports.gates.judgement import overall_of, say_judgement, worst_first
 from storage.errors import InputError
 from storage.filesystems import parse_store
@@ -65,7 +65,7 @@ def deployed_audit(config: str, store: str) -> State:
     end_with_starter()
     try:
         resolved = load_config(Path(config))
-        outcome = run_audit(resolved, parse_store(store), Listener())
+        outcome = run_audit(resolved, parse_store(store), Progress())
     except SAID as error:
         return say(Failed, str(error))
     except Exception as error:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.datasets.preparation import InputSpec, normalize
+from storage.datasets.preprocessing import InputSpec, normalize
 from storage.errors import InputError
 
 Given = TypeVar("Given")
@@ -91,7 +91,7 @@ def feed_device(pixels: np.ndarray, spec: InputSpec, device: torch.device, batch
         with torch.cuda.stream(stream):
             return pinned.to(device, non_blocking=True), stream.record_event()
 
-    for images, copied in ahead(upload, batches):
+    for images, copied in prefetch(upload, batches):
         current = torch.cuda.current_stream(device)
         current.wait_event(copied)
         # Its memory is of the side stream, which must not reuse it before the work on this one is done.
@@ -99,9 +99,9 @@ def feed_device(pixels: np.ndarray, spec: InputSpec, device: torch.device, batch
         yield images
 
 
-def ahead(make: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
+def prefetch(make: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
     """What `make` makes of each item, in order, the next one in a thread while the last one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         coming = [thread.submit(make, item) for item in items[:1]]
         for item in items[1:]:
             made = coming.pop().result()

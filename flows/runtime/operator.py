@@ -13,7 +13,7 @@ from auditor.folding.build import fold_rows
 from auditor.folding.operator import restore_operator
 from auditor.folding.plan import FoldPlan
 from flows.runtime.preflight import in_bytes
-from flows.runtime.submit import drive, try_alone
+from flows.runtime.submit import submit_all, try_alone
 from flows.runtime.worker import AuditWorker, Work, this_worker
 from storage.errors import InputError
 from storage.operators import (
@@ -99,7 +99,7 @@ def ensure_operator(
         def is_built(start: int) -> bool:
             return try_alone(lambda deaths: submit(start), count, TRIES)
 
-        if not all(map(is_built, drive(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count))):
+        if not all(map(is_built, submit_all(client, submit, range(0, fold.plan.rows, ROWS_A_PART), count))):
             raise CannotFold(f"a worker died {TRIES} times of building it")
         return have_finished(client, key, fold, folder, memory)
 

@@ -37,11 +37,8 @@ def examine(key: str, operator_gb: float | None) -> Finding:
     memory = allowed_memory(worker.device) if operator_gb is None else operator_gb * 1e9
     if not len(worker.first_pixels):
         return Finding(0, None, None, "no sample could be read", memory)
-    agreed = (
-        nan
-        if worker.work.method.precision == "float32"
-        else worker.on_first_images(lambda images: agreement(worker.clear, images))
-    )
+    is_exact = worker.work.method.precision == "float32"
+    agreed = nan if is_exact else worker.on_first_images(lambda images: agreement(worker.clear, images))
     conserved = worker.on_first_images(lambda images: measure_conservation(worker.clear, few_at_a_time(images)[0]))
     fold, reason = find_fold(worker, memory)
     return Finding(len(worker.first_pixels), None if isnan(agreed) else agreed, fold, reason, memory, conserved)

@@ -3,21 +3,22 @@
 import sys
 import time
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from flows.cli.exit_codes import silence
+from flows.streams import silence
 from storage.runs.run import Run
 from storage.text import printable
 
 
-class Listener:
-    """Hears the stages of a run and its progress, and says nothing.
+class Progress:
+    """How a run gets on: is told of its stages and of how much is done, and shows nothing.
 
     began: when it was made, by time.perf_counter. run: the run, when it is planned. is_published: whether all of it but its
-    report is there. interrupted: whether a person wants the
-    run to end; a stage that begins or gets on then raises KeyboardInterrupt.
+    report is there. interrupted: whether a person wants the run to end; a stage that begins or gets on then raises
+    KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -53,12 +54,12 @@ class Terminal(Console):
         silence(sys.stderr)
 
 
-class ProgressBar(Listener):
+class ProgressBar(Progress):
     """Shows stages and progress on stderr."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.progress = Progress(
+        self.display = rich.progress.Progress(
             TextColumn("{task.description:<12}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -67,23 +68,23 @@ class ProgressBar(Listener):
             TimeRemainingColumn(),
             console=Terminal(),
         )
-        self.bar = self.progress.add_task("starting", total=None, note="")
+        self.bar = self.display.add_task("starting", total=None, note="")
 
     def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        self.display.stop()
 
     def stage(self, name: str) -> None:
         super().stage(name)
         # Not before: what is wrong with a config or a dataset is said without a bar above it.
-        self.progress.start()
-        self.progress.update(self.bar, description=name)
+        self.display.start()
+        self.display.update(self.bar, description=name)
 
     def advance(self, done: int, failed: int, total: int, what: str = "images") -> None:
         super().advance(done, failed, total, what)
-        self.progress.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else what)
+        self.display.update(self.bar, completed=done, total=total, note=f"{failed} failed" if failed else what)
 
     def say(self, sentence: str) -> None:
-        self.progress.console.print(Text(printable(sentence, lines=True)), soft_wrap=True)
+        self.display.console.print(Text(printable(sentence, lines=True)), soft_wrap=True)

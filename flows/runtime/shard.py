@@ -13,7 +13,7 @@ from flows.runtime.batches import compute_batches, feed_device
 from flows.runtime.rows import failure_rows, response_rows, sample_rows
 from flows.runtime.worker import AuditWorker
 from storage.datasets import Dataset, Samples
-from storage.datasets.preparation import read_prepared
+from storage.datasets.preprocessing import read_prepared
 from storage.runs.plan import Unit
 from storage.tables import SCHEMAS
 

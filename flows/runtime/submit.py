@@ -11,7 +11,9 @@ WINDOW = 2
 Item = TypeVar("Item")
 
 
-def drive(client: Client, submit: Callable[[Item], Any], items: Iterable[Item], progress: Callable[[Any], None]) -> list[Item]:
+def submit_all(
+    client: Client, submit: Callable[[Item], Any], items: Iterable[Item], progress: Callable[[Any], None]
+) -> list[Item]:
     """Submits a task for each item, releasing each when it is done; its result goes to `progress`.
 
     Returns the items whose worker died: one of them, or a neighbour on that worker, may be why. Raises what a task raised.

@@ -17,7 +17,7 @@ from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.runtime.batches import SAMPLES, BatchSize
 from flows.sections import MethodSection
 from storage.datasets import Dataset, DatasetSpec, open_dataset
-from storage.datasets.preparation import InputSpec, normalize, read_prepared
+from storage.datasets.preprocessing import InputSpec, normalize, read_prepared
 from storage.errors import InputError
 from storage.models.factories import say_raised
 from storage.models.programs import check_input, place_program

@@ -11,7 +11,7 @@ def make_plan(session: Session, trigger: Trigger) -> Planned:
     """Freezes what is to be done and how, or finds the unfinished run that planned the same; holds it until the end."""
     with session.cluster.losses():
         planned = plan_run(
-            session.config, session.store, session.dataset, session.cluster, session.listener, trigger, session.resumed
+            session.config, session.store, session.dataset, session.cluster, session.progress, trigger, session.resumed
         )
     session.check_held = session.held.enter_context(hold(planned.run))
     sweep(session.store)

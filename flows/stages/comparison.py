@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from flows.config import planned_config
-from flows.stages.map_renderer import Studio, draw_clear, draw_input, open_studio
+from flows.stages.map_renderer import MapRenderer, draw_clear, draw_input, open_renderer
 from reports.comparison import Comparison, Flip
 from reports.pages.comparison import Drawing
 from reports.parts.cards import Swatch
@@ -23,7 +23,7 @@ class Side:
     """One of the two runs: what is read of it once for all its pictures."""
 
     when: str
-    studio: Studio
+    renderer: MapRenderer
     names: list[str]
 
 
@@ -34,13 +34,13 @@ def open_side(run: Run, when: str) -> Side:
         dataset = open_dataset(config.dataset)
     except InputError:
         dataset = None
-    return Side(when, open_studio(run, config, dataset), read_plan(run).class_names)
+    return Side(when, open_renderer(run, config, dataset), read_plan(run).class_names)
 
 
 def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawing]:
     """Samples by their index in the later run."""
     before, after = open_side(comparison.before, "before"), open_side(comparison.after, "after")
-    colors = {name: color for side in (before, after) for name, color in zip(side.names, side.studio.hexadecimal, strict=True)}
+    colors = {name: color for side in (before, after) for name, color in zip(side.names, side.renderer.hexadecimal, strict=True)}
 
     def draw(flip: Flip) -> Drawing:
         pairs = (before, flip.before_index), (after, flip.after_index)
@@ -54,7 +54,7 @@ def draw_flips(comparison: Comparison, flips: Iterable[Flip]) -> dict[int, Drawi
 
 
 def show_input(side: Side, flip: Flip) -> Drawn | None:
-    drawn = draw_input(side.studio, flip.after_index)
+    drawn = draw_input(side.renderer, flip.after_index)
     if drawn is None:
         return None
     return Drawn("input", "input", f"Sample {flip.after_index:,} as the model sees it.", uri_of(drawn))
@@ -62,7 +62,7 @@ def show_input(side: Side, flip: Flip) -> Drawn | None:
 
 def draw_map(side: Side, index: int) -> tuple[Drawn, float]:
     """A sample's CLEAR map, and the response that is full brightness in it."""
-    drawn, peak = draw_clear(side.studio, index)
+    drawn, peak = draw_clear(side.renderer, index)
     return Drawn(side.when, f"CLEAR map {side.when}", f"CLEAR map of sample {index:,} {side.when}.", uri_of(drawn)), peak
 
 

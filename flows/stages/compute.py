@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from flows.analyses.analysis import Job
-from flows.analyses.runner import drive_units, give_up, take_commits
+from flows.analyses.runner import give_up, submit_units, take_commits
 from flows.stages.plan import Planned
 from flows.stages.session import Session
 from reports.formats import plural
@@ -27,7 +27,7 @@ def take(session: Session, planned: Planned, jobs: Sequence[Job]) -> list[str]:
         session.commits[job.analysis.name], faults = take_commits(planned.run, planned.plan, job)
         said += faults
     for fault in said:
-        session.listener.say(fault)
+        session.progress.say(fault)
     return said
 
 
@@ -52,30 +52,30 @@ def compute_all(session: Session, planned: Planned, jobs: Sequence[Job], show: S
 
 
 def compute(session: Session, planned: Planned, jobs: Sequence[Job], show: Show) -> float:
-    """Drives the units of a pass that are not committed yet through the cluster; returns the seconds it took."""
+    """Does the units of a pass that are not committed yet on the cluster; returns the seconds it took."""
     run, plan, name = planned.run, planned.plan, jobs[0].analysis.name
     left = remaining(session, planned, jobs)
     commits = [commit for unit, commit in session.commits[name].items() if unit not in {unit.index for unit in left}]
     total = sum(unit.size for unit in jobs[0].analysis.units(plan, jobs[0].options))
     done = sum(commit.processed_count + commit.failed_count for commit in commits)
     failed = sum(commit.failed_count for commit in commits)
-    session.listener.stage("computing" if name == MAPS else name)
-    session.listener.advance(done, failed, total)
+    session.progress.stage("computing" if name == MAPS else name)
+    session.progress.advance(done, failed, total)
     started = time.perf_counter()
 
-    def progress(counts: dict[str, int]) -> None:
+    def count(counts: dict[str, int]) -> None:
         nonlocal done, failed
         done += counts["processed"] + counts["failed"]
         failed += counts["failed"]
-        session.listener.advance(done, failed, total)
+        session.progress.advance(done, failed, total)
         show(done, total)
 
     client, _ = session.cluster.wait()
     tries = session.config.compute.shard_tries
     with session.cluster.losses():
-        given_up = drive_units(client, session.work.key, run, plan, planned.fold, jobs, left, progress, tries)
+        given_up = submit_units(client, session.work.key, run, plan, planned.fold, jobs, left, count, tries)
     for unit in given_up:
-        progress(quarantine(session, planned, jobs, unit, tries))
+        count(quarantine(session, planned, jobs, unit, tries))
     return time.perf_counter() - started
 
 
@@ -83,6 +83,6 @@ def quarantine(session: Session, planned: Planned, jobs: Sequence[Job], unit: Un
     """Commits, as failed, a unit of which workers die; returns its counts."""
     deaths = plural(tries, "time")
     what = "shard" if jobs[0].analysis.name == MAPS else f"unit of '{jobs[0].analysis.name}'"
-    session.listener.say(f"{what} {unit.index} is given up, for a worker died of it {deaths}")
+    session.progress.say(f"{what} {unit.index} is given up, for a worker died of it {deaths}")
     reason = f"its {what}, {unit.index}, was given up: a worker died of it {deaths} (compute.shard_tries)"
     return give_up(planned.run, planned.plan, session.dataset, jobs, unit, reason)

@@ -1,7 +1,7 @@
 """The pictures that a reviewer should see first."""
 
 from flows.stages.gallery import draw_gallery
-from flows.stages.map_renderer import open_studio
+from flows.stages.map_renderer import open_renderer
 from flows.stages.plan import Planned
 from flows.stages.session import Session
 from reports.gates.judgement import Judgement
@@ -18,4 +18,4 @@ def draw(session: Session, planned: Planned, judgements: list[Judgement]) -> Non
         choices = choose_samples(connection, run.run_id, config.report.gallery_samples, config.report.seed, classes, judgements)
         indices = sorted({choice.sample_index for choice in choices})
         shown = shown_classes(ask(connection, "gallery_samples", run_id=run.run_id, indices=indices).rows)
-    draw_gallery(run, open_studio(run, config, session.dataset), choices, shown)
+    draw_gallery(run, open_renderer(run, config, session.dataset), choices, shown)

@@ -19,7 +19,7 @@ from storage.runs.run import MAPS
 
 def finalise(session: Session, planned: Planned, jobs: Sequence[Job], now: datetime) -> dict[str, str]:
     """Joins the units of a pass and aggregates; returns the SHA-256 of the maps' files by path in the store."""
-    session.listener.stage("finalising")
+    session.progress.stage("finalising")
     session.check_held()
     run, plan = planned.run, planned.plan
     known = run_facts(session.config, plan)

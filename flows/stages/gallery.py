@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from auditor.colour_maps import PERCENTILE, full_brightness
-from flows.runtime.progress import Listener
-from flows.stages.map_renderer import Studio, draw_inputs, draw_maps, read_maps
+from flows.runtime.progress import Progress
+from flows.stages.map_renderer import MapRenderer, draw_inputs, draw_maps, read_maps
 from reports.parts.cards import picture_path
 from reports.parts.gallery import Choice, Gallery, GallerySample
 from storage.filesystems import put_folder, scratch
@@ -16,43 +16,43 @@ from storage.maps import CHUNK_SAMPLES
 from storage.runs.run import Run
 
 
-def draw_gallery(run: Run, studio: Studio, choices: Sequence[Choice], shown: Mapping[int, int]) -> None:
+def draw_gallery(run: Run, renderer: MapRenderer, choices: Sequence[Choice], shown: Mapping[int, int]) -> None:
     """Draws the chosen samples into the run, with `gallery.json`. shown: the class that each binary heatmap is for."""
     with scratch(run.attempts) as folder:
-        peaks = {index: peak for index in shown for peak in draw_range(folder, studio, index, index + 1, shown).values()}
+        peaks = {index: peak for index in shown for peak in draw_range(folder, renderer, index, index + 1, shown).values()}
         samples = [
             GallerySample(
                 sample_index=choice.sample_index, reason=choice.reason, peak=peaks[choice.sample_index], gates=choice.gates
             )
             for choice in choices
         ]
-        content = Gallery(colors=studio.hexadecimal, samples=samples, percentile=PERCENTILE)
+        content = Gallery(colors=renderer.hexadecimal, samples=samples, percentile=PERCENTILE)
         (folder / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
         put_folder(folder, run.gallery)
 
 
-def draw_all(folder: Path, studio: Studio, shown: Mapping[int, int], listener: Listener) -> dict[int, float]:
+def draw_all(folder: Path, renderer: MapRenderer, shown: Mapping[int, int], progress: Progress) -> dict[int, float]:
     """Draws every sample of `shown` into a folder; returns the responses that are full brightness in their maps."""
     peaks: dict[int, float] = {}
-    listener.stage("drawing")
+    progress.stage("drawing")
     for start in range(0, max(shown, default=-1) + 1, CHUNK_SAMPLES):
-        peaks |= draw_range(folder, studio, start, start + CHUNK_SAMPLES, shown)
-        listener.advance(len(peaks), 0, len(shown))
+        peaks |= draw_range(folder, renderer, start, start + CHUNK_SAMPLES, shown)
+        progress.advance(len(peaks), 0, len(shown))
     return peaks
 
 
-def draw_range(folder: Path, studio: Studio, start: int, stop: int, shown: Mapping[int, int]) -> dict[int, float]:
+def draw_range(folder: Path, renderer: MapRenderer, start: int, stop: int, shown: Mapping[int, int]) -> dict[int, float]:
     """Draws those of samples [start, stop) that are in `shown`: input, binary heatmap and CLEAR map."""
     wanted = [index for index in range(start, stop) if index in shown]
     if not wanted:
         return {}
-    classes, responses, peaks = read_maps(studio, start, stop)
+    classes, responses, peaks = read_maps(renderer, start, stop)
     positions = torch.tensor([index - start for index in wanted])
     targets = torch.tensor([shown[index] for index in wanted])
     classes, responses = classes[positions], responses[positions]
-    drawn = draw_maps(classes, responses, targets, studio.colors)
+    drawn = draw_maps(classes, responses, targets, renderer.colors)
     brightest = full_brightness(responses).flatten().tolist()
-    inputs = draw_inputs(studio, start, start + len(peaks))
+    inputs = draw_inputs(renderer, start, start + len(peaks))
     for place, index in enumerate(wanted):
         images = {kind: maps[place] for kind, maps in drawn.items()}
         if index - start in inputs:

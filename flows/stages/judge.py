@@ -24,21 +24,21 @@ def find_not_finite(session: Session, run: Run) -> list[str]:
     found = say_not_finite(row)
     empty = [EMPTY] if row["processed_count"] and row["no_dominant_count"] == row["processed_count"] else []
     for sentence in [*found, *empty]:
-        session.listener.say(sentence)
+        session.progress.say(sentence)
     return found
 
 
 def judge_run(session: Session, run: Run) -> list[Judgement]:
     """Puts the gates to the run and writes what became of them into its table `gates`."""
-    session.listener.stage("judging")
+    session.progress.stage("judging")
     try:
         reference = readable_reference(run, session.config.reference)
     except InputError as error:
         # Another run's fault loses nothing of this one: a gate that compares with it does not pass.
-        session.listener.say(f"gates: there is no reference to compare with: {error}")
+        session.progress.say(f"gates: there is no reference to compare with: {error}")
         reference = None
     if reference is not None and session.config.gates and (rule := planned_rule(reference)) != session.config.method.rule:
-        session.listener.say(
+        session.progress.say(
             f"gates: the maps of the reference, run '{reference.run_id}', are by rule '{rule}', and this run's by "
             f"'{session.config.method.rule}': what moved between them may be the rule"
         )

@@ -15,7 +15,7 @@ from flows.config import AuditConfig
 from flows.runtime.cluster import Cluster
 from flows.runtime.operator import Fold, ensure_operator, make_fold, restore_plan
 from flows.runtime.preflight import Finding, examine, in_bytes, why_not
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from storage.datasets import Dataset
 from storage.datasets.dataset import say_empty, say_passed_over
 from storage.errors import InputError
@@ -66,7 +66,7 @@ def plan_run(
     store: Path,
     dataset: Dataset,
     cluster: Cluster,
-    listener: Listener,
+    progress: Progress,
     trigger: Trigger,
     resumed: str | None = None,
 ) -> Planned:
@@ -77,35 +77,35 @@ def plan_run(
     Nothing of a run is written before all is checked.
     """
     for sentence in say_missing(dataset):
-        listener.say(sentence)
+        progress.say(sentence)
     # Before the dataset is hashed, which may take long.
     _, facts = cluster.wait()
     check_classes(config, dataset, facts["class_count"])
     for note in facts["notes"]:
-        listener.say(f"model: {note}")
+        progress.say(f"model: {note}")
     draft = draft_plan(config, dataset)
     unfinished = find_unfinished(store, draft) if resumed is None else find_resumable(store, resumed, draft)
     if unfinished is None:
         for sentence in say_left(store, draft):
-            listener.say(sentence)
-        examination, fold = examine_model(config, store, draft, cluster, listener)
+            progress.say(sentence)
+        examination, fold = examine_model(config, store, draft, cluster, progress)
         run_id = id_after(store, draft.run_id)
         if run_id != draft.run_id:
-            listener.say(
+            progress.say(
                 f"the clock stands behind an earlier run of the store, or with it: this one is called '{run_id}', to follow it"
             )
         plan = draft.model_copy(update={"run_id": run_id, "examination": examination, "trigger": trigger})
         return Planned(create_run(store, plan), plan, fold, facts)
-    return plan_again(unfinished, cluster, listener)
+    return plan_again(unfinished, cluster, progress)
 
 
-def plan_again(run: Run, cluster: Cluster, listener: Listener) -> Planned:
+def plan_again(run: Run, cluster: Cluster, progress: Progress) -> Planned:
     """A run as it was planned before. Raises InputError."""
     _, facts = cluster.wait()
     plan, fold = read_plan(run), None
     if plan.examination is not None and plan.examination.fold is not None:
         fold = make_fold(run.store, restore_plan(plan.examination.fold), cluster.work, plan.model_hash, facts["torch"])
-        build(fold, cluster, listener)
+        build(fold, cluster, progress)
     return Planned(run, plan, fold, facts)
 
 
@@ -140,11 +140,11 @@ def say_left(store: Path, draft: Plan) -> Iterator[str]:
 
 
 def examine_model(
-    config: AuditConfig, store: Path, draft: Plan, cluster: Cluster, listener: Listener
+    config: AuditConfig, store: Path, draft: Plan, cluster: Cluster, progress: Progress
 ) -> tuple[Examination, Fold | None]:
     """Has a worker examine the model on the first samples, and decides from that, for the whole run, how maps are made."""
     client, facts = cluster.wait()
-    listener.stage("examining")
+    progress.stage("examining")
     found: Finding = client.submit(examine, cluster.work.key, config.compute.operator_gb, pure=False).result()
     fold, deviation, reason = None, None, found.reason
     if found.fold is not None:
@@ -156,25 +156,25 @@ def examine_model(
     if fold is not None and reason is None:
         began = time.perf_counter()
         try:
-            deviation = build(fold, cluster, listener, found.memory)
+            deviation = build(fold, cluster, progress, found.memory)
         except CannotFold as error:
             reason = str(error)
             write_refusal(fold.path, reason, found.memory)
         else:
-            listener.say(folded_line(fold, deviation, time.perf_counter() - began))
+            progress.say(folded_line(fold, deviation, time.perf_counter() - began))
     if reason is not None:
         fold = None
         if config.method.rule == "linear":
             # Of other rules nobody expects one.
-            listener.say(f"maps: each class is sent back for each image, without a fixed operator: {reason}")
+            progress.say(f"maps: each class is sent back for each image, without a fixed operator: {reason}")
     if found.agreement is not None:
-        listener.say(
+        progress.say(
             f"precision: {config.method.precision} has the dominant class of float32 at {100 * found.agreement:.2f} % of the "
             f"pixels of the first {found.sample_count:,} images"
         )
     conserved = found.conservation
     if conserved is not None:
-        listener.say(conserved_line(config.method.rule, conserved))
+        progress.say(conserved_line(config.method.rule, conserved))
     examination = Examination(
         sample_count=found.sample_count,
         precision_agreement_frac=found.agreement,
@@ -197,15 +197,15 @@ def conserved_line(rule: str, conserved: Conservation) -> str:
     )
 
 
-def build(fold: Fold, cluster: Cluster, listener: Listener, memory: float = inf) -> float:
+def build(fold: Fold, cluster: Cluster, progress: Progress, memory: float = inf) -> float:
     """The operator lies in the store and a worker has verified it; returns its deviation. memory: see `ensure_operator`."""
     client, _ = cluster.wait()
-    listener.stage("folding")
+    progress.stage("folding")
 
-    def progress(done: int, total: int) -> None:
-        listener.advance(done, 0, total, "rows")
+    def advance(done: int, total: int) -> None:
+        progress.advance(done, 0, total, "rows")
 
-    return ensure_operator(client, cluster.work.key, fold, listener.say, progress, memory)
+    return ensure_operator(client, cluster.work.key, fold, progress.say, advance, memory)
 
 
 def reach(where: str) -> str:

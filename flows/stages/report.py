@@ -15,5 +15,5 @@ def report(session: Session, run: Run) -> Path:
     try:
         write_index(run.store)
     except (InputError, OSError) as error:
-        session.listener.say(f"the page over all runs cannot be written ({error}): 'clear-audit report' writes it again")
+        session.progress.say(f"the page over all runs cannot be written ({error}): 'clear-audit report' writes it again")
     return path

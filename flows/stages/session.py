@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.config import AuditConfig
 from flows.runtime.cluster import Cluster, worker_threads
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from flows.runtime.worker import Work
 from storage.datasets import Dataset
 from storage.runs.commits import Commit
@@ -16,9 +16,9 @@ class Session:
     """What is started once for an audit and used by its stages. resumed: the run to go on with, where one is named."""
 
     def __init__(
-        self, config: AuditConfig, store: Path, dataset: Dataset, listener: Listener, resumed: str | None = None
+        self, config: AuditConfig, store: Path, dataset: Dataset, progress: Progress, resumed: str | None = None
     ) -> None:
-        self.config, self.store, self.dataset, self.listener = config, store, dataset, listener
+        self.config, self.store, self.dataset, self.progress = config, store, dataset, progress
         self.resumed = resumed
         self.work = Work(
             key=f"clear-audit-{config.config_hash[:16]}",

@@ -31,7 +31,7 @@ from flows.analyses.maps import as_result
 from flows.analyses.runner import commit_pass
 from flows.runtime.cluster import open_cluster
 from flows.runtime.shard import Findings
-from flows.runtime.submit import WINDOW, drive
+from flows.runtime.submit import WINDOW, submit_all
 from flows.sections import ComputeSection
 from reports.gates.judgement import as_rows
 from storage.aggregates import place_run
@@ -62,10 +62,10 @@ class Costs:
     """
 
     shards: int
-    drive_secs: float
+    submit_secs: float
     commit_secs: float
     settled_bytes: int
-    driven_bytes: int
+    submitted_bytes: int
     held: int
     tasks: int
     resume_secs: float
@@ -150,9 +150,9 @@ def measure(shards: int, folder: Path) -> Costs:
                 settled = memory()
 
         started = time.perf_counter()
-        assert drive(client, submit, plan.shards(), progress) == []
-        drive_secs = time.perf_counter() - started
-        driven = memory()
+        assert submit_all(client, submit, plan.shards(), progress) == []
+        submit_secs = time.perf_counter() - started
+        submitted = memory()
     assert done == shards
     resume_secs, remaining = resume(run, plan)
     assert remaining == []
@@ -163,10 +163,10 @@ def measure(shards: int, folder: Path) -> Costs:
     ended = time.perf_counter()
     return Costs(
         shards=shards,
-        drive_secs=drive_secs,
+        submit_secs=submit_secs,
         commit_secs=worked / shards,
         settled_bytes=settled,
-        driven_bytes=driven,
+        submitted_bytes=submitted,
         held=held,
         tasks=tasks,
         resume_secs=resume_secs,
@@ -230,12 +230,12 @@ def task_rates(tasks: int) -> tuple[float, float]:
         def submit(index: int) -> Any:
             return client.submit(nothing, index, pure=False)
 
-        drive(client, submit, range(SETTLED), lambda _: None)
+        submit_all(client, submit, range(SETTLED), lambda _: None)
         started = time.perf_counter()
-        drive(client, submit, range(tasks), lambda _: None)
-        driven = time.perf_counter()
+        submit_all(client, submit, range(tasks), lambda _: None)
+        submitted = time.perf_counter()
         client.gather(client.map(nothing, range(tasks), pure=False))
-        return tasks / (driven - started), tasks / (time.perf_counter() - driven)
+        return tasks / (submitted - started), tasks / (time.perf_counter() - submitted)
 
 
 def measured_apart(shards: int, folder: Path | None) -> Costs:
@@ -266,12 +266,12 @@ def main() -> None:
         thousands = shards / 1000
         table.add_row(
             f"{shards:,}",
-            f"{1000 * costs.drive_secs / shards:.1f}",
+            f"{1000 * costs.submit_secs / shards:.1f}",
             f"{1000 * costs.commit_secs:.1f}",
             f"{costs.held}",
             f"{costs.tasks}",
             f"{costs.settled_bytes / 1e6:.0f}",
-            f"{costs.driven_bytes / 1e6:.0f}",
+            f"{costs.submitted_bytes / 1e6:.0f}",
             f"{costs.resume_secs:.2f} s",
             f"{costs.gather_secs:.1f} s",
             f"{costs.gather_secs / thousands:.2f} s",
@@ -281,8 +281,8 @@ def main() -> None:
         )
     console = Console(width=160)
     console.print(table)
-    driven, at_once = task_rates(max(options.shards))
-    console.print(f"tasks without work: {driven:.0f} a second through the loop, {at_once:.0f} a second all at once")
+    submitted, at_once = task_rates(max(options.shards))
+    console.print(f"tasks without work: {submitted:.0f} a second through the loop, {at_once:.0f} a second all at once")
     console.print(f"load {os.getloadavg()[0]:.1f}")
 
 

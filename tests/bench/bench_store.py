@@ -31,12 +31,12 @@ from flows.analyses.evidence import as_sums, cell_pixels, mean_evidence
 from flows.config import load_config
 from flows.demo.train import HERE as DEMO
 from flows.orchestration.launch import run_audit
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from reports.formats import file_size
 from storage.aggregates import CONFUSION
 from storage.datasets import open_dataset
 from storage.datasets.manifest import ManifestSpec
-from storage.datasets.preparation import InputSpec, normalize, read_prepared
+from storage.datasets.preprocessing import InputSpec, normalize, read_prepared
 from storage.filesystems import files_below
 from storage.joins import place_rows
 from storage.maps import MapShape, shard_files, write_shard
@@ -96,7 +96,7 @@ def measure_commits(table: Table, folder: Path) -> None:
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
     with LocalCluster(**options) as cluster, patch.multiple(runner, **steps):
         settings = [f"compute.cluster={cluster.scheduler_address}", "compute.threads=1"]
-        outcome = run_audit(load_config(DEMO / "demo.toml", settings), folder, Listener())
+        outcome = run_audit(load_config(DEMO / "demo.toml", settings), folder, Progress())
     say_sizes(table, outcome.run, outcome.processed)
     # Each analysis of the pass has an attempt of its own.
     protocol = (secs("open_attempt") + secs("commit_attempt")).reshape(len(began["commit_pass"]), -1).sum(1)

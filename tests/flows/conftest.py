@@ -15,7 +15,7 @@ import pytest
 
 from flows.sections import MethodSection
 from storage.datasets.idx import IdxSpec
-from storage.datasets.preparation import InputSpec
+from storage.datasets.preprocessing import InputSpec
 from storage.models.factories import FactorySpec
 
 # Imported where they are used: what needs neither Dask nor Prefect is tested without them, on a machine with a GPU say.
@@ -34,6 +34,15 @@ class Digits:
 
     pixels: np.ndarray
     labels: np.ndarray
+
+
+@pytest.fixture
+def unread_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
 
 
 @pytest.fixture(scope="session")

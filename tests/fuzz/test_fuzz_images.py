@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from storage.datasets.images import UnreadableImage, decode
-from storage.datasets.preparation import InputSpec, prepare
+from storage.datasets.preprocessing import InputSpec, prepare
 from tests.fuzz.conftest import Watch, check_sentence
 from tests.fuzz.mutations import changed_bytes
 

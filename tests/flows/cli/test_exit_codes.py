@@ -3,16 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
 from flows.cli.audits import say_resumption
-from flows.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_codes, is_unread
+from flows.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_codes
 from flows.errors import ClusterLost, ServerLost
-from flows.runtime.progress import Listener, Terminal
+from flows.runtime.progress import Progress, Terminal
 from storage.errors import InputError
 from storage.runs.run import Run
 
@@ -34,10 +33,10 @@ RESUMES = "; the same command resumes the run"
 def test_what_becomes_of_a_run_is_said_where_one_was_planned(
     error: BaseException, code: int, said: str, is_resumed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener = Listener()
+    progress = Progress()
     for run in (None, Run(Path("store"), "run-1")):
-        listener.run = run
-        with pytest.raises(typer.Exit) as caught, exit_codes(lambda: say_resumption(listener)):
+        progress.run = run
+        with pytest.raises(typer.Exit) as caught, exit_codes(lambda: say_resumption(progress)):
             raise error
         assert caught.value.exit_code == code
         tail = RESUMES if is_resumed and run is not None else ""
@@ -45,9 +44,9 @@ def test_what_becomes_of_a_run_is_said_where_one_was_planned(
 
 
 def test_a_run_that_lacks_its_report_alone_is_not_resumed() -> None:
-    listener = Listener()
-    listener.run, listener.is_published = Run(Path("store"), "run-1"), True
-    assert say_resumption(listener) == "all of run 'run-1' but its report is there, and 'clear-audit report' writes that"
+    progress = Progress()
+    progress.run, progress.is_published = Run(Path("store"), "run-1"), True
+    assert say_resumption(progress) == "all of run 'run-1' but its report is there, and 'clear-audit report' writes that"
 
 
 def test_a_traceback_is_for_what_is_nobodys_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,15 +54,6 @@ def test_a_traceback_is_for_what_is_nobodys_input(capsys: pytest.CaptureFixture[
         with pytest.raises(typer.Exit), exit_codes():
             raise error
         assert ("Traceback" in capsys.readouterr().err) == is_shown
-
-
-@pytest.fixture
-def unread_pipe() -> Iterator[int]:
-    """The writing end of a pipe that nobody reads."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    yield writing
-    os.close(writing)
 
 
 SQL = "SELECT range, repeat('x', 100) AS x FROM range(2000)"
@@ -91,15 +81,6 @@ def test_streams_that_are_closed_from_the_start_are_no_fault(redirections: str) 
 def test_a_fault_keeps_its_code_where_nobody_reads_of_it(unread_pipe: int) -> None:
     command = [sys.executable, "-m", "flows.cli", "query", "DROP TABLE samples", "--store", str(OLD_STORE)]
     assert subprocess.run(command, stdout=unread_pipe, stderr=unread_pipe, check=False).returncode == USAGE
-
-
-def test_only_a_pipe_without_a_reader_is_unread(unread_pipe: int, tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    with open(reading), open(writing, "w") as read, (tmp_path / "file").open("w") as file:  # noqa: PTH123
-        assert not is_unread(read)
-        assert not is_unread(file)
-    with open(os.dup(unread_pipe), "w") as stream:  # noqa: PTH123
-        assert is_unread(stream)
 
 
 def test_progress_that_nobody_watches_ends_nothing(unread_pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ from PIL import Image
 from auditor import Clear
 from flows.analyses import known_schemas
 from flows.demo.allcnn import build
-from flows.orchestration.audit import git_state, remaining
+from flows.stages.compute import remaining
+from flows.stages.publish import git_state
 from storage.maps import open_maps
 from storage.models.factories import FactorySpec
 from storage.models.sources import load_model

@@ -12,14 +12,14 @@ import psutil
 import pytest
 
 from flows.orchestration.interruption import end_with_starter, heeding_interrupts
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 
 
 def test_interrupt_is_raised_and_remembered() -> None:
-    before, listener = signal.getsignal(signal.SIGINT), Listener()
-    with pytest.raises(KeyboardInterrupt), heeding_interrupts(listener):
+    before, progress = signal.getsignal(signal.SIGINT), Progress()
+    with pytest.raises(KeyboardInterrupt), heeding_interrupts(progress):
         os.kill(os.getpid(), signal.SIGINT)
-    assert listener.interrupted
+    assert progress.interrupted
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -31,13 +31,13 @@ def test_swallowed_interrupt_is_raised_by_the_next_stage() -> None:
         except (KeyboardInterrupt, asyncio.CancelledError):
             pass
 
-    listener = Listener()
-    with heeding_interrupts(listener):
+    progress = Progress()
+    with heeding_interrupts(progress):
         asyncio.run(swallow())
         with pytest.raises(KeyboardInterrupt):
-            listener.stage("computing")
+            progress.stage("computing")
         with pytest.raises(KeyboardInterrupt):
-            listener.advance(1, 0, 2)
+            progress.advance(1, 0, 2)
 
 
 def test_other_threads_have_no_signals_to_heed() -> None:
@@ -45,7 +45,7 @@ def test_other_threads_have_no_signals_to_heed() -> None:
 
     def work() -> None:
         try:
-            with heeding_interrupts(Listener()):
+            with heeding_interrupts(Progress()):
                 pass
         except BaseException as error:
             failures.append(error)

@@ -21,7 +21,7 @@ from flows.config import AuditConfig, load_config
 from flows.orchestration.audit import AuditOutcome
 from flows.orchestration.launch import run_audit
 from flows.orchestration.notification import News, notify
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from reports.gates.gate import Gate
 from reports.gates.judgement import GateOutcome, Judgement
 from storage.errors import InputError
@@ -95,8 +95,8 @@ def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> AuditO
 def audited(monkeypatch: pytest.MonkeyPatch, ends: AuditOutcome | BaseException, run: Run | None = None) -> None:
     """Audits end so from here on; run: what was planned before."""
 
-    def start(config: AuditConfig, store: Path, listener: Listener, resumed: str | None) -> AuditOutcome:
-        listener.run = run
+    def start(config: AuditConfig, store: Path, progress: Progress, resumed: str | None) -> AuditOutcome:
+        progress.run = run
         if isinstance(ends, BaseException):
             raise ends
         return ends
@@ -109,7 +109,7 @@ def test_a_failed_gate_is_told_with_all_outcomes(
 ) -> None:
     run = Run(tmp_path, "20261121T030000Z-digits-4f2a")
     audited(monkeypatch, outcome_of(run, judged()))
-    run_audit(config, tmp_path, Listener())
+    run_audit(config, tmp_path, Progress())
     assert capfd.readouterr().err == ""
     assert webhook.posted == [
         {
@@ -152,7 +152,7 @@ def test_an_audit_that_passes_or_warns_is_not_told(
 ) -> None:
     for judgements in ([], judged("warn")):
         audited(monkeypatch, outcome_of(Run(tmp_path, "r"), judgements))
-        run_audit(config, tmp_path, Listener())
+        run_audit(config, tmp_path, Progress())
     assert webhook.posted == []
 
 
@@ -160,7 +160,7 @@ def test_too_many_failed_samples_are_a_failure(
     config: AuditConfig, webhook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audited(monkeypatch, outcome_of(Run(tmp_path, "r"), judged(), failed=4))
-    run_audit(config, tmp_path, Listener())
+    run_audit(config, tmp_path, Progress())
     (told,) = webhook.posted
     assert (told["event"], told["verdict"], told["failed_count"]) == ("failure", "failed", 4)
     assert told["error"].startswith("4 of 300 samples failed, more than limits.failed_frac_max = 0.01 allows")
@@ -178,7 +178,7 @@ def test_an_audit_that_ends_early_is_told_with_its_error_and_raises_it(
 ) -> None:
     audited(monkeypatch, error, Run(tmp_path, "r"))
     with pytest.raises(type(error)):
-        run_audit(config, tmp_path, Listener())
+        run_audit(config, tmp_path, Progress())
     (told,) = webhook.posted
     assert (told["event"], told["error"], told["run_id"]) == ("failure", said, "r")
     assert [told[key] for key in ("verdict", "report", "processed_count", "gates")] == [None, None, None, []]
@@ -192,7 +192,7 @@ def test_an_interrupted_audit_is_not_told(
     for error in (KeyboardInterrupt(), while_ending):
         audited(monkeypatch, error)
         with pytest.raises(type(error)):
-            run_audit(config, tmp_path, Listener())
+            run_audit(config, tmp_path, Progress())
     assert webhook.posted == []
 
 
@@ -265,7 +265,7 @@ def test_a_webhook_that_is_not_reached_is_a_warning_without_its_url(
         webhook.seconds = 1
     expected = outcome_of(Run(tmp_path, "r"), judged())
     audited(monkeypatch, expected)
-    assert run_audit(config, tmp_path, Listener()) is expected
+    assert run_audit(config, tmp_path, Progress()) is expected
     said = capfd.readouterr()
     assert said.err.count("\n") == 1
     assert said.err.startswith("clear-audit: the webhook of section [notify] was not told")

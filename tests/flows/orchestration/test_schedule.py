@@ -28,7 +28,7 @@ import flows.orchestration.schedule
 from flows.cli.app import app
 from flows.config import AuditConfig, load_config
 from flows.orchestration.audit import AuditOutcome
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from reports.gates.gate import Gate
 from reports.gates.judgement import GateOutcome, Judgement
 from storage.runs.lookup import list_runs, published_runs
@@ -240,7 +240,7 @@ def test_prefects_state_says_what_an_exit_code_would(
     name: str,
     said: str,
 ) -> None:
-    def ended(config: AuditConfig, store: Path, listener: Listener) -> AuditOutcome:
+    def ended(config: AuditConfig, store: Path, progress: Progress) -> AuditOutcome:
         assert (config, store) == (load_config(digits_config), tmp_path)
         return AuditOutcome(
             Run(store, "r"),

@@ -15,12 +15,12 @@ from torch import Tensor
 import flows.runtime.shard
 from auditor import measure
 from auditor.measurement import Measurement
-from flows.runtime.batches import BatchSize, ahead, compute_batches, feed_device
+from flows.runtime.batches import BatchSize, compute_batches, feed_device, prefetch
 from flows.runtime.rows import response_rows, sample_rows
 from flows.runtime.shard import measure_batches
 from flows.runtime.worker import AuditWorker, Work
 from storage.datasets import Samples
-from storage.datasets.preparation import InputSpec
+from storage.datasets.preprocessing import InputSpec
 from storage.errors import InputError
 from tests.flows.conftest import Digits
 
@@ -254,13 +254,13 @@ def test_the_next_is_made_while_the_last_is_used() -> None:
         return number * number
 
     made = []
-    for number, square in enumerate(ahead(make, range(4))):
+    for number, square in enumerate(prefetch(make, range(4))):
         if number + 1 in began:
             assert began[number + 1].wait(10)
         assert number + 2 not in began or not began[number + 2].is_set()
         made.append(square)
     assert made == [0, 1, 4, 9]
-    assert list(ahead(make, [])) == []
+    assert list(prefetch(make, [])) == []
 
 
 def test_an_error_of_what_is_made_ahead_comes_at_its_turn() -> None:
@@ -271,7 +271,7 @@ def test_an_error_of_what_is_made_ahead_comes_at_its_turn() -> None:
 
     made = []
     with pytest.raises(torch.OutOfMemoryError):
-        made.extend(ahead(make, range(4)))
+        made.extend(prefetch(make, range(4)))
     assert made == [0, 1]
 
 

@@ -16,7 +16,7 @@ from distributed import Client, KilledWorker
 from flows.errors import ClusterLost
 from flows.runtime import cluster
 from flows.runtime.cluster import Cluster
-from flows.runtime.submit import drive
+from flows.runtime.submit import submit_all
 from flows.runtime.worker import Work
 from flows.sections import ComputeSection
 from storage.runs.lookup import list_runs, published_runs
@@ -92,7 +92,7 @@ def test_work_on_a_cluster_that_dies_ends_with_a_sentence(dask: Dask, digits_wor
             return client.submit(time.sleep, 60, pure=False)
 
         with begun.losses():
-            drive(client, submit, range(2), print)
+            submit_all(client, submit, range(2), print)
 
     started = time.monotonic()
     with pytest.raises(ClusterLost, match=f"^the Dask cluster at {dask.address} has no workers any more: start some$"):

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from flows.runtime.cluster import open_cluster
-from flows.runtime.submit import drive, try_alone
+from flows.runtime.submit import submit_all, try_alone
 from flows.sections import ComputeSection
 
 
@@ -40,7 +40,7 @@ def test_who_kills_is_suspected_and_all_others_end(processes: Client, tmp_path: 
     def submit(item: int, deaths: int = 0) -> Any:
         return processes.submit(work, tmp_path, item, deadly.get(item, 0), key=f"work-{item}-{deaths}", pure=False)
 
-    suspects = drive(processes, submit, range(20), done.append)
+    suspects = submit_all(processes, submit, range(20), done.append)
     assert {3, 7} <= set(suspects)
     assert sorted([*done, *suspects]) == list(range(20))
     given_up = [item for item in suspects if not try_alone(lambda deaths, item=item: submit(item, deaths), done.append, 3)]
@@ -50,7 +50,7 @@ def test_who_kills_is_suspected_and_all_others_end(processes: Client, tmp_path: 
 
 
 def test_one_try_is_one_try(processes: Client, tmp_path: Path) -> None:
-    suspects = drive(processes, lambda item: processes.submit(work, tmp_path, item, 1, pure=False), [0], print)
+    suspects = submit_all(processes, lambda item: processes.submit(work, tmp_path, item, 1, pure=False), [0], print)
     assert suspects == [0]
     assert not try_alone(lambda deaths: pytest.fail("tried again"), print, tries=1)
     assert begun(tmp_path, 0) == 1
@@ -58,10 +58,10 @@ def test_one_try_is_one_try(processes: Client, tmp_path: Path) -> None:
 
 def test_what_a_task_raises_is_raised(processes: Client) -> None:
     with pytest.raises(ZeroDivisionError):
-        drive(processes, lambda item: processes.submit(divmod, 1, item, pure=False), [1, 0], print)
+        submit_all(processes, lambda item: processes.submit(divmod, 1, item, pure=False), [1, 0], print)
 
 
 def test_progress_hears_every_result(processes: Client) -> None:
     heard: list[int] = []
-    assert drive(processes, lambda item: processes.submit(abs, item, pure=False), range(-9, 0), heard.append) == []
+    assert submit_all(processes, lambda item: processes.submit(abs, item, pure=False), range(-9, 0), heard.append) == []
     assert sorted(heard) == list(range(1, 10))

@@ -13,12 +13,12 @@ from auditor import Clear
 from auditor.colour_maps import binary_heatmap, clear_map, palette
 from flows.cli.app import app
 from flows.config import planned_config
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from flows.stages.gallery import draw_all
-from flows.stages.map_renderer import open_studio
+from flows.stages.map_renderer import open_renderer
 from reports.parts.cards import KINDS, picture_path
 from storage.datasets import open_dataset
-from storage.datasets.preparation import normalize, prepare
+from storage.datasets.preprocessing import normalize, prepare
 from storage.models.sources import load_model
 from storage.runs.lookup import published_runs
 from storage.runs.run import Run
@@ -78,12 +78,12 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
 def test_all_samples_are_drawn_as_those_of_the_gallery(run: Run, tmp_path: Path) -> None:
     """Chosen over two chunks of the arrays, with gaps."""
     config = planned_config(run)
-    studio = open_studio(run, config, open_dataset(config.dataset))
+    renderer = open_renderer(run, config, open_dataset(config.dataset))
     gallery = {
         sample["sample_index"]: sample["peak"] for sample in json.loads((run.gallery / "gallery.json").read_text())["samples"]
     }
     labels = open_dataset(config.dataset).read(0, 300).labels
-    peaks = draw_all(tmp_path, studio, {index: int(labels[index]) for index in gallery}, Listener())
+    peaks = draw_all(tmp_path, renderer, {index: int(labels[index]) for index in gallery}, Progress())
     assert peaks == gallery
     assert len(list(tmp_path.iterdir())) == 3 * len(gallery)
     for index in gallery:

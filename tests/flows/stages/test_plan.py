@@ -13,7 +13,7 @@ import auditor.clear
 import flows.stages.plan
 from auditor import CannotFold, UnsupportedModel
 from flows.config import AuditConfig, load_config
-from flows.runtime.progress import Listener
+from flows.runtime.progress import Progress
 from flows.runtime.worker import AuditWorker, Work
 from flows.stages.plan import Planned, draft_plan, plan_run, say_missing
 from storage.datasets import open_dataset
@@ -26,7 +26,7 @@ from storage.runs.run import read_plan
 TRIGGER = Trigger(kind="python", flow_run_id="f0")
 
 
-class Heard(Listener):
+class Heard(Progress):
     def __init__(self) -> None:
         super().__init__()
         self.stages: list[str] = []

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from storage.datasets import open_dataset
 from storage.datasets.folder import FolderSpec
 from storage.datasets.manifest import ManifestSpec
-from storage.datasets.preparation import IMAGES_HELD, InputSpec, normalize, prepare, read_prepared
+from storage.datasets.preprocessing import IMAGES_HELD, InputSpec, normalize, prepare, read_prepared
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
