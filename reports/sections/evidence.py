@@ -71,4 +71,4 @@ def make_map(context: ReportContext, row: Row) -> MeanMap:
     return MeanMap(name, pictures, facts)
 
 
-SECTION = Section("evidence", "Mean evidence", "mean_evidence.html.j2", make_content)
+SECTION = Section("evidence", "Mean evidence", "evidence.html.j2", make_content)
