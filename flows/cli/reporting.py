@@ -44,7 +44,7 @@ def write_gallery(run: "Run", folder: Path) -> Path:
     from flows.stages.gallery import draw_all
     from flows.stages.map_renderer import open_renderer
     from reports.pages.folder import write_folder
-    from storage.datasets import open_dataset
+    from storage.datasets.formats import open_dataset
 
     config = planned_config(run)
     renderer = open_renderer(run, config, open_dataset(config.dataset))

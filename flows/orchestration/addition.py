@@ -14,7 +14,8 @@ from flows.stages.finalise import finalise
 from flows.stages.plan import Planned, draft_plan, plan_again
 from flows.stages.publish import environment
 from flows.stages.session import Session
-from storage.datasets import Dataset, open_dataset
+from storage.datasets import Dataset
+from storage.datasets.formats import open_dataset
 from storage.errors import InputError, nearest
 from storage.filesystems import create_file, files_below, hash_file, make_folder, sweep_tree
 from storage.runs.commits import sweep_orphans

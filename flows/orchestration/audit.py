@@ -21,7 +21,7 @@ from flows.stages import begin, compute, draw, finalise, judge, publish, report
 from flows.stages.session import Session
 from reports.gates.judgement import Judgement
 from reports.parts.charts import start_engine
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.filesystems import parse_store
 from storage.runs.commits import sweep_orphans
 from storage.runs.plan import Trigger

@@ -12,7 +12,8 @@ from flows.orchestration.notification import News, notify
 from flows.orchestration.server import prefect_server
 from flows.runtime.progress import Progress
 from reports.formats import plural
-from storage.datasets import Dataset, open_dataset
+from storage.datasets import Dataset
+from storage.datasets.formats import open_dataset
 from storage.errors import InputError
 from storage.filesystems import check_writable
 

@@ -16,7 +16,8 @@ from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.runtime.batches import SAMPLES, BatchSize
 from flows.sections import MethodSection
-from storage.datasets import Dataset, DatasetSpec, open_dataset
+from storage.datasets import Dataset, DatasetSpec
+from storage.datasets.formats import open_dataset
 from storage.datasets.preprocessing import InputSpec, normalize, read_prepared
 from storage.errors import InputError
 from storage.models.factories import say_raised

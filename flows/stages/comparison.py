@@ -13,7 +13,7 @@ from reports.pages.comparison import Drawing
 from reports.parts.cards import Swatch
 from reports.parts.layers import Drawn, lay_out, plain
 from reports.parts.pictures import as_uri
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.errors import InputError
 from storage.runs.run import Run, read_plan
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from auditor import Clear, measure
 from auditor.operations.rule_table import RULES
 from flows.config import load_config
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.datasets.preprocessing import normalize, read_prepared
 from storage.models.sources import load_model
 from tests.bench.networks import efficientnet_lite0

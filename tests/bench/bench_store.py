@@ -34,7 +34,7 @@ from flows.orchestration.launch import run_audit
 from flows.runtime.progress import Progress
 from reports.formats import file_size
 from storage.aggregates import CONFUSION
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.datasets.manifest import ManifestSpec
 from storage.datasets.preprocessing import InputSpec, normalize, read_prepared
 from storage.filesystems import files_below

@@ -14,7 +14,7 @@ import zarr
 from flows.analyses import known_schemas
 from flows.analyses.runner import give_up
 from flows.runtime.worker import Work
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.runs.commits import read_commits
 from storage.runs.lookup import published_runs
 from storage.runs.plan import Unit

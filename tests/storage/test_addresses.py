@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.addresses import filesystem_of, open_file
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.datasets.idx import IdxSpec
 from storage.datasets.manifest import ManifestSpec
 from storage.errors import InputError

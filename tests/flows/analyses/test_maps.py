@@ -5,7 +5,7 @@ import numpy as np
 from flows.analyses.analysis import Options
 from flows.analyses.maps import ANALYSIS
 from flows.runtime.worker import Work
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.runs.plan import Unit
 from storage.tables import PER_SHARD, SCHEMAS
 from tests.reports.stores import SMALL, make_plan

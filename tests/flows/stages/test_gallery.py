@@ -17,7 +17,7 @@ from flows.runtime.progress import Progress
 from flows.stages.gallery import draw_all
 from flows.stages.map_renderer import open_renderer
 from reports.parts.cards import KINDS, picture_path
-from storage.datasets import open_dataset
+from storage.datasets.formats import open_dataset
 from storage.datasets.preprocessing import normalize, prepare
 from storage.models.sources import load_model
 from storage.runs.lookup import published_runs

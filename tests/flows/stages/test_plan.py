@@ -16,8 +16,8 @@ from flows.config import AuditConfig, load_config
 from flows.runtime.progress import Progress
 from flows.runtime.worker import AuditWorker, Work
 from flows.stages.plan import Planned, draft_plan, plan_run, say_missing
-from storage.datasets import open_dataset
 from storage.datasets.folder import FolderSpec
+from storage.datasets.formats import open_dataset
 from storage.errors import InputError
 from storage.runs.lookup import list_runs
 from storage.runs.plan import Trigger

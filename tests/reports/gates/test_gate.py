@@ -24,8 +24,9 @@ def test_worse_than_the_mean_is_what_speaks_against_the_evidence(
     """Of a mean of 3."""
     statistic = Statistic("x", "of a test", direction, gates={"mine": "mean"})
     monkeypatch.setattr(gate, "OF_STATISTICS", {"mine": (statistic, "mean")})
-    monkeypatch.setattr(gate, "WITH_SAMPLES", ("mine",))
-    asked = Gate("mine")
+    for names in ("BUILT_IN", "WITH_SAMPLES"):
+        monkeypatch.setattr(gate, names, ("mine",))
+    asked = Gate("mine", max=1)
     assert asked.samples_text is not None
     samples = pa.table({"sample_index": [0, 1, 2, 3, 4], "x": [4.0, 2.0, 1.0, 5.0, None]})
     with duckdb.connect() as connection:
@@ -35,7 +36,7 @@ def test_worse_than_the_mean_is_what_speaks_against_the_evidence(
 
 
 def test_the_text_of_a_shift_is_that_of_its_statistic() -> None:
-    shift = Gate("localization_shift")
+    shift = Gate("localization_shift", max=1)
     assert shift.samples_text == (
         "SELECT sample_index\n"
         "FROM samples, (SELECT avg(half_energy_area_frac) AS mean, stddev_samp(half_energy_area_frac) AS deviation "
@@ -43,4 +44,4 @@ def test_the_text_of_a_shift_is_that_of_its_statistic() -> None:
         "WHERE abs(half_energy_area_frac - mean) > deviation\n"
         "ORDER BY abs(half_energy_area_frac - mean) DESC, sample_index"
     )
-    assert shift.text == Gate("sparseness_shift").text.replace("sparseness", "half_energy_area_frac")
+    assert shift.text == Gate("sparseness_shift", max=1).text.replace("sparseness", "half_energy_area_frac")

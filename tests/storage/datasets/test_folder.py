@@ -14,10 +14,10 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from storage.datasets import open_dataset
 from storage.datasets.dataset import say_empty, say_passed_over
 from storage.datasets.files import FILES_IN_FLIGHT, ImageFiles
 from storage.datasets.folder import FolderDataset, FolderSpec
+from storage.datasets.formats import open_dataset
 from storage.errors import InputError
 
 

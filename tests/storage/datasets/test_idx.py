@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.datasets import DatasetSpec, Samples, open_dataset
+from storage.datasets import DatasetSpec, Samples
+from storage.datasets.formats import open_dataset
 from storage.datasets.idx import IdxDataset, IdxSpec
 from storage.errors import InputError
 

@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from storage.datasets import open_dataset
 from storage.datasets.folder import FolderDataset, FolderSpec
+from storage.datasets.formats import open_dataset
 from storage.datasets.manifest import ManifestDataset, ManifestSpec
 from storage.errors import InputError
 

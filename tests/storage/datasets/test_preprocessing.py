@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from storage.datasets import open_dataset
 from storage.datasets.folder import FolderSpec
+from storage.datasets.formats import open_dataset
 from storage.datasets.manifest import ManifestSpec
 from storage.datasets.preprocessing import IMAGES_HELD, InputSpec, normalize, prepare, read_prepared
 

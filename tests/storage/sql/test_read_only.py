@@ -11,6 +11,7 @@ import pytest
 from storage.errors import InputError
 from storage.runs.run import Run
 from storage.sql.read_only import connect, reads_reference, select, tables_in
+from storage.sql.views import VIEWS
 from storage.tables import SCHEMAS, write_table
 
 OLD_STORE = Path(__file__).parents[1] / "old_stores" / "v1"
@@ -141,17 +142,17 @@ def test_a_further_table_is_there_where_one_of_the_runs_has_it(store: Path) -> N
     expected = [{"class_index": index, "class_name": name, "run_id": "b"} for index, name in enumerate(("cat", "dog"))]
     for runs in (("a", "b"), ("b",)):
         assert ask(store, "SELECT * FROM extra ORDER BY class_index", runs) == expected
-        assert tables_in(connect(store, runs), "main") == [*SCHEMAS, "extra"]
+        assert tables_in(connect(store, runs), "main") == [*SCHEMAS, *VIEWS, "extra"]
     with pytest.raises(InputError, match="table 'extra' does not exist"):
         ask(store, "SELECT * FROM extra", ("a",))
-    assert tables_in(connect(store, ["a"]), "main") == list(SCHEMAS)
+    assert tables_in(connect(store, ["a"]), "main") == [*SCHEMAS, *VIEWS]
 
 
 def test_a_further_table_of_the_reference_is_apart_from_the_runs(store: Path) -> None:
     put_extra(store, "b")
     connection = connect(store, ["a"], reference="b")
-    assert tables_in(connection, "main") == list(SCHEMAS)
-    assert tables_in(connection, "reference") == [*SCHEMAS, "extra"]
+    assert tables_in(connection, "main") == [*SCHEMAS, *VIEWS]
+    assert tables_in(connection, "reference") == [*SCHEMAS, *VIEWS, "extra"]
     assert select(connection, "SELECT count(*) AS n FROM reference.extra").to_pylist() == [{"n": 2}]
     with pytest.raises(InputError, match="table 'extra' does not exist"):
         select(connection, "SELECT * FROM extra")
@@ -160,7 +161,7 @@ def test_a_further_table_of_the_reference_is_apart_from_the_runs(store: Path) ->
 def test_a_folder_that_is_no_table_of_ours_is_none(store: Path) -> None:
     for name in ("Extra", "ex tra", "1x", 'x"; DROP TABLE samples; --'):
         put_extra(store, "a", name)
-    assert tables_in(connect(store, ["a"]), "main") == list(SCHEMAS)
+    assert tables_in(connect(store, ["a"]), "main") == [*SCHEMAS, *VIEWS]
 
 
 def test_a_further_table_that_is_damaged_says_how_to_find_what_is(store: Path) -> None:
