@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-import zarr.storage
-from zarr.codecs import BloscCodec
 
 from storage.filesystems import check_regular, is_remote, remote
+
+# Imported where it is used: who asks which tables there are has no need of it.
+if TYPE_CHECKING:
+    import zarr
 
 CHUNK_SAMPLES = 16
 """Images in a chunk: 10× faster to write than one image a chunk, and still cheap to read one."""
@@ -35,13 +36,16 @@ def shard_samples(height: int, width: int) -> int:
     return max(CHUNK_SAMPLES, samples // CHUNK_SAMPLES * CHUNK_SAMPLES)
 
 
-def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> dict[str, zarr.Array[Any]]:
+def create_maps(path: Path, shape: MapShape, attributes: dict[str, Any]) -> "dict[str, zarr.Array[Any]]":
     """Creates the arrays, without data, of a run or of one shard; returns them by name.
 
     dominant_class: (samples, height, width) int16, −1 where no class dominates. dominant_response: the same shape,
     float16 in [0, 1], divided by the sample's peak. response_peak: (samples,) float32. Write to what is returned: an array
     that is opened again has forgotten to write empty chunks.
     """
+    import zarr
+    from zarr.codecs import BloscCodec
+
     group = zarr.create_group(path, attributes=attributes)
     common: dict[str, Any] = {"config": {"write_empty_chunks": True}}
     pixels = common | {
@@ -80,11 +84,13 @@ def shard_files(shard: int) -> list[str]:
     return [f"dominant_class/c/{shard}/0/0", f"dominant_response/c/{shard}/0/0", f"response_peak/c/{shard}"]
 
 
-def open_maps(path: Path) -> zarr.Group:
+def open_maps(path: Path) -> "zarr.Group":
     """The maps of a run, to read. Of format 3 alone, as ours are: an array of format 2 can be pickled.
 
     Raises InputError where what describes them is no file.
     """
+    import zarr
+
     if not is_remote(path):
         for described in (path / "zarr.json", *path.glob("*/zarr.json")):
             if described.exists():
@@ -102,4 +108,6 @@ def readable_store(path: Path) -> Any:
     """What Zarr reads: the path, or its own connection to S3."""
     if not is_remote(path):
         return path
+    import zarr.storage
+
     return zarr.storage.FsspecStore.from_url(str(path), storage_options=remote(path)[0].storage_options, read_only=True)

@@ -48,7 +48,6 @@ def query(
 ) -> None:
     """Ask the tables of all finished runs, in SQL."""
     with exit_codes():
-        from flows.analyses import name_analysis
         from storage.errors import InputError
         from storage.sql.sandboxed_query import ask
 
@@ -57,6 +56,8 @@ def query(
         try:
             table = ask(store, run_ids(store), sql, timeout_secs=timeout_secs, values=form.values)
         except InputError as error:
+            from flows.analyses import name_analysis
+
             raise InputError(name_analysis(str(error))) from error
         try:
             write_rows(table, form, output)
