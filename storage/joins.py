@@ -1,6 +1,6 @@
 """How the parts of a table that an analysis's units write become the run's table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -76,11 +76,13 @@ def append(parts: list[Path], schema: pa.Schema, path: Path) -> None:
 
 def aggregate(run: Run, plan: Plan, tables: Sequence[Table]) -> None:
     """Makes the tables that follow from the run's others, which must be there."""
+    asked = [(table, table.join.sql) for table in tables if isinstance(table.join, Aggregate)]
+    if not asked:
+        return
     connection = connect(run.store, [run.run_id], threads=1)
-    for table in tables:
-        if isinstance(table.join, Aggregate):
-            parameters: Mapping[str, Any] = {"class_names": plan.class_names} if "$class_names" in table.join.sql else {}
-            place_rows(run, table.name, select(connection, table.join.sql, dict(parameters)), table.schema)
+    for table, sql in asked:
+        parameters = {"class_names": plan.class_names} if "$class_names" in sql else {}
+        place_rows(run, table.name, select(connection, sql, parameters), table.schema)
 
 
 def join_maps(run: Run, plan: Plan, commits: Sequence[Commit], attributes: dict[str, Any]) -> dict[str, str]:

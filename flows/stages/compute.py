@@ -55,7 +55,8 @@ def compute(session: Session, planned: Planned, jobs: Sequence[Job], show: Show)
     """Does the units of a pass that are not committed yet on the cluster; returns the seconds it took."""
     run, plan, name = planned.run, planned.plan, jobs[0].analysis.name
     left = remaining(session, planned, jobs)
-    commits = [commit for unit, commit in session.commits[name].items() if unit not in {unit.index for unit in left}]
+    undone = {unit.index for unit in left}
+    commits = [commit for unit, commit in session.commits[name].items() if unit not in undone]
     total = sum(unit.size for unit in jobs[0].analysis.units(plan, jobs[0].options))
     done = sum(commit.processed_count + commit.failed_count for commit in commits)
     failed = sum(commit.failed_count for commit in commits)
