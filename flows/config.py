@@ -92,6 +92,20 @@ class AuditConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def check_reads(self) -> "AuditConfig":
+        """That what the analyses and gates ask for is made."""
+        made = {job.analysis.name for job in self.jobs}
+        for job in self.jobs:
+            missing = next((name for name in job.analysis.reads if name not in made), None)
+            if missing is not None:
+                raise ValueError(f"analysis '{job.analysis.name}' asks the tables of '{missing}': set '{missing}.run' to true")
+        offered = {figure.name: name for name, analysis in ANALYSES.items() for figure in analysis.figures}
+        for gate in self.gates:
+            if (maker := offered.get(gate.name, MAPS)) not in made | {MAPS}:
+                raise ValueError(f"gate '{gate.name}' asks for a figure of analysis '{maker}': set '{maker}.run' to true")
+        return self
+
+    @model_validator(mode="after")
     def check_addresses(self) -> "AuditConfig":
         addresses = {f"{section}.{key}": getattr(getattr(self, section), key, None) for section, key in ADDRESSES}
         for key, address in addresses.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
+from reports.figures import FIGURES, figures_of
 from reports.queries import Row, load
 from storage.errors import InputError
 from storage.runs.run import Run, read_plan
@@ -34,7 +35,7 @@ FIRST_FIGURES = (
 )
 """The statistics that a comparison has first; the others follow in the order of their columns."""
 
-FIGURES = {
+PAIRED = {
     "accuracy": "{side}.is_correct::DOUBLE",
     "agreement": "{side}.agrees::DOUBLE",
     **{statistic.name: f"{{side}}.{statistic.name}" for statistic in in_order(*FIRST_FIGURES) if statistic.is_compared},
@@ -74,6 +75,16 @@ class PairedMean:
 
 
 @dataclass(frozen=True)
+class FigurePair:
+    """A figure of an analysis in both runs, see `reports.figures`."""
+
+    name: str
+    about: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Flip:
     """A sample that changed. Classes by name, None where there is none; predictions and dominants: before and after."""
 
@@ -91,9 +102,10 @@ class Comparison:
     """Run `after` against run `before`.
 
     paired_count: samples that both runs have, matched by content. added, missing: rows of samples that only `after` or only
-    `before` has. relabelled_count: pairs whose label differs. flips: by kind, see `KINDS`, in order of the index.
-    flip_p_value: of right → wrong and wrong → right being equally likely, None where nothing flipped. drift: one row per class.
-    lost_classes, new_classes: names of the classes that only `before` or only `after` has, in order.
+    `before` has. relabelled_count: pairs whose label differs. of_analyses: figures of analyses that both runs have. flips: by
+    kind, see `KINDS`, in order of the index. flip_p_value: of right → wrong and wrong → right being equally likely, None where
+    nothing flipped. drift: one row per class. lost_classes, new_classes: names of the classes that only `before` or only
+    `after` has, in order.
     """
 
     before: Run
@@ -103,6 +115,7 @@ class Comparison:
     missing: list[Row]
     relabelled_count: int
     figures: list[PairedMean]
+    of_analyses: list[FigurePair]
     flips: dict[str, list[Flip]]
     flip_p_value: float | None
     drift: list[Row]
@@ -129,13 +142,24 @@ def compare(before: Run, after: Run) -> Comparison:
         added=[row for row in unpaired if row["change"] == "added"],
         missing=[row for row in unpaired if row["change"] == "missing"],
         relabelled_count=count_relabelled(pairs, names),
-        figures=[figure for name in FIGURES if (figure := compare_figure(pairs, name)) is not None],
+        figures=[figure for name in PAIRED if (figure := compare_figure(pairs, name)) is not None],
+        of_analyses=pair_figures(before, after),
         flips=flips,
         flip_p_value=float(binomtest(worse, worse + better).pvalue) if worse + better else None,
         drift=drift,
         lost_classes=[name for name in names[0] if name not in names[1]],
         new_classes=[name for name in names[1] if name not in names[0]],
     )
+
+
+def pair_figures(before: Run, after: Run) -> list[FigurePair]:
+    """Those that both runs have."""
+    old, new = (figures_of(run) for run in (before, after))
+    return [
+        FigurePair(name, figure.about, first, second)
+        for name, figure in FIGURES.items()
+        if (first := old[name]) is not None and (second := new[name]) is not None
+    ]
 
 
 def of_copies(name: str) -> str:
@@ -146,7 +170,7 @@ def of_copies(name: str) -> str:
 def pair_columns() -> Iterator[str]:
     for side in ("before", "after"):
         yield from (f"{side}.{fact} AS {side}_{fact}" for fact in FACTS)
-        yield from (f"{expression.format(side=side)} AS {side}_{name}" for name, expression in FIGURES.items())
+        yield from (f"{expression.format(side=side)} AS {side}_{name}" for name, expression in PAIRED.items())
 
 
 def compare_figure(pairs: "pa.Table", name: str) -> PairedMean | None:

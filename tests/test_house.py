@@ -47,7 +47,7 @@ GROUPS = {
         *("errors", "options", "text", "filesystems", "addresses", "local_cache", "json_records", "statistics", "tables", "maps"),
         *("datasets", "models", "operators", "runs", "sql", "joins", "aggregates"),
     ],
-    "reports": ["formats", "queries", "context", "comparison", "gates", "parts", "sections", "pages"],
+    "reports": ["formats", "queries", "context", "figures", "comparison", "gates", "parts", "sections", "pages"],
     "flows": [
         *("errors", "streams", "preload", "demo", "sections", "runtime", "analyses", "config", "stages", "orchestration", "cli"),
     ],

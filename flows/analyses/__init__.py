@@ -6,10 +6,21 @@ import pyarrow as pa
 
 from flows.analyses import evidence, maps
 from flows.analyses.analysis import Analysis
+from reports.figures import FIGURES
 from storage.tables import SCHEMAS
 
-ANALYSES: dict[str, Analysis] = {module.ANALYSIS.name: module.ANALYSIS for module in (maps, evidence)}
+ANALYSES: dict[str, Analysis] = {}
 """By name, in the order in which an audit does them."""
+
+
+def add_analysis(analysis: Analysis) -> None:
+    """Puts an analysis, and the figures that it offers, to those that there are: before a config is read by them."""
+    ANALYSES[analysis.name] = analysis
+    FIGURES.update({figure.name: figure for figure in analysis.figures})
+
+
+for module in (maps, evidence):
+    add_analysis(module.ANALYSIS)
 
 MISSING = re.compile(r"table '(\w+)' does not exist")
 

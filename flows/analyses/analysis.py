@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.sections import Section
+from reports.figures import Figure
 from storage.datasets import Dataset
 from storage.joins import Table
 from storage.runs.parts import CheckParts
@@ -84,7 +85,8 @@ class Analysis:
     from the plan and the options. work: does one unit, the same way every time: a unit that is done twice, for a worker died,
     must come out the same to the last bit. of_maps: its units are the shards, and each is worked out from the shard's maps, in
     one pass with these where they are made. check: what is wrong with the content of a unit's parts. fail: what a unit comes
-    to that is given up, and why; by default its parts are empty.
+    to that is given up, and why; by default its parts are empty. figures: the numbers that it offers to gates, to comparisons and
+    to the page over all runs. reads: the analyses beside the maps whose tables it asks: they are done before it.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Analysis:
     of_maps: bool = False
     check: CheckParts = no_fault
     fail: Callable[[Plan, Dataset, Unit, str], Result] | None = None
+    figures: tuple[Figure, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def failed(self, plan: Plan, dataset: Dataset, unit: Unit, reason: str) -> Result:
         """What a unit comes to that killed whoever tried it: all of its items failed."""

@@ -88,6 +88,7 @@ def analyse(
         from flows.config import load_config
         from flows.orchestration.addition import add_analyses
         from flows.runtime.progress import ProgressBar
+        from reports.pages.index import write_index
         from reports.pages.report import write_report
         from reports.pages.template import of_damage
         from storage.runs.lookup import find_run
@@ -97,6 +98,7 @@ def analyse(
             add_analyses(found, names, load_config(found.plan, settings or []), progress)
         with of_damage(found):
             write(write_report(found))
+        write_index(store, [found.run_id])
 
 
 def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None) -> None:

@@ -30,8 +30,8 @@ def add_analyses(run: Run, names: Sequence[str], config: AuditConfig, progress: 
     config: the run's, with the options of these analyses. An addition that was interrupted goes on. Raises InputError where one
     is not known, or is there already, and where model or dataset are not those of the run.
     """
-    for name in names:
-        check_absent(run, name)
+    for place, name in enumerate(names):
+        check_addable(run, name, names[:place])
     dataset = open_dataset(config.dataset)
     check_same(run, config, dataset)
     with heeding_interrupts(progress), Session(config, run.store, dataset, progress) as session:
@@ -43,7 +43,8 @@ def add_analyses(run: Run, names: Sequence[str], config: AuditConfig, progress: 
             add(session, planned, Job(ANALYSES[name], config.analyses[name]))
 
 
-def check_absent(run: Run, name: str) -> None:
+def check_addable(run: Run, name: str, before: Sequence[str]) -> None:
+    """before: the analyses that are added before it. Raises InputError."""
     further = [other for other in ANALYSES if other != MAPS]
     if name not in further:
         raise InputError(
@@ -54,6 +55,10 @@ def check_absent(run: Run, name: str) -> None:
     added = {addition.analysis for addition in read_additions(run)}
     if name in manifest.analyses or name in added or tables & manifest.artefacts.keys():
         raise InputError(f"run '{run.run_id}' has analysis '{name}' already: 'clear-audit query' asks its tables")
+    present = {*manifest.analyses, *added, *before}
+    missing = next((read for read in ANALYSES[name].reads if read not in present), None)
+    if missing is not None:
+        raise InputError(f"analysis '{name}' asks the tables of '{missing}', which run '{run.run_id}' has not: add that before")
 
 
 def check_same(run: Run, config: AuditConfig, dataset: Dataset) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from reports.figures import FIGURES, Figure
 from reports.queries import FOLDER, fill, load
 from storage.errors import nearest
 from storage.options import STRICT
@@ -16,7 +17,8 @@ OF_STATISTICS = {name: (statistic, kind) for statistic in STATISTICS for name, k
 `sql/statistic_gate_samples/<kind>.sql`, with the statistic's name written into them."""
 
 BUILT_IN = tuple(sorted({*OF_STATISTICS, *(path.stem for path in FOLDER.glob("gates/*.sql"))}))
-"""Names of the built-in gates, which need no SQL of the user's: each but those of `OF_STATISTICS` is `sql/gates/<name>.sql`."""
+"""Names of the gates built in for every run, which need no SQL of the user's: each but those of `OF_STATISTICS` is
+`sql/gates/<name>.sql`. The figures of analyses, `FIGURES`, are built in beside them."""
 
 WITH_SAMPLES = tuple(sorted({*OF_STATISTICS, *(path.stem for path in FOLDER.glob("gate_samples/*.sql"))}))
 """Names of the built-in gates that can say which images count against them; `sql/gate_samples/<name>.sql` finds these."""
@@ -48,12 +50,13 @@ class Gate:
     samples: Text | None = None
 
     def __post_init__(self) -> None:
-        if self.sql is None and self.name not in BUILT_IN:
+        known = sorted({*BUILT_IN, *FIGURES})
+        if self.sql is None and self.name not in known:
             raise ValueError(
-                f"gate '{self.name}' has no 'sql' and is not built in: did you mean '{nearest(self.name, BUILT_IN)}'? "
-                f"Built in are {', '.join(BUILT_IN)}"
+                f"gate '{self.name}' has no 'sql' and is not built in: did you mean '{nearest(self.name, known)}'? "
+                f"Built in are {', '.join(known)}"
             )
-        if self.sql is not None and self.name in BUILT_IN:
+        if self.sql is not None and self.name in known:
             raise ValueError(f"gate '{self.name}' has 'sql', and its name is that of a built-in gate: give it another name")
         if self.sql is None and self.samples is not None:
             raise ValueError(f"gate '{self.name}' is built in and has its own 'samples': give it another name and 'sql'")
@@ -61,15 +64,22 @@ class Gate:
             raise ValueError(f"gate '{self.name}' has no limit: add min, max, max_drop or max_rise")
 
     @property
+    def figure(self) -> Figure | None:
+        """What it asks for, where that is of an analysis."""
+        return FIGURES.get(self.name)
+
+    @property
     def text(self) -> str:
         """The SQL that is run."""
         if self.sql is not None:
             return self.sql
-        return self.built_in_text("gates")
+        return self.built_in_text("gates") if self.figure is None else self.figure.sql
 
     @property
     def samples_text(self) -> str | None:
         """The SQL that finds the images that count against it; None where there is no such query."""
+        if self.figure is not None:
+            return self.figure.samples
         if self.sql is not None or self.name not in WITH_SAMPLES:
             return self.samples
         return self.built_in_text("gate_samples")

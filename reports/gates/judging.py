@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from reports.figures import has_figure
 from reports.gates.gate import Gate
 from reports.gates.judgement import GateOutcome, Judgement, show
 from storage.errors import InputError
@@ -52,6 +53,7 @@ def judge_gate(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, ag
 
     try:
         reads = reads_reference(connection, gate.text) if gate.sql is None else asks_reference(run.store, gate.sql)
+        check_figure(connection, gate, against)
         check_evidence(connection, gate, run, against, reads)
         value = one_number(put(gate.text))
         reference = None
@@ -78,6 +80,16 @@ def sample_indices(table: pa.Table) -> tuple[int, ...]:
     if "sample_index" not in table.column_names or not pa.types.is_integer(table.schema.field("sample_index").type):
         raise InputError("the gate's query for its images, 'samples', must return a column sample_index of whole numbers")
     return tuple(table["sample_index"].drop_null().to_pylist())
+
+
+def check_figure(connection: "duckdb.DuckDBPyConnection", gate: Gate, against: Run | None) -> None:
+    """Raises NotEvaluated where the gate asks for a figure of an analysis that the run, or the reference, has not."""
+    if gate.figure is None:
+        return
+    for schema, what in {"main": "the run", "reference": "the reference"}.items():
+        is_asked = schema == "main" or (gate.moves and against is not None)
+        if is_asked and not has_figure(connection, gate.figure, schema):
+            raise NotEvaluated(f"{what} has not the analysis that makes table '{gate.figure.table}'")
 
 
 def check_evidence(connection: "duckdb.DuckDBPyConnection", gate: Gate, run: Run, against: Run | None, reads: bool) -> None:

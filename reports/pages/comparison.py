@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reports import comparison as comparing
-from reports.comparison import KINDS, Comparison, Flip, PairedMean
+from reports.comparison import KINDS, Comparison, FigurePair, Flip, PairedMean
 from reports.formats import NO_CLASS, NO_LABEL, UNDEFINED, count, decimal, moment, percent, plural, significant
 from reports.gates.judgement import Judgement, as_object, as_rows, overall_of, worst_first
 from reports.pages.template import fill_template
@@ -90,6 +90,7 @@ def render(comparison: Comparison, judgements: Sequence[Judgement], drawings: Ma
         judged=overall_of(judgements),
         gates=gates_table(judgements, comparison.before),
         figures=figures_table(comparison.figures),
+        of_analyses=analysis_table(comparison.of_analyses),
         methods=(comparing.METHOD, comparing.FLIP_METHOD),
         flips={kind: flips_table(title, comparison.flips[kind]) for kind, title in KINDS.items()},
         kinds=KINDS,
@@ -149,6 +150,17 @@ def figures_table(figures: Sequence[PairedMean]) -> Table:
         Column("Moved", say_move, is_number=False),
     ]
     return tabulate("Means over the images that have the figure in both runs.", columns, rows)
+
+
+def analysis_table(figures: Sequence[FigurePair]) -> Table:
+    columns = [
+        Column("Figure", lambda row: row["name"], is_number=False),
+        Column("Before", lambda row: decimal(row["before"], 4)),
+        Column("After", lambda row: decimal(row["after"], 4)),
+        Column("Difference", lambda row: signed(row["after"] - row["before"])),
+        Column("What it is", lambda row: row["about"], is_number=False),
+    ]
+    return tabulate("Figures of analyses that both runs have.", columns, [asdict(figure) for figure in figures])
 
 
 def signed(value: float | None) -> str:

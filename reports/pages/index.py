@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from markupsafe import Markup
 from pydantic import Field, ValidationError
 
+from reports.figures import FIGURES, Figure, figures_of
 from reports.formats import UNDEFINED, count, decimal, percent
 from reports.gates.judgement import GateOutcome, overall
 from reports.pages.template import fill_template
@@ -22,7 +23,7 @@ from storage.runs.lookup import published_runs
 from storage.runs.run import Run
 from storage.sql.read_only import connect, select
 
-SCHEMA = "clear-audit/index/2"
+SCHEMA = "clear-audit/index/3"
 TREND_RUNS = 100
 """How many of an audit's latest runs its trend shows."""
 SHOWN_RUNS = 50
@@ -41,7 +42,7 @@ class AuditGroup:
 
 
 class IndexRow(Record):
-    """What the page shows of a run. gates: the severity and outcome of each."""
+    """What the page shows of a run. figures: of analyses, by name. gates: the severity and outcome of each."""
 
     run_id: Name
     name: str
@@ -52,13 +53,14 @@ class IndexRow(Record):
     agreement_frac: Fraction | None
     sparseness_mean: float | None
     class_cosine_mean: float | None
+    figures: dict[str, float | None]
     gates: list[tuple[Literal["error", "warn"], GateOutcome]]
 
 
 class IndexCache(Record):
     """`index.json`: the rows of the runs read so far, so that they need not be read again."""
 
-    format: Annotated[Literal["clear-audit/index/2"], Field(alias="schema")]
+    format: Annotated[Literal["clear-audit/index/3"], Field(alias="schema")]
     sha256: str
     runs: list[IndexRow]
 
@@ -67,24 +69,31 @@ class IndexCache(Record):
         return self.sha256 == digest_of([row.model_dump(mode="json") for row in self.runs])
 
 
-def write_index(store: Path) -> Path:
+def write_index(store: Path, changed: Collection[str] = ()) -> Path:
     """Writes `reports/index.html` and returns its path. Only runs that no earlier call has read are read.
 
-    Runs whose tables are damaged are named on the page; the others are shown all the same.
+    changed: ids of runs to read again, as they got an analysis more. Runs whose tables are damaged are named on the page; the
+    others are shown all the same.
     """
     folder = store / "reports"
-    rows, unreadable = refresh(store, folder / "index.json")
-    page = fill_template("index.html.j2", groups=group(rows), count=len(rows), unreadable=unreadable)
+    rows, unreadable = refresh(store, folder / "index.json", changed)
+    page = fill_template("index.html.j2", groups=group(rows), figures=indexed(), count=len(rows), unreadable=unreadable)
     replace_file(folder / "index.html", page)
     return folder / "index.html"
 
 
-def refresh(store: Path, cache: Path) -> tuple[list[Row], list[str]]:
+def indexed() -> list[Figure]:
+    """The figures of analyses that have a column on the page."""
+    return [figure for figure in FIGURES.values() if figure.heading is not None]
+
+
+def refresh(store: Path, cache: Path, changed: Collection[str] = ()) -> tuple[list[Row], list[str]]:
     """One row per published run, oldest first, from `cache` where it has the run, else from the tables; and the ids of runs whose
     tables cannot be read.
     """
     runs = published_runs(store)
-    known = read_cache(cache)
+    names = {figure.name for figure in indexed()}
+    known = {run_id: row for run_id, row in read_cache(cache).items() if row.figures.keys() == names and run_id not in changed}
     known |= read_runs(store, [run for run in runs if run.run_id not in known])
     rows = [known[run.run_id].model_dump(mode="json") for run in runs if run.run_id in known]
     content = {"schema": SCHEMA, "sha256": digest_of(rows), "runs": rows}
@@ -112,7 +121,11 @@ def read_runs(store: Path, runs: Sequence[Run]) -> dict[str, IndexRow]:
     try:
         with connect(store, [run.run_id for run in runs]) as connection:
             rows = select(connection, load("index/runs")).to_pylist()
-        read = [IndexRow.model_validate(row | {"started_at": row["started_at"].isoformat()}) for row in rows]
+        figures = {run.run_id: figures_of(run, indexed()) for run in runs}
+        read = [
+            IndexRow.model_validate(row | {"started_at": row["started_at"].isoformat(), "figures": figures[row["run_id"]]})
+            for row in rows
+        ]
     except (InputError, ValidationError, AttributeError, ValueError, OverflowError):
         # One of them is damaged: read each by itself.
         if len(runs) == 1:
@@ -158,4 +171,5 @@ def present(row: Row) -> dict[str, Any]:
         "agreement": percent(row["agreement_frac"]),
         "sparseness": decimal(row["sparseness_mean"], 3),
         "class_cosine": decimal(row["class_cosine_mean"], 3),
+        "figures": {name: decimal(value, 3) for name, value in row["figures"].items()},
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.analyses.analysis import Analysis, Context, Options, Result
+from reports.figures import Figure
 from storage.joins import Aggregate, Reduce, Table
 from storage.runs.plan import Plan, Unit
 from storage.tables import column, read_table, table_schema
@@ -73,14 +74,24 @@ ANALYSIS = Analysis(
     ),
     units=units,
     work=work,
+    figures=(
+        Figure(
+            "brightness",
+            "mean pixel of all images, in [0, 1]",
+            "brightness",
+            "SELECT avg(brightness) FROM brightness",
+            "SELECT sample_index FROM brightness ORDER BY brightness, sample_index LIMIT 3",
+            "Brightness",
+        ),
+    ),
 )
 
 
 def register() -> None:
     """Among the analyses that there are, before a config is read by them."""
-    from flows.analyses import ANALYSES
+    from flows.analyses import add_analysis
 
-    ANALYSES[ANALYSIS.name] = ANALYSIS
+    add_analysis(ANALYSIS)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,8 @@ def test_it_is_added_to_a_finished_run_whose_maps_stay(copied: Run, digits: Digi
     assert audit("query", question, "--store", copied.store, "--format", "csv").stdout.split()[-1] == str(SAMPLES)
     verified = audit("verify", "--store", copied.store)
     assert verified.returncode == 0, verified.stdout
+    index = (copied.store / "reports" / "index.html").read_text(encoding="utf-8")
+    assert f'<td class="number">{2 * digits.pixels.mean() / 255:.3f}</td></tr>' in index
     damaged = copied.table("brightness")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     changed = audit("verify", "--store", copied.store)

@@ -6,6 +6,7 @@ import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from hypothesis import strategies as st
 from auditor import Clear
 from auditor.backward.trace import REDUCTIONS
 from auditor.operations.rule_table import RULES
+from flows.analyses import ANALYSES
 from flows.config import OF_KUBERNETES, OPTIONS, PREFIX, AuditConfig, known_keys, load_config, planned_config
+from reports.figures import FIGURES
 from reports.gates.gate import Gate
 from storage.errors import InputError
 from storage.models.factories import FactorySpec
 from storage.models.programs import ProgramSpec
 from storage.runs.plan import Plan
 from storage.runs.run import Run, create_run
+from tests.flows import brightness
 
 FLOWS = Path(__file__).parents[2] / "flows"
 
@@ -867,3 +871,17 @@ def test_a_config_is_the_same_from_wherever_it_is_named(tmp_path: Path, monkeypa
         config = load_config(Path(name), [], {})
         hashes.add((config.config_hash, config.folder, config.dataset.path))
     assert hashes == {(config.config_hash, str(folder), config.dataset.path)}
+
+
+def test_an_analysis_is_asked_for_with_those_whose_tables_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = brightness.ANALYSIS.name
+    monkeypatch.setitem(ANALYSES, name, replace(brightness.ANALYSIS, reads=("evidence",)))
+    monkeypatch.setitem(OPTIONS, name, brightness.BrightnessOptions)
+    monkeypatch.setitem(FIGURES, name, brightness.ANALYSIS.figures[0])
+    assert [job.analysis.name for job in load(tmp_path, MINIMAL, "brightness.run=true").jobs] == ["maps", "evidence", name]
+    said = fault(tmp_path, MINIMAL, "brightness.run=true", "evidence.run=false")
+    assert said.endswith("analysis 'brightness' asks the tables of 'evidence': set 'evidence.run' to true")
+    gate = '[[gates]]\nname = "brightness"\nmin = 0.1\n' + MINIMAL
+    assert load(tmp_path, gate, "brightness.run=true").gates[0].figure is not None
+    said = fault(tmp_path, gate)
+    assert said.endswith("gate 'brightness' asks for a figure of analysis 'brightness': set 'brightness.run' to true")

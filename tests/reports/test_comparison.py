@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.comparison import FIGURES, Comparison, PairedMean, compare, interval
+from reports.comparison import PAIRED, Comparison, PairedMean, compare, interval
 from storage.errors import InputError
 from storage.runs.run import Run
 from tests.reports.stores import SCRIPT, Content, Row, make_store, sample
@@ -84,7 +84,7 @@ def test_figures_by_hand(comparison: Comparison) -> None:
 def test_figures_come_in_the_order_that_readers_know() -> None:
     known = ["accuracy", "agreement", "probability", "prediction_energy_frac", "label_energy_frac", "sparseness", "complexity"]
     known += ["half_energy_area_frac", "positive_area_frac", "dominance_margin", "class_cosine"]
-    assert [name for name in FIGURES if name in known] == known
+    assert [name for name in PAIRED if name in known] == known
 
 
 def test_one_sided_flips_are_no_chance(before: Run) -> None:

@@ -146,6 +146,6 @@ def test_names_are_escaped_and_old_runs_folded_away(store: Path) -> None:
     (made,) = index.group(many)
     assert (len(made.latest), len(made.older)) == (index.SHOWN_RUNS, 5000 - index.SHOWN_RUNS)
     assert made.latest[0]["run_id"] == many[-1]["run_id"]
-    html = index.fill_template("index.html.j2", groups=[made], count=5000, unreadable=[])
+    html = index.fill_template("index.html.j2", groups=[made], figures=[], count=5000, unreadable=[])
     assert SCRIPT not in html
     assert len(html) < 4_000_000
