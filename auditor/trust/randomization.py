@@ -77,8 +77,12 @@ def randomized(clear: Clear, names: Iterable[str], seed: int) -> Clear:
 
 
 def likeness(before: Tensor, after: Tensor) -> Likeness:
-    """Of maps (N, H, W) to those before, signed."""
+    """Of maps (N, H, W) to those before: of their positive parts, which is what an audit shows of them.
+
+    Magnitudes would be alike wherever both are zero, as those of maps multiplied by the input are outside of the object.
+    """
     undefined = is_empty(before) | is_empty(after)
+    before, after = before.clamp(min=0), after.clamp(min=0)
     return Likeness(*(measure(before, after).masked_fill(undefined, torch.nan) for measure in (spearman, structural)))
 
 
