@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,9 @@ from storage.runs.plan import Plan
 from storage.runs.run import Run
 from storage.sql.read_only import connect, select
 from storage.tables import SCHEMAS, compact, write_table
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,22 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
+class Derive:
+    """What a function makes of the run's other tables, where SQL is not the words for it. It has no parts.
+
+    function: from a connection that knows the run's tables made so far, and the plan.
+    """
+
+    function: Callable[["duckdb.DuckDBPyConnection", Plan], pa.Table]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of an analysis. schema: of the run's table; a column `class_name` says that it has one row a class."""
 
     name: str
     schema: pa.Schema
-    join: Append | Reduce | Aggregate = field(default_factory=Append)
+    join: Append | Reduce | Aggregate | Derive = field(default_factory=Append)
 
     @property
     def part_schema(self) -> pa.Schema | None:
@@ -75,14 +88,18 @@ def append(parts: list[Path], schema: pa.Schema, path: Path) -> None:
 
 
 def aggregate(run: Run, plan: Plan, tables: Sequence[Table]) -> None:
-    """Makes the tables that follow from the run's others, which must be there."""
-    asked = [(table, table.join.sql) for table in tables if isinstance(table.join, Aggregate)]
-    if not asked:
-        return
-    connection = connect(run.store, [run.run_id], threads=1)
-    for table, sql in asked:
-        parameters = {"class_names": plan.class_names} if "$class_names" in sql else {}
-        place_rows(run, table.name, select(connection, sql, parameters), table.schema)
+    """Makes the tables that follow from the run's others, which must be there, each from those before it."""
+    for table in tables:
+        if isinstance(table.join, Aggregate | Derive):
+            with connect(run.store, [run.run_id], threads=1) as connection:
+                rows = follow(connection, plan, table.join)
+            place_rows(run, table.name, rows, table.schema)
+
+
+def follow(connection: "duckdb.DuckDBPyConnection", plan: Plan, join: Aggregate | Derive) -> pa.Table:
+    if isinstance(join, Derive):
+        return join.function(connection, plan)
+    return select(connection, join.sql, {"class_names": plan.class_names} if "$class_names" in join.sql else {})
 
 
 def join_maps(run: Run, plan: Plan, commits: Sequence[Commit], attributes: dict[str, Any]) -> dict[str, str]:

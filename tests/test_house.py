@@ -41,7 +41,7 @@ def test_imports_point_one_way(package: str) -> None:
 GROUPS = {
     "auditor": [
         *("errors", "images", "colour_maps", "interpretation", "statistics", "operations", "kernels", "backward", "folding"),
-        *("clear", "conservation", "measurement", "trust"),
+        *("clear", "conservation", "measurement", "trust", "data_checks"),
     ],
     "storage": [
         *("errors", "options", "text", "filesystems", "addresses", "local_cache", "json_records", "statistics", "tables", "maps"),

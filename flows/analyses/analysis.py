@@ -23,6 +23,8 @@ from storage.runs.run import Run
 
 # Only named here: it imports PyTorch, and who asks which tables there are has no need of that.
 if TYPE_CHECKING:
+    import duckdb
+
     from flows.runtime.worker import AuditWorker
 
 
@@ -76,6 +78,10 @@ def no_fault(plan: Plan, unit: Unit, commit: object, parts: Mapping[str, pa.Tabl
     return None
 
 
+def no_warning(connection: "duckdb.DuckDBPyConnection") -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Analysis:
     """One part of an audit: it works unit by unit, on any worker, and its tables are made of what the units write.
@@ -86,7 +92,8 @@ class Analysis:
     must come out the same to the last bit. of_maps: its units are the shards, and each is worked out from the shard's maps, in
     one pass with these where they are made. check: what is wrong with the content of a unit's parts. fail: what a unit comes
     to that is given up, and why; by default its parts are empty. figures: the numbers that it offers to gates, to comparisons and
-    to the page over all runs. reads: the analyses beside the maps whose tables it asks: they are done before it.
+    to the page over all runs. reads: the analyses beside the maps whose tables it asks: they are done before it. warn:
+    from a connection to the run's tables, what a person is to be told at once, a sentence each.
     """
 
     name: str
@@ -100,6 +107,7 @@ class Analysis:
     fail: Callable[[Plan, Dataset, Unit, str], Result] | None = None
     figures: tuple[Figure, ...] = ()
     reads: tuple[str, ...] = ()
+    warn: Callable[["duckdb.DuckDBPyConnection"], list[str]] = no_warning
 
     def failed(self, plan: Plan, dataset: Dataset, unit: Unit, reason: str) -> Result:
         """What a unit comes to that killed whoever tried it: all of its items failed."""

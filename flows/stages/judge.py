@@ -18,12 +18,15 @@ EMPTY = (
 
 
 def find_not_finite(session: Session, run: Run) -> list[str]:
-    """What is to be said of images whose scores or maps are not finite, and says it; of maps that are all empty as well."""
+    """What is to be said of images whose scores or maps are not finite, and says it; of maps that are all empty as well, and what
+    the run's analyses warn of.
+    """
     with connect(run.store, [run.run_id]) as connection:
         row = ask(connection, "verdict", run_id=run.run_id).rows[0]
+        warnings = [sentence for job in session.config.jobs for sentence in job.analysis.warn(connection)]
     found = say_not_finite(row)
     empty = [EMPTY] if row["processed_count"] and row["no_dominant_count"] == row["processed_count"] else []
-    for sentence in [*found, *empty]:
+    for sentence in [*found, *empty, *warnings]:
         session.progress.say(sentence)
     return found
 

@@ -10,6 +10,7 @@ from reports.formats import moment
 from reports.pages.template import fill_section, fill_template
 from reports.sections import (
     accuracy,
+    data_checks,
     dominant_confusion,
     evidence,
     failures,
@@ -30,6 +31,7 @@ from storage.runs.run import Run
 SECTIONS = (
     gates.SECTION,
     run_facts.SECTION,
+    data_checks.SECTION,
     not_evaluated.SECTION,
     accuracy.SECTION,
     dominant_confusion.SECTION,

@@ -128,7 +128,7 @@ def test_defaults(tmp_path: Path) -> None:
         "reference": "previous",
         "about": {"owner": None, "intended_use": None, "known_limits": None},
         "gates": (),
-        "analyses": {"evidence": {"run": True}},
+        "analyses": {"evidence": {"run": True}, "data_checks": {"run": True, "samples": 256, "seed": 0}},
         "folder": str(tmp_path),
     }
 
@@ -175,6 +175,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     seed = -4
     [evidence]
     run = false
+    [data_checks]
+    run = false
+    samples = 9
+    seed = 3
     [about]
     owner = "us"
     intended_use = "to sort"
@@ -247,7 +251,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "samples": "SELECT 2 AS sample_index",
             },
         ),
-        "analyses": {"evidence": {"run": False}},
+        "analyses": {"evidence": {"run": False}, "data_checks": {"run": False, "samples": 9, "seed": 3}},
     }
     assert config.dataset.classes == ("a", "b")
     assert config.input.std == (1.0, 1.0, 0.25)
@@ -438,6 +442,9 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "about.intended_use": '"it"',
         "about.known_limits": '"no"',
         "evidence.run": "false",
+        "data_checks.run": "false",
+        "data_checks.samples": "9",
+        "data_checks.seed": "3",
         "notify.webhook": '"https://host/hook"',
         "notify.on": '["failure"]',
         "gates": '[{ name = "accuracy", min = 0.5 }]',
@@ -451,7 +458,7 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         text = MINIMAL.replace('factory = "nets:build"', "")
     for config in (load(tmp_path, text, f"{key}={values[key]}"), load(tmp_path, text, environment={variable: values[key]})):
         found: Any = config
-        for part in key.replace("evidence.", "analyses.evidence.").split("."):
+        for part in (f"analyses.{key}" if key.split(".")[0] in OPTIONS else key).split("."):
             found = found[part] if isinstance(found, dict) else getattr(found, part)
         if key == "notify.webhook":
             found = found.get_secret_value()
@@ -878,7 +885,8 @@ def test_an_analysis_is_asked_for_with_those_whose_tables_it_asks(tmp_path: Path
     monkeypatch.setitem(ANALYSES, name, replace(brightness.ANALYSIS, reads=("evidence",)))
     monkeypatch.setitem(OPTIONS, name, brightness.BrightnessOptions)
     monkeypatch.setitem(FIGURES, name, brightness.ANALYSIS.figures[0])
-    assert [job.analysis.name for job in load(tmp_path, MINIMAL, "brightness.run=true").jobs] == ["maps", "evidence", name]
+    jobs = load(tmp_path, MINIMAL, "brightness.run=true", "data_checks.run=false").jobs
+    assert [job.analysis.name for job in jobs] == ["maps", "evidence", name]
     said = fault(tmp_path, MINIMAL, "brightness.run=true", "evidence.run=false")
     assert said.endswith("analysis 'brightness' asks the tables of 'evidence': set 'evidence.run' to true")
     gate = '[[gates]]\nname = "brightness"\nmin = 0.1\n' + MINIMAL

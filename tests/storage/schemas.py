@@ -21,6 +21,8 @@ def random_rows(schema: pa.Schema, count: int, seed: int = 0) -> pa.Table:
             return [bool(value) for value in generator.integers(0, 2, count)]
         if pa.types.is_string(kind):
             return [f"name-{value}" for value in generator.integers(0, 9, count)]
+        if pa.types.is_binary(kind):
+            return [bytes(generator.integers(0, 256, 9, np.uint8)) for _ in range(count)]
         if pa.types.is_list(kind):
             return [[0.25, 0.5] if pa.types.is_floating(kind.value_type) else ["cat", "dog"]] * count
         return [int(value) for value in generator.integers(0, 9, count)]

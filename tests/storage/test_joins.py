@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.filesystems import readable, remote, remove_tree
-from storage.joins import Aggregate, Append, Reduce, Table, aggregate, join_parts, place_rows
+from storage.joins import Aggregate, Append, Derive, Reduce, Table, aggregate, join_parts, place_rows
 from storage.maps import open_maps
 from storage.runs.commits import Commit, commit_attempt, ensure_folders, leave_attempt, open_attempt, read_commits
 from storage.runs.plan import Plan, Unit
@@ -231,3 +231,19 @@ def test_a_table_takes_the_place_of_what_lay_there(tmp_path: Path, make_plan: Ma
     place_rows(run, "numbers", rows, NUMBERS)
     assert [path.name for path in other.parent.iterdir()] == ["part-0.parquet"]
     assert rows_of(run, "numbers") == [{"number": 7}]
+
+
+def test_a_table_is_derived_from_those_before_it(work: Work) -> None:
+    gather(work, ATTRIBUTES)
+    count = table_schema([pa.field("n", pa.int64(), metadata={"about": "a count"})])
+    asked: list[str] = []
+
+    def derive(connection: Any, plan: Plan) -> pa.Table:
+        asked.append(plan.run_id)
+        return pa.table({"n": [2 * connection.sql("SELECT n FROM counted").fetchall()[0][0]]})
+
+    tables = [Table("counted", count, Aggregate("SELECT count(*) AS n FROM samples")), Table("doubled", count, Derive(derive))]
+    aggregate(work.run, work.plan, tables)
+    assert rows_of(work.run, "doubled") == [{"n": 2 * len(work.samples)}]
+    assert asked == [work.run.run_id]
+    assert tables[1].part_schema is None
