@@ -22,7 +22,7 @@ def mean(images: Tensor) -> Tensor:
 
 
 def blur(images: Tensor) -> Tensor:
-    """The image under a Gaussian of a standard deviation of a quarter of its shorter side, the border replicated: (N, ch, H, W)."""
+    """The image under a Gaussian, σ a quarter of its shorter side, the border replicated: (N, ch, H, W)."""
     deviation = min(images.shape[2:]) / BLUR
     # Padding cannot replicate more than the image has.
     reach = min(max(1, round(3 * deviation)), min(images.shape[2:]) - 1)
