@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLUR = 16
-"""A blur's standard deviation is the image's shorter side divided by this: 14 pixels of 224."""
+BLUR = 4
+"""A blur's standard deviation is the image's shorter side divided by this. Enough to lose what decides: of its digits blurred
+whole, the demo's network still recognises 7 % at a quarter, 46 % at an eighth, 96 % at a sixteenth."""
 
 
 def background(images: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def mean(images: Tensor) -> Tensor:
 
 
 def blur(images: Tensor) -> Tensor:
-    """The image under a Gaussian of a standard deviation of 1/16 of its shorter side, the border replicated: (N, ch, H, W)."""
+    """The image under a Gaussian, σ a quarter of its shorter side, the border replicated: (N, ch, H, W)."""
     deviation = min(images.shape[2:]) / BLUR
     # Padding cannot replicate more than the image has.
     reach = min(max(1, round(3 * deviation)), min(images.shape[2:]) - 1)

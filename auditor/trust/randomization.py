@@ -44,7 +44,8 @@ class Uses(Watch):
 def layers(clear: Clear, images: Tensor) -> list[str]:
     """The names of the weights that can be randomised, from the input to the classes: parameters of two axes or more, as used.
 
-    Biases, and scales and shifts of norms, have one and stay. images: (N, ch, H, W), of which the first shows the way.
+    Biases, and scales and shifts of norms, have one and stay. None where a program holds its weights as constants.
+    images: (N, ch, H, W), of which the first shows the way.
     """
     weights = [(name, weight) for name, weight in clear.model.named_parameters() if weight.dim() > 1]
     with torch.no_grad(), Uses(weights) as uses:
@@ -65,7 +66,8 @@ def randomized(clear: Clear, names: Iterable[str], seed: int) -> Clear:
     way whichever others are.
     """
     changed = copy.copy(clear)
-    changed.model, changed.operator, changed.reference = copy.deepcopy(clear.model), None, changed
+    with torch.inference_mode(False):
+        changed.model, changed.operator, changed.reference = copy.deepcopy(clear.model), None, changed
     places = {name: place for place, (name, _) in enumerate(changed.model.named_parameters())}
     parameters = dict(changed.model.named_parameters())
     for name in names:

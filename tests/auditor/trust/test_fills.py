@@ -28,7 +28,7 @@ def test_mean_of_each_image_and_channel(images: Tensor) -> None:
 def test_blur_against_scipy() -> None:
     images = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(1))
     expected = [
-        [scipy.ndimage.gaussian_filter(channel, 3, mode="nearest", truncate=3) for channel in one] for one in images.numpy()
+        [scipy.ndimage.gaussian_filter(channel, 12, mode="nearest", truncate=3) for channel in one] for one in images.numpy()
     ]
     torch.testing.assert_close(blur(images), torch.from_numpy(np.array(expected)), rtol=1e-4, atol=1e-5)
 

@@ -1,14 +1,18 @@
 """Agreement with masks: by hand, against definitions over sets of pixels, and what is undefined."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from auditor.trust.ground_truth import intersection_over_union, mass_accuracy, mass_over_area, pointing_game, rank_accuracy
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True, database=None)
-MEASURES = [pointing_game, mass_accuracy, mass_over_area, rank_accuracy, intersection_over_union]
+Measure = Callable[[Tensor, Tensor], Tensor]
+MEASURES: list[Measure] = [pointing_game, mass_accuracy, mass_over_area, rank_accuracy, intersection_over_union]
 values = st.lists(st.integers(-3, 6), min_size=8, max_size=8).filter(lambda given: max(given) > 0)
 covers = st.lists(st.booleans(), min_size=8, max_size=8).filter(any)
 
@@ -32,14 +36,14 @@ def test_against_sets(map_: list[int], mask: list[bool]) -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_empty_masks_and_maps_are_undefined(measure) -> None:
+def test_empty_masks_and_maps_are_undefined(measure: Measure) -> None:
     maps, masks = torch.ones(4, 3, 3), torch.ones(4, 3, 3, dtype=torch.bool)
     maps[1], maps[2], masks[3] = 0, -1, False
     assert measure(maps, masks).isnan().tolist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_an_image_does_not_depend_on_its_batch(measure) -> None:
+def test_an_image_does_not_depend_on_its_batch(measure: Measure) -> None:
     generator = torch.Generator().manual_seed(0)
     maps, masks = torch.randn(5, 6, 6, generator=generator), torch.rand(5, 6, 6, generator=generator) < 0.3
     maps[0] *= 1e6

@@ -1,5 +1,7 @@
 """Likeness of maps against scipy, loops, and by hand; empty maps are like nothing."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,7 +13,8 @@ from torch import Tensor
 from auditor.trust.similarity import cosine, pearson, ranks, spearman, structural
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
-MEASURES = [cosine, pearson, spearman, structural]
+Measure = Callable[[Tensor, Tensor], Tensor]
+MEASURES: list[Measure] = [cosine, pearson, spearman, structural]
 
 
 def pair(side: int = 9) -> tuple[Tensor, Tensor]:
@@ -59,20 +62,20 @@ def test_structural_similarity_against_loops() -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_map_is_like_itself_at_any_scale(measure) -> None:
+def test_a_map_is_like_itself_at_any_scale(measure: Measure) -> None:
     first, _ = pair()
     torch.testing.assert_close(measure(first, first * 3), torch.ones(3))
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_an_empty_map_is_like_nothing(measure) -> None:
+def test_an_empty_map_is_like_nothing(measure: Measure) -> None:
     first, second = pair(4)
     first[0], second[0], first[1] = 0, 0, 0
     assert measure(first, second).isnan().tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("measure", [pearson, spearman])
-def test_a_uniform_map_is_like_nothing(measure) -> None:
+def test_a_uniform_map_is_like_nothing(measure: Measure) -> None:
     first, second = pair(4)
     first[0], second[1] = 0.1, 3e-9
     assert measure(first, second).isnan().tolist() == [True, True, False]
