@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan, nan
+from math import inf, isnan, nan
+
+import numpy as np
+import scipy.stats
+
+CELLS = 4
+"""Images in a grid."""
 
 Test = tuple[str, bool | None, str]
 """What was asked, whether it holds, None where it could not be measured, and a sentence that says so."""
@@ -33,21 +39,37 @@ class Verdict:
 UNKNOWN = Summary(nan, nan, nan, 0)
 
 LIKE_RANDOM = 0.8
-"""From this mean rank correlation on, with the map of a network whose layers are all random, a map hardly shows what was learnt."""
+"""A map hardly shows what was learnt from this mean rank correlation on with the map of a network whose layers are all random."""
 LIKE_LAST = 0.95
 """The same, where only the last layer is random: much of what was learnt is still there."""
 ALIKE = 0.97
 """From this mean cosine on, the positive maps of the two strongest classes are one map."""
 COIN = 0.5
+SURE = 0.01
+"""Most probability with which chance may do as well."""
+CONFIDENCE = 0.95
 
 
-def judge(found: Mapping[str, Summary], controls: Mapping[str, Mapping[str, Summary]], contrast_p_value: float) -> Verdict:
-    """found: of the rule, by measure, see `assess`. controls: of each control the same. contrast_p_value: see `sign_test`.
+def summary_of(values: np.ndarray) -> Summary:
+    """values: (n,) finite. The interval is Wilson's where all of them are 0 or 1, else of a normal distribution."""
+    if not len(values):
+        return UNKNOWN
+    value = float(values.mean(dtype=np.float64))
+    if np.isin(values, (0, 1)).all():
+        interval = scipy.stats.binomtest(int(values.sum()), len(values)).proportion_ci(CONFIDENCE, method="wilson")
+        return Summary(value, float(interval.low), float(interval.high), len(values))
+    error = float(values.std(ddof=1, dtype=np.float64)) / len(values) ** 0.5 if len(values) > 1 else inf
+    reach = error * float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2))
+    return Summary(value, value - reach, value + reach, len(values))
+
+
+def judge(found: Mapping[str, Summary], controls: Mapping[str, Mapping[str, Summary]]) -> Verdict:
+    """found: of the rule, by measure, see `assess`. controls: of each control the same.
 
     What is kept or removed of an image by a map decides nothing here: the input itself does better at that than any rule.
     """
     image, learnt = depends_on_image(found), depends_on_learnt(found)
-    label, place = depends_on_class(found, contrast_p_value), finds_place(found, controls)
+    label, place = depends_on_class(found), finds_place(found, controls)
     return Verdict(all_of(image, learnt, place), all_of(image, learnt, label), (image, label, learnt, place))
 
 
@@ -74,7 +96,7 @@ def depends_on_image(found: Mapping[str, Summary]) -> Test:
     return name, False, f"When the image moves, its map stays where it was ({numbers})."
 
 
-def depends_on_class(found: Mapping[str, Summary], p_value: float) -> Test:
+def depends_on_class(found: Mapping[str, Summary]) -> Test:
     name = "depends on the class"
     contrast, cosine = of(found, "contrast"), of(found, "class_cosine_positive")
     if isnan(contrast.value) and isnan(cosine.value):
@@ -84,7 +106,9 @@ def depends_on_class(found: Mapping[str, Summary], p_value: float) -> Test:
     if isnan(contrast.value):
         return name, False, "The maps of the two strongest classes never differ."
     share = f"{contrast.value:.0%} of {contrast.count:,} images, where a coin would have {COIN:.0%}"
-    if p_value < 0.01 and contrast.low > COIN:
+    hits = round(contrast.value * contrast.count)
+    p_value = scipy.stats.binomtest(hits, contrast.count, COIN, alternative="greater").pvalue
+    if p_value < SURE:
         return name, True, f"Where the maps of two classes differ is what tells these classes apart ({share})."
     return name, False, f"Where the maps of two classes differ is not what tells these classes apart ({share})."
 
@@ -106,10 +130,12 @@ def finds_place(found: Mapping[str, Summary], controls: Mapping[str, Mapping[str
     name = "finds the place"
     grid = of(found, "grid_pointing")
     if not isnan(grid.value):
-        said = f"Of four images side by side the maps find the right one: {grid.value:.0%} of their energy is on it, and chance is 25%."
-        if grid.low > 1 / 4:
-            return name, True, said
-        return name, False, said.replace("find", "do not find")
+        holds, chance = grid.low > 1 / CELLS, f"{grid.value:.0%} of their energy is on it, where chance has {1 / CELLS:.0%}"
+        return (
+            name,
+            holds,
+            f"Of {CELLS} images side by side the maps {'find' if holds else 'do not find'} the right one ({chance}).",
+        )
     own, random = of(found, "insertion"), of(controls.get("random_pixels", {}), "insertion")
     if isnan(own.value) or isnan(random.value):
         return name, None, "Whether the maps find the place could not be measured."

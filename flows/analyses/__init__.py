@@ -4,7 +4,7 @@ import re
 
 import pyarrow as pa
 
-from flows.analyses import data_checks, evidence, maps
+from flows.analyses import data_checks, evidence, maps, trust
 from flows.analyses.analysis import Analysis
 from reports.figures import FIGURES
 from storage.tables import SCHEMAS
@@ -19,7 +19,7 @@ def add_analysis(analysis: Analysis) -> None:
     FIGURES.update({figure.name: figure for figure in analysis.figures})
 
 
-for module in (maps, evidence, data_checks):
+for module in (maps, evidence, data_checks, trust):
     add_analysis(module.ANALYSIS)
 
 MISSING = re.compile(r"table '(\w+)' does not exist")
