@@ -64,8 +64,8 @@ NOTES = f"""
   difference. A batch norm before a layer is not merged into that, nor is one that
   is written out as a product and a sum (FrozenBatchNorm2d).
 - What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
-- `cam` sends nothing back, so that it has no column: any operation will do, as long as z_L has more than one position that has its
-  place in the image. A z_L of one position, and one of tokens, is an error.
+- `cam` sends nothing back, and has no column: any operation will do, as long as z_L has more than one position. A z_L of one
+  position, and one of tokens, whose places in the image are not known, are errors.
 - `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
   the class response is positive, its derivative.
 - A term of the response that the model worked out with gradients switched off is an error under every rule: its way

@@ -20,12 +20,13 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Rivals:
-    """Who competes where: T pairs of a class and a tile, in the order in which they do.
+    """Who competes where: T pairs of a tile and a class, in the order in which they do.
 
-    First one class of each tile, then a second of each tile that has one, and so on; a tile's classes ascend, and tiles with more of
-    them stand before those with fewer. tiles: (R,) int64, of all samples, in that order. place: (R,) int64, where each is in it.
-    counts: how many tiles have a first class, a second one, and so on. tile, column: (T,) int64, of each pair the tile and its
-    class, numbered as the seeds are.
+    First one class of each tile, then a second of each that has one, and so on; a tile's classes ascend, and tiles with more of
+    them stand before those with fewer.
+
+    tiles: (R,) int64, of all samples, in that order. place: (R,) int64, where each is in it. counts: how many tiles have a first
+    class, a second one, and so on. tile, column: (T,) int64, of each pair the tile and its class, numbered as the seeds are.
     """
 
     tiles: Tensor
@@ -40,24 +41,19 @@ def compete(seeds: Tensor, names: Tensor, size: Sequence[int]) -> DominanceResul
 
     seeds: (N, K, h, w) float32 ≥ 0. names: (K,) or (N, K) int64, ascending: the classes they are of. size: (H, W), of the image.
     """
-    pieces = [cut(*lengths, seeds.device) for lengths in zip(seeds.shape[2:], size, strict=True)]
-    rows, columns = pieces
-    across = len(columns.low)
-    rivals = put_in_order(torch.cat(list(find_rivals(seeds, rows, columns))), len(seeds) * len(rows.low) * across)
-    sample, inner = (
-        rivals.tile.div(len(rows.low) * across, rounding_mode="floor"),
-        rivals.tile % (len(rows.low) * across),
-    )
-    row, column = inner.div(across, rounding_mode="floor"), inner % across
+    rows, columns = (cut(*lengths, seeds.device) for lengths in zip(seeds.shape[2:], size, strict=True))
+    tiles = len(rows.low) * len(columns.low)
+    rivals = put_in_order(torch.cat(list(find_rivals(seeds, rows, columns))), tiles * len(seeds))
+    sample, (row, column) = rivals.tile.div(tiles, rounding_mode="floor"), place_of(rivals.tile, rows, columns)
     corners = [
         seeds[sample, rivals.column, y[row], x[column]][:, None, None]
         for y in (rows.low, rows.high)
         for x in (columns.low, columns.high)
     ]
     titles = names.to(torch.int16).expand(len(seeds), -1)[sample, rivals.column][:, None, None]
-    order = rivals.tiles % (len(rows.low) * across)
-    down, right = rows.share[order.div(across, rounding_mode="floor")][:, :, None], columns.share[order % across][:, None]
-    best = seeds.new_zeros(len(order), SIDE, SIDE)
+    row, column = place_of(rivals.tiles, rows, columns)
+    down, right = rows.share[row][:, :, None], columns.share[column][:, None]
+    best = seeds.new_zeros(len(row), SIDE, SIDE)
     second, winner = torch.zeros_like(best), torch.full_like(best, -1, dtype=torch.int16)
     start = 0
     for count in rivals.counts:
@@ -78,7 +74,7 @@ def find_rivals(seeds: Tensor, rows: Pieces, columns: Pieces) -> Iterator[Tensor
     """
     tiles = len(rows.low) * len(columns.low)
     size = max(1, chunk_values(seeds.device) // (4 * tiles * seeds.shape[1]))
-    for first, part in zip(range(0, len(seeds), size), torch.split(seeds, size), strict=True):
+    for number, part in enumerate(torch.split(seeds, size)):
         # Classes last: what follows goes along them.
         given = part.permute(0, 2, 3, 1).contiguous()
         least, largest = bounds(given, rows, columns)
@@ -86,8 +82,14 @@ def find_rivals(seeds: Tensor, rows: Pieces, columns: Pieces) -> Iterator[Tensor
         limit = least.masked_fill_(least == best, 0).amax(-1, keepdim=True)
         may_dominate = (largest >= (1 - MARGIN) * limit).logical_and_(largest > 0)
         found = may_dominate.view(-1, seeds.shape[1]).nonzero()
-        found[:, 0] += first * tiles
+        found[:, 0] += number * size * tiles
         yield found
+
+
+def place_of(tile: Tensor, rows: Pieces, columns: Pieces) -> tuple[Tensor, Tensor]:
+    """The row and the column, of tiles, that tiles of all samples are in."""
+    across = len(columns.low)
+    return tile.div(across, rounding_mode="floor") % len(rows.low), tile % across
 
 
 def bounds(given: Tensor, rows: Pieces, columns: Pieces) -> tuple[Tensor, Tensor]:
@@ -128,6 +130,6 @@ def blend(corners: list[Tensor], down: Tensor, right: Tensor) -> Tensor:
 
 def join(values: Tensor, samples: int, rows: Pieces, columns: Pieces) -> Tensor:
     """(N, H, W) of all samples' tiles (R, SIDE, SIDE)."""
-    across = len(columns.low)
-    whole = values.view(samples, -1, across, SIDE, SIDE).transpose(2, 3).reshape(samples, -1, across * SIDE)
+    down, across = len(rows.low), len(columns.low)
+    whole = values.view(samples, down, across, SIDE, SIDE).transpose(2, 3).reshape(samples, down * SIDE, across * SIDE)
     return whole.index_select(1, rows.place).index_select(2, columns.place)

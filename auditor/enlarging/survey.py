@@ -12,7 +12,7 @@ from auditor.statistics.dominance import mean_cosine
 
 
 def survey(seeds: Tensor, names: Tensor, size: Sequence[int]) -> Survey:
-    """seeds: (N, K, h, w) float32 ≥ 0. names: (K,) or (N, K) int64, ascending: the classes they are of. size: (H, W), of the image."""
+    """seeds: (N, K, h, w) float32 ≥ 0. names: (K,) or (N, K) int64, ascending: the classes they are of. size: (H, W)."""
     rows, columns = (
         weights(make_axis(*lengths, seeds.device), lengths[0]) for lengths in zip(seeds.shape[2:], size, strict=True)
     )
