@@ -13,6 +13,8 @@ from torch.export import ExportedProgram
 
 from auditor.backward.head import watch
 from auditor.backward.trace import REDUCTIONS, Backprojection, Method, Traced, few_at_a_time, trace
+from auditor.enlarging.competition import compete
+from auditor.enlarging.enlarged import Shortcuts, seeds_of_each
 from auditor.errors import UnsupportedModel, check_memory
 from auditor.folding.build import assemble, fold_rows
 from auditor.folding.folded import Folded, backproject
@@ -40,10 +42,11 @@ def competing_count(classes: int, rule: str, top_k: TopK = None) -> int:
     """How many of a model's classes compete in a sample.
 
     top_k: None for the default, all of at most `MANY_CLASSES`, else the `STRONGEST` strongest; but all under rule `linear`, whose
-    operator sends them back at once.
+    operator sends them back at once, and under a rule that sends none back.
     """
     if top_k is None:
-        top_k = STRONGEST if classes > MANY_CLASSES and rule != "linear" else ALL
+        is_costly = rule != "linear" and not RULES[rule].enlarges
+        top_k = STRONGEST if classes > MANY_CLASSES and is_costly else ALL
     return classes if top_k == ALL else min(top_k, classes)
 
 
@@ -72,7 +75,7 @@ class Clear:
     top_k: how many classes of each sample compete, those with the most positive response, or `all`; by default all of `classes`
         where these are given, else what `competing_count` says: all of up to 50, and the 10 strongest of more.
     precision: of the network's own arithmetic, float32, bfloat16 or float64; results are float32.
-    reduction: of the input's channels, sum, l2 or max.
+    reduction: of the input's channels, sum, l2 or max; nothing but sum under a rule that sends nothing back to them.
     head: the module (or node of an exported program) whose output has one channel a class, in place of the one that is found.
         The average of its output must order the classes of each sample as the model does.
 
@@ -96,6 +99,7 @@ class Clear:
         check_choice("rule", rule, RULES)
         check_choice("precision", precision, PRECISIONS)
         check_choice("reduction", reduction, REDUCTIONS)
+        check_reduction(rule, reduction)
         if top_k not in (None, ALL) and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}: give how many classes compete, at least 1, or '{ALL}'")
         if classes is not None and not len(classes):
@@ -106,6 +110,7 @@ class Clear:
         self.model = frozen_copy(model, self.dtype)
         self.watched = None if head is None else watch(self.model, head)
         self.operator: Operator | None = None
+        self.shortcuts = Shortcuts()
         self.reference = self
         if precision == "bfloat16":
             self.reference = Clear(model, rule, classes, top_k, "float32", reduction, head)
@@ -120,6 +125,9 @@ class Clear:
                 return maps
         backprojection = self.forward(images)
         competing = self.competing(backprojection)
+        if RULES[self.method.rule].enlarges:
+            result = compete(seeds_of_each(backprojection.seeds, competing), competing, images.shape[2:])
+            return Maps(result.dominant_class, result.dominant_response, backprojection.logits)
         dominance = Dominance()
         for classes, responses in backprojection.stream(competing):
             dominance.update(classes, responses)
@@ -147,6 +155,8 @@ class Clear:
     def forward(self, images: Images) -> Backprojection:
         """The forward pass of a batch, from which any class can be sent back. Raises ValueError and UnsupportedModel."""
         operator = self.operator
+        if RULES[self.method.rule].enlarges:
+            return self.pass_through(images, lambda batch: self.shortcuts.forward(self.model, batch, self.method, self.trace))
         if operator is None:
             return self.plain(images)
         return self.pass_through(images, lambda batch: backproject(operator, self.model, batch, self.method, self.trace))
@@ -242,6 +252,14 @@ def agreement(clear: Clear, images: Tensor) -> float:
 def check_choice(what: str, given: str, known: Iterable[str]) -> None:
     if given not in known:
         raise ValueError(f"{what} '{given}' is not known: use one of {', '.join(known)}")
+
+
+def check_reduction(rule: str, reduction: str) -> None:
+    """Raises ValueError where a reduction is asked for that can do nothing."""
+    if RULES[rule].enlarges and reduction != "sum":
+        raise ValueError(
+            f"reduction '{reduction}' is of the input's channels, to which rule '{rule}' sends nothing: leave it out"
+        )
 
 
 def frozen_copy(model: nn.Module | ExportedProgram, dtype: torch.dtype) -> nn.Module:

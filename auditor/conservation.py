@@ -16,7 +16,7 @@ from auditor.backward.tape import nodes_behind
 from auditor.backward.trace import REDUCTIONS, Traced
 from auditor.clear import Clear
 from auditor.errors import UnsupportedModel
-from auditor.operations.rule_table import RULES
+from auditor.operations.rule_table import BACKWARD_RULES, RULES
 
 CLASSES = 3
 """How many classes of a sample are sent back: those with the most positive response."""
@@ -102,7 +102,7 @@ def measure_conservation(clear: Clear, images: Tensor) -> Conservation | None:
     operation, taken = greatest_loss(passages, float(sent.sum())) if rule.shares else (None, 0.0)
     fault = find_fault(size, operation, taken, passages) if rule.shares or isnan(size) else None
     if fault is not None:
-        others = ", ".join(name for name, other in RULES.items() if not (other.shares or other is rule))
+        others = ", ".join(name for name, other in BACKWARD_RULES.items() if not (other.shares or other is rule))
         raise UnsupportedModel(
             f"rule '{clear.method.rule}' says nothing of this model: {fault}; rules that share nothing: {others}"
         )

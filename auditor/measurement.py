@@ -8,9 +8,12 @@ from torch import Tensor
 
 from auditor.backward.trace import Backprojection
 from auditor.clear import Clear, Maps
+from auditor.enlarging.enlarged import seeds_of_each
+from auditor.enlarging.survey import survey
 from auditor.folding.class_statistics import Survey
 from auditor.folding.folded import Folded
 from auditor.images import Images
+from auditor.operations.rule_table import RULES
 from auditor.statistics.dominance import ClassCosine, Dominance, dominance_margin, shares
 from auditor.statistics.map_statistics import MapStatistics, describe, join
 
@@ -70,16 +73,16 @@ def measure(clear: Clear, images: Images, labels: Tensor, keep: int = 20) -> Mea
     competing = clear.competing(backprojection)
     describe_all = competing.shape[-1] <= keep
     operator = backprojection.operator if isinstance(backprojection, Folded) else None
-    if not describe_all and competing.dim() == 1 and operator is not None and operator.takes_whole(images):
+    parts: list[MapStatistics] = []
+    if RULES[clear.method.rule].enlarges:
+        found = survey(seeds_of_each(backprojection.seeds, competing), competing, images.shape[2:])
+    elif not describe_all and competing.dim() == 1 and operator is not None and operator.takes_whole(images):
         found = operator.survey(backprojection.seeds, competing)
     else:
         found, parts = survey_stream(backprojection, competing, describe_all)
     every = competing.expand(len(images), -1)
-    if describe_all:
-        kept, described = every, join(parts)
-    else:
-        kept = strongest(found.energy, every, backprojection.logits.argmax(1), labels, keep)
-        described = describe_again(backprojection, kept)
+    kept = every if describe_all else strongest(found.energy, every, backprojection.logits.argmax(1), labels, keep)
+    described = join(parts) if parts else describe_again(backprojection, kept)
     result = found.dominance
     area, energy = shares(result, backprojection.logits.shape[1])
     return Measurement(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from auditor.operations.rule_table import KINDS, RULES, SELF_GATES
+from auditor.operations.rule_table import BACKWARD_RULES, KINDS, RULES, SELF_GATES
 
 HEAD = """# Rules and operations
 
@@ -64,6 +64,8 @@ NOTES = f"""
   difference. A batch norm before a layer is not merged into that, nor is one that
   is written out as a product and a sum (FrozenBatchNorm2d).
 - What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
+- `cam` sends nothing back, and has no column: any operation will do, as long as z_L has more than one position. A z_L of one
+  position, and one of tokens, whose places in the image are not known, are errors.
 - `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
   the class response is positive, its derivative.
 - A term of the response that the model worked out with gradients switched off is an error under every rule: its way
@@ -77,10 +79,12 @@ def rules_page() -> str:
     lines = [HEAD, "| rule | source | seed |", "|---|---|---|"]
     for name, rule in RULES.items():
         seed = "1 where z_c > 0" if rule.seed_one else "max(z_c, 0)"
-        lines.append(f"| `{name}` | {rule.source} | {seed}{', times the input at the end' if rule.times_input else ''} |")
-    lines += ["", "| operation | " + " | ".join(f"`{name}`" for name in RULES) + " |", "|---" * (len(RULES) + 1) + "|"]
+        end = ", times the input at the end" if rule.times_input else ", enlarged to the image" if rule.enlarges else ""
+        lines.append(f"| `{name}` | {rule.source} | {seed}{end} |")
+    names = [f"`{name}`" for name in BACKWARD_RULES]
+    lines += ["", f"| operation | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for kind, (about, _) in KINDS.items():
-        lines.append(f"| **{kind}**: {about} | " + " | ".join(str(rule.answers[kind]) for rule in RULES.values()) + " |")
+        lines.append(f"| **{kind}**: {about} | " + " | ".join(str(rule.answers[kind]) for rule in BACKWARD_RULES.values()) + " |")
     lines += ["", "Operations by the names they are seen under, in place or not, as function, method or exported program:", ""]
     lines += [f"- {kind}: {', '.join(f'`{name}`' for name in sorted(names))}" for kind, (_, names) in KINDS.items() if names]
     return "\n".join(lines) + "\n" + NOTES

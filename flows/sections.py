@@ -4,7 +4,7 @@ import json
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from storage.options import STRICT
 
@@ -16,7 +16,9 @@ class Section(BaseModel):
 
 
 class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"] = "gradient"
+    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus", "cam"] = (
+        "gradient"
+    )
     reduction: Literal["sum", "l2", "max"] = "sum"
     head: str | None = Field(default=None, min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -29,6 +31,15 @@ class MethodSection(Section):
         if top_k in (None, "all") or (type(top_k) is int and top_k > 0):
             return top_k
         raise ValueError(f"key 'method.top_k' is {json.dumps(top_k, default=str)}: give how many classes compete, or \"all\"")
+
+    @model_validator(mode="after")
+    def check_reduction(self) -> "MethodSection":
+        if self.rule == "cam" and self.reduction != "sum":
+            raise ValueError(
+                f'key \'method.reduction\' is "{self.reduction}", of the input\'s channels, to which method.rule "cam" sends '
+                "nothing: remove it"
+            )
+        return self
 
 
 class ComputeSection(Section):

@@ -32,6 +32,7 @@ VARIANTS = {
     "gradient_times_input": ["method.rule=gradient_times_input"],
     "lrp_epsilon": ["method.rule=lrp_epsilon"],
     "lrp_zplus": ["method.rule=lrp_zplus"],
+    "cam": ["method.rule=cam"],
 }
 CHANGING = {"run_id", "started_at", "finished_at", "duration_secs", "config_hash", "dataset_path", "model_hash"}
 """Columns that differ between two audits of the same."""

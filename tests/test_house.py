@@ -40,7 +40,18 @@ def test_imports_point_one_way(package: str) -> None:
 
 GROUPS = {
     "auditor": [
-        *("errors", "images", "colour_maps", "interpretation", "statistics", "operations", "kernels", "backward", "folding"),
+        *(
+            "errors",
+            "images",
+            "colour_maps",
+            "interpretation",
+            "statistics",
+            "operations",
+            "kernels",
+            "backward",
+            "folding",
+            "enlarging",
+        ),
         *("clear", "conservation", "measurement", "trust", "data_checks"),
     ],
     "storage": [

@@ -67,6 +67,7 @@ class Head:
     weight: (C, K), the kernels between `root` and `responses`; None where `root` is z_L itself, K = C.
     source: the tensor of the forward pass that `layer` makes `responses` of.
     axis: of the channels of `root`, which may be maps (N, h, w, K) and tokens (N, K, T) as well.
+    of_tokens: whether the positions of `responses` are tokens, of which nothing says where in the image they are.
     """
 
     responses: Tensor
@@ -75,6 +76,7 @@ class Head:
     source: Tensor
     layer: Layer = Layer()
     axis: int = 1
+    of_tokens: bool = False
 
     @property
     def positions(self) -> int:
@@ -151,6 +153,7 @@ def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
     if weight is None and not (keeps_values(end.steps) and averages[0].factor == 1 and len(averages) == 1):
         return None
     source, axis = averages[0].source, averages[0].axis
+    of_tokens = any(average.source.dim() == 3 for average in averages)
     if weight is None:
         return class_maps_head(tape, source, axis)
     with tape, torch.enable_grad():
@@ -160,7 +163,7 @@ def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
         responses = layer.class_responses(source)
     # A rule that shares needs the layer's own contributions; the others can enter before it.
     root, kernels = (responses, None) if tape.rule.shares else (source, weight)
-    return Head(responses.detach().float(), root, kernels, source, layer, 1 if tape.rule.shares else axis)
+    return Head(responses.detach().float(), root, kernels, source, layer, 1 if tape.rule.shares else axis, of_tokens)
 
 
 def joined_layer(end: AffineEnd, averages: list[Average], scores: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -206,7 +209,7 @@ def class_maps_head(tape: Tape, scores: Tensor, axis: int) -> Head:
         stays = geometry is not None and geometry[:2] == ((1, 1), (0, 0))
         if stays and weight is not None and weight.shape[1:] == (features.shape[1], 1, 1):
             return Head(responses, features, weight[:, :, 0, 0], scores, layer)
-    return Head(responses, scores, None, scores, layer, axis)
+    return Head(responses, scores, None, scores, layer, axis, of_tokens=scores.dim() == 3)
 
 
 def of_two_classes(head: Head, only: int) -> Head:

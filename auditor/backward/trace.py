@@ -14,6 +14,7 @@ from auditor.backward.merged_convs import Stem, find_stem
 from auditor.backward.scores import Scores, find_scores
 from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
+from auditor.kernels.enlargement import enlarge
 from auditor.operations.rule_table import RULES
 
 CHUNK_VALUES = 8_000_000
@@ -132,6 +133,8 @@ class Traced(Backprojection):
 
     def send_back(self, classes: Tensor) -> Tensor:
         seeds = self.seeds_of(classes)
+        if RULES[self.method.rule].enlarges:
+            return enlarge(seeds, self.images.shape[2:])
         return self.reach_input(self.head.root, self.head.enter(seeds.to(self.head.root.dtype), classes))
 
     def reach_input(self, root: Tensor, entering: Tensor) -> Tensor:
@@ -177,9 +180,21 @@ def trace(model: nn.Module, images: Tensor, method: Method, watched: list[Tensor
     scores = find_scores(tape, output, len(images))
     head = find_head(tape, scores) if method.head is None or watched is None else named_head(tape, watched, scores, method.head)
     tape.check_path(head.root)
+    if rule.enlarges:
+        check_places(head, method.rule)
     for rectification in tape.history.rectified_among([head.root]):
         rectification.uses += 1
     return Traced(method, images, given, summed, tape, calls, scores, head)
+
+
+def check_places(head: Head, rule: str) -> None:
+    """Raises UnsupportedModel where class responses have no places in the image that they could be enlarged to."""
+    if head.of_tokens or (head.positions == 1 and len(head.responses)):
+        what = "are of tokens, whose places in it are not known" if head.of_tokens else "have one position"
+        raise UnsupportedModel(
+            f"rule '{rule}' enlarges the class responses z_L to the image, and those of this model {what}: use a rule that sends "
+            "them back to it, such as gradient"
+        )
 
 
 def gradients(root: Tensor, targets: list[Tensor] | list[GradientEdge], entering: Tensor) -> tuple[Tensor | None, ...]:

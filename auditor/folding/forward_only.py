@@ -74,9 +74,10 @@ def shortcut(model: nn.Module, traced: Traced) -> Shortcut | None:
     if not made or made[-1] >= len(traced.calls):
         return None
     seen: list[Seen] = []
-    image = traced.images[:1].detach().clone()
+    # All of them: a program may take no other number.
+    images = traced.images.detach().clone()
     with torch.no_grad(), Replay(made[-1], {}, seen):
-        model(image)
+        model(images)
     took_the_same_way = tuple(operation.call.name for operation in seen) == traced.calls
     fused = fuse(model, seen[: made[-1] + 1]) if took_the_same_way else {}
     return Shortcut(traced.calls, made[-1], head.layer, fused)

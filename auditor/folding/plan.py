@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auditor.backward.trace import Method, Traced
+from auditor.operations.rule_table import RULES
 
 
 class CannotFold(ValueError):
@@ -77,6 +78,8 @@ class FoldPlan:
 
 def plan_fold(tracer: Tracer, images: Tensor) -> FoldPlan:
     """Finds what can be folded. images: (N, ch, H, W) as the model takes them; one is enough. Raises CannotFold."""
+    if RULES[tracer.method.rule].enlarges:
+        raise CannotFold(f"rule '{tracer.method.rule}' sends nothing back")
     if tracer.method.rule != "linear":
         raise CannotFold(
             f"rule '{tracer.method.rule}' depends on the input at every activation: only 'linear' has a fixed operator"

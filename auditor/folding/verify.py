@@ -28,7 +28,7 @@ def verify(tracer: Tracer, operator: Operator, images: Tensor) -> tuple[Operator
             raise CannotFold("the forward pass is another than the one that was folded")
         if operator.plan.step < 0 and shorter is operator:
             shorter = replace(operator, shortcut=shortcut(tracer.model, plain))
-        agrees = agrees and decides_as(tracer, shorter, plain)
+        agrees = agrees and decides_as(shorter.class_responses(tracer.model, plain.images), plain, tracer.dtype)
         deviations.append(deviation_of(operator, plain))
     found = torch.cat(deviations)
     if not len(found):
@@ -48,9 +48,13 @@ def deviation_of(operator: Operator, plain: Traced) -> Tensor:
     return (apart / peaks)[(peaks > 0) & peaks.isfinite()]
 
 
-def decides_as(tracer: Tracer, operator: Operator, plain: Traced) -> bool:
-    """Whether the operator's shortcut gives the class responses of a tape."""
-    responses, expected = operator.class_responses(tracer.model, plain.images), plain.class_responses
-    tolerance = TOLERANCE[tracer.dtype] * float(expected.where(expected.isfinite(), 0).abs().max())
+def decides_as(responses: Tensor | None, plain: Traced, dtype: torch.dtype) -> bool:
+    """Whether class responses that a shortcut gave are those of a tape, for arithmetic in `dtype`."""
+    expected = plain.class_responses
+    tolerance = TOLERANCE[dtype] * float(expected.where(expected.isfinite(), 0).abs().max())
     # Where one is not finite, the other must not be: a fused rectifier turns NaN into a number.
-    return responses is not None and torch.allclose(responses, expected, rtol=0, atol=tolerance, equal_nan=True)
+    return (
+        responses is not None
+        and responses.shape == expected.shape
+        and torch.allclose(responses, expected, rtol=0, atol=tolerance, equal_nan=True)
+    )

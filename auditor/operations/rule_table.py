@@ -27,12 +27,14 @@ class Rule:
 
     answers: of the kinds of operation, see `KINDS`. source: where it was published.
     seed_one: sends back 1 where the class response is positive, not the response. times_input: multiplies by the input.
+    enlarges: sends nothing back, but enlarges the class responses to the image: `answers` only lead to where classes are decided.
     """
 
     source: str
     answers: dict[str, Treatment]
     seed_one: bool = False
     times_input: bool = False
+    enlarges: bool = False
 
     @property
     def fixes_gates(self) -> bool:
@@ -80,7 +82,10 @@ RULES: dict[str, Rule] = {
     "lrp_zplus": Rule(
         "Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", answers(T.ZPLUS, T.PASS, T.PASS, T.PASS, T.UNSUPPORTED)
     ),
+    "cam": Rule("Zhou et al. 2016", GRADIENT, enlarges=True),
 }
+BACKWARD_RULES = {name: rule for name, rule in RULES.items() if not rule.enlarges}
+"""Those that send responses back through the network."""
 
 SELF_GATES = frozenset({"sigmoid", "expit", "hardsigmoid", "tanh", "erf", "hardtanh", "relu6", "clamp"})
 """Bounded functions: a response times one of these, of itself, is an activation (SiLU, GELU, hard-swish written out)."""
@@ -234,4 +239,4 @@ def works_in_place(function: Callable[..., Any]) -> bool:
 
 
 def rules_that_answer(kind: str) -> list[str]:
-    return [name for name, rule in RULES.items() if rule.answers[kind] is not Treatment.UNSUPPORTED]
+    return [name for name, rule in BACKWARD_RULES.items() if rule.answers[kind] is not Treatment.UNSUPPORTED]

@@ -6,6 +6,7 @@ from typing import Any
 
 from auditor.clear import competing_count
 from auditor.interpretation import READINGS
+from auditor.operations.rule_table import RULES
 from flows.analyses.analysis import Job
 from flows.config import AuditConfig
 from flows.stages.plan import Planned
@@ -48,7 +49,7 @@ def run_facts(config: AuditConfig, plan: Plan) -> dict[str, Any]:
         "model_program": getattr(config.model, "program", None),
         "dataset_path": config.dataset.path,
         "rule": config.method.rule,
-        "reduction": config.method.reduction,
+        "reduction": None if RULES[config.method.rule].enlarges else config.method.reduction,
         "head": config.method.head,
         "precision": config.method.precision,
         "competing_count": competing if competing < classes else None,

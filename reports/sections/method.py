@@ -62,7 +62,8 @@ def say_operator(run: Row, examination: Examination | None) -> str:
     if run["is_folded"] is None or examination is None:
         return UNDEFINED
     if not run["is_folded"]:
-        return f"none, each class was sent back for each image: {run['fold_reason']}"
+        instead = "" if run["rule"] == "cam" else ", each class was sent back for each image"
+        return f"none{instead}: {run['fold_reason']}"
     fold = examination.fold or {}
     where = "the image" if fold["where"] == "image" else f"the output of “{fold['where']}”"
     return (

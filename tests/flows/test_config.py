@@ -332,6 +332,10 @@ def test_known_keys_are_those_of_the_schema() -> None:
         (MINIMAL.replace("channels = 1", "channels = 2"), ["key 'input.channels' is 2: input should be 1 or 3"]),
         (MINIMAL.replace('"idx"', '"tar"'), ["key 'dataset.format' is \"tar\"", "'idx', 'folder' or 'manifest'"]),
         (MINIMAL.replace('"images.idx"', "3"), ["key 'dataset.path' is 3: input should be a valid string"]),
+        (
+            MINIMAL + '[method]\nrule = "cam"\nreduction = "l2"',
+            ["key 'method.reduction' is \"l2\", of the input's channels, to which method.rule \"cam\" sends nothing: remove it"],
+        ),
         (MINIMAL + '[method]\nrule = "lrp"', ["key 'method.rule' is \"lrp\"", "'linear', 'deconv', 'gradient'"]),
         (MINIMAL + "[compute]\nshard_samples = 40", ["key 'compute.shard_samples' is 40", "multiple of 16"]),
         (MINIMAL + '[compute]\ncluster = "slurm"', ["key 'compute.cluster' is \"slurm\""]),

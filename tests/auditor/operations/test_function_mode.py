@@ -15,7 +15,7 @@ from auditor.operations.rule_table import RULES
 from tests.auditor.pieces import Swish
 
 IMAGES = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(1))
-GRADIENTS = {"gradient", "gradient_times_input"}
+ANSWERING_ALL = {"gradient", "gradient_times_input", "cam"}
 kept_under_a_name = Swish.apply
 
 
@@ -124,7 +124,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_is_named_where_the_rule_must_know_it(name: str, rule: str) -> None:
     operation, named = UNKNOWN[name]
-    if rule in GRADIENTS:
+    if rule in ANSWERING_ALL:
         assert responses(Body(operation), rule).any()
     else:
         with pytest.raises(UnsupportedModel, match=f"operation '{named}' .*rule '{rule}' has no answer.*gradient"):
@@ -148,7 +148,7 @@ def test_what_no_mode_sees_is_found_in_the_graph(rule: str) -> None:
     model = Body(not_seen)
     if rule == "gradient":
         torch.testing.assert_close(responses(model, rule), by_autograd(model), rtol=1e-5, atol=1e-6)
-    elif rule not in GRADIENTS:
+    elif rule not in ANSWERING_ALL:
         with pytest.raises(UnsupportedModel, match=r"was not seen when it was carried out.*TorchScript.*gradient"):
             responses(model, rule)
 

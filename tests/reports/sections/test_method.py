@@ -67,6 +67,13 @@ def test_method_of_a_run_in_less_than_float32_with_some_classes_and_a_named_head
     }
 
 
+def test_method_of_a_run_that_sends_nothing_back(tmp_path: Path) -> None:
+    facts = {"rule": "cam", "reduction": None, "is_folded": False, "fold_reason": "rule 'cam' sends nothing back"}
+    said = method_of(tmp_path, facts, Examination(sample_count=64))
+    assert said["Channels of the input"] == "–"
+    assert said["Fixed operator"] == "none: rule 'cam' sends nothing back"
+
+
 def test_method_of_a_run_whose_rule_conserves(tmp_path: Path) -> None:
     kept = ConservedRelevance(kept=-0.672, size=140.57, operation="'batch_norm' (8 of 20)", taken=1.66)
     said = method_of(tmp_path, {"rule": "lrp_epsilon"}, Examination(sample_count=64, conservation=kept))["Conservation"]
