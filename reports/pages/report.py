@@ -22,6 +22,7 @@ from reports.sections import (
     review,
     run_facts,
     sparseness_and_place,
+    trust,
     verdict,
 )
 from reports.sections.section import Section
@@ -29,6 +30,7 @@ from storage.filesystems import replace_file
 from storage.runs.run import Run
 
 SECTIONS = (
+    trust.SECTION,
     gates.SECTION,
     run_facts.SECTION,
     data_checks.SECTION,
