@@ -109,7 +109,7 @@ def other(uses: Sequence[str]) -> str:
 
 def measures_table(rows: Sequence[Row]) -> Table:
     columns = [
-        Column("Measure", lambda row: MEASURES.get(row["measure"], row["measure"]), is_number=False),
+        Column("Measure", lambda row: MEASURES[row["measure"]], is_number=False),
         Column("Maps", lambda row: decimal(row["value"])),
         Column("95 % interval", lambda row: f"{decimal(row['low'])} to {decimal(row['high'])}"),
         Column("Best control", lambda row: decimal(row["control_value"]) if row["control"] else UNDEFINED),
