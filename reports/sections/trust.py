@@ -36,7 +36,7 @@ MEASURES = {
     "variance_within_cells": "share of the map's variance that is finer than a cell",
 }
 CONTROLS = {"cam": "class activation map", "ink": "the image itself", "edges": "its edges", "random_pixels": "random pixels"}
-USES = {"is_for_where": "where the evidence is", "is_for_class": "for which class it is"}
+USES = {"is_usable_for_place": "where the evidence is", "is_usable_for_classes": "for which class it is"}
 OUTCOMES = {"passed": "✓", "failed": "✗", "not measured": "–"}
 
 

@@ -128,7 +128,11 @@ def test_defaults(tmp_path: Path) -> None:
         "reference": "previous",
         "about": {"owner": None, "intended_use": None, "known_limits": None},
         "gates": (),
-        "analyses": {"evidence": {"run": True}, "data_checks": {"run": True, "samples": 256, "seed": 0}},
+        "analyses": {
+            "evidence": {"run": True},
+            "data_checks": {"run": True, "samples": 256, "seed": 0},
+            "trust": {"run": True, "samples": 500, "seed": 0},
+        },
         "folder": str(tmp_path),
     }
 
@@ -179,6 +183,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     run = false
     samples = 9
     seed = 3
+    [trust]
+    samples = 0
+    seed = 4
     [about]
     owner = "us"
     intended_use = "to sort"
@@ -251,7 +258,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "samples": "SELECT 2 AS sample_index",
             },
         ),
-        "analyses": {"evidence": {"run": False}, "data_checks": {"run": False, "samples": 9, "seed": 3}},
+        "analyses": {
+            "evidence": {"run": False},
+            "data_checks": {"run": False, "samples": 9, "seed": 3},
+            "trust": {"run": False, "samples": 0, "seed": 4},
+        },
     }
     assert config.dataset.classes == ("a", "b")
     assert config.input.std == (1.0, 1.0, 0.25)
@@ -449,6 +460,9 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "data_checks.run": "false",
         "data_checks.samples": "9",
         "data_checks.seed": "3",
+        "trust.run": "false",
+        "trust.samples": "9",
+        "trust.seed": "3",
         "notify.webhook": '"https://host/hook"',
         "notify.on": '["failure"]',
         "gates": '[{ name = "accuracy", min = 0.5 }]',
@@ -889,7 +903,7 @@ def test_an_analysis_is_asked_for_with_those_whose_tables_it_asks(tmp_path: Path
     monkeypatch.setitem(ANALYSES, name, replace(brightness.ANALYSIS, reads=("evidence",)))
     monkeypatch.setitem(OPTIONS, name, brightness.BrightnessOptions)
     monkeypatch.setitem(FIGURES, name, brightness.ANALYSIS.figures[0])
-    jobs = load(tmp_path, MINIMAL, "brightness.run=true", "data_checks.run=false").jobs
+    jobs = load(tmp_path, MINIMAL, "brightness.run=true", "data_checks.run=false", "trust.samples=0").jobs
     assert [job.analysis.name for job in jobs] == ["maps", "evidence", name]
     said = fault(tmp_path, MINIMAL, "brightness.run=true", "evidence.run=false")
     assert said.endswith("analysis 'brightness' asks the tables of 'evidence': set 'evidence.run' to true")
