@@ -184,6 +184,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     samples = 9
     seed = 3
     [trust]
+    run = false
     samples = 0
     seed = 4
     [about]
