@@ -16,7 +16,7 @@ class Section(BaseModel):
 
 
 class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus", "cam"] = (
+    rule: Literal["auto", "linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus", "cam"] = (
         "gradient"
     )
     reduction: Literal["sum", "l2", "max"] = "sum"

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from flows.analyses.analysis import Analysis, Context, Options, Result
-from flows.analyses.sampling import draw, read_drawn, units_of
+from flows.runtime.sampling import draw, read_drawn, units_of
 from reports.figures import Figure
 from storage.joins import Append, Derive, Table
 from storage.runs.plan import Plan, Unit
@@ -112,7 +112,7 @@ def work(unit: Unit, context: Context) -> Result:
     worker, options = context.worker, context.options
     assert worker is not None
     assert isinstance(options, TrustOptions)
-    drawn = read_drawn(worker, draw(context.plan, options.samples, options.seed)[unit.start : unit.stop])
+    drawn = read_drawn(worker, draw(context.plan.sample_count, options.samples, options.seed)[unit.start : unit.stop])
     values: dict[str, dict[str, np.ndarray]] = {}
     if len(drawn.indices):
         import torch
