@@ -326,7 +326,7 @@ def test_known_keys_are_those_of_the_schema() -> None:
         (MINIMAL.replace('"images.idx"', "3"), ["key 'dataset.path' is 3: input should be a valid string"]),
         (
             MINIMAL + '[method]\nrule = "cam"\nreduction = "l2"',
-            ["key 'method.reduction' is \"l2\", of the input's channels, to which method.rule \"cam\" sends nothing: remove it"],
+            ['key \'method.reduction\' is "l2", of the input\'s channels, to which method.rule "cam" sends nothing: remove it'],
         ),
         (MINIMAL + '[method]\nrule = "lrp"', ["key 'method.rule' is \"lrp\"", "'linear', 'deconv', 'gradient'"]),
         (MINIMAL + "[compute]\nshard_samples = 40", ["key 'compute.shard_samples' is 40", "multiple of 16"]),
