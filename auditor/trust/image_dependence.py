@@ -47,7 +47,7 @@ def movement(before: Tensor, after: Tensor, pixels: int) -> Movement:
 
 
 def blurred(maps: Tensor, pixels: int) -> Tensor:
-    """The positive part, averaged over a box of about a quarter of a movement's pixels; at the border over what there is of it."""
+    """The positive part, averaged over a box of about a quarter of a movement's pixels; at the border over what is there."""
     side = pixels // BLURRED | 1
     return F.avg_pool2d(maps[:, None].clamp(min=0), side, 1, side // 2, count_include_pad=False)[:, 0]
 
