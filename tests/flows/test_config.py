@@ -451,7 +451,7 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         text = MINIMAL.replace('factory = "nets:build"', "")
     for config in (load(tmp_path, text, f"{key}={values[key]}"), load(tmp_path, text, environment={variable: values[key]})):
         found: Any = config
-        for part in key.replace("evidence.", "analyses.evidence.").split("."):
+        for part in [*(["analyses"] if key.split(".")[0] in OPTIONS else []), *key.split(".")]:
             found = found[part] if isinstance(found, dict) else getattr(found, part)
         if key == "notify.webhook":
             found = found.get_secret_value()
