@@ -16,7 +16,7 @@ from auditor.trust.class_dependence import class_cosine, contrast
 from auditor.trust.explainers import Explainer, by_rule, edges, ink, random_pixels
 from auditor.trust.fills import background
 from auditor.trust.grid_pointing import grid_pointing, grids_of, mosaics
-from auditor.trust.image_dependence import between_images, compare_moved, moved
+from auditor.trust.image_dependence import between_images, moved, movement
 from auditor.trust.networks import Network, scores_of
 from auditor.trust.perturbation import area, perturb
 from auditor.trust.place import Cell, cell_of, cell_statistics, class_gain, variance_within_cells
@@ -185,8 +185,8 @@ def measure_source(batch: Batch, source: Source, maps: Tensor) -> Values:
 def measure_movement(batch: Batch, source: Source, maps: Tensor) -> Values:
     """Of the predicted class's map, the first of maps, (N, 2, H, W)."""
     after = source.explain(moved(batch.images, batch.pixels), batch.classes[:, :1])[:, 0]
-    movement = compare_moved(maps[:, 0].clamp(min=0), after.clamp(min=0), batch.pixels)
-    return {"moved_along": movement.along, "moved_stayed": movement.stayed}
+    found = movement(maps[:, 0], after, batch.pixels)
+    return {"moved_along": found.along, "moved_stayed": found.stayed}
 
 
 def measure_classes(batch: Batch, maps: Tensor) -> Values:

@@ -8,6 +8,7 @@ from reports.parts.blocks import Block, facts_table
 from reports.queries import Answer
 from reports.sections.section import Section
 from storage.datasets.dataset import say_empty, say_passed_over
+from storage.models.sources import key_of
 from storage.runs.plan import Plan
 
 
@@ -21,7 +22,7 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
     facts = [
         ("Audit", run["name"]),
         ("Run", plan.run_id),
-        ("Model", run["model_factory"] or run["model_program"]),
+        ("Model", run["model_factory"] or run["model_program"] or named_model(plan.config["model"])),
         ("Dataset", run["dataset_path"]),
         ("Images", f"{count(run['sample_count'])}, of {plan.height} × {plan.width} pixels"),
         *([("Files passed over", say_passed_over(plan.passed_over))] if plan.passed_over else []),
@@ -36,6 +37,11 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
         ("Mean class cosine", decimal(run["class_cosine_mean"])),
     ]
     return Block(answer, table=facts_table("What was audited, and how.", facts))
+
+
+def named_model(section: dict[str, Any]) -> str:
+    """What names a model of a source that has no column of its own in table `runs`. section: `model` of the config."""
+    return str(section[key_of(section)])
 
 
 SECTION = Section("run", "Run", "run_facts.html.j2", make_content)

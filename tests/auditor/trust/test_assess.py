@@ -61,8 +61,9 @@ def test_without_places_there_is_no_cam_and_no_cell(images: Tensor) -> None:
 
 def test_movement_is_that_of_the_predicted_class_by_the_stride(found: dict[str, dict[str, Tensor]], images: Tensor) -> None:
     clear = Clear(network(), "gradient")
-    predicted = clear.model(images).argmax(1)
-    expected = movement(by_rule(clear), images, moved(images, 4), predicted, 4)
+    predicted = clear.model(images).argmax(1)[:, None]
+    before, after = (by_rule(clear)(given, predicted)[:, 0] for given in (images, moved(images, 4)))
+    expected = movement(before, after, 4)
     torch.testing.assert_close(found[RULE]["moved_along"], expected.along, equal_nan=True)
     torch.testing.assert_close(found[RULE]["moved_stayed"], expected.stayed, equal_nan=True)
 

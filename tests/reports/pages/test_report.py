@@ -120,9 +120,11 @@ def test_sections_are_in_the_order_of_a_decision(small_page: Page) -> None:
 
 def test_the_contents_name_the_sections_below_them(small_page: Page) -> None:
     (contents,) = small_page.all("nav")
-    assert [line.strip() for line in contents.text.splitlines() if line.strip()] == [section.title for section in report.SECTIONS]
+    there = {section.attributes["id"] for section in small_page.all("section")}
+    sections = [section for section in report.SECTIONS if section.anchor in there]
+    assert [line.strip() for line in contents.text.splitlines() if line.strip()] == [section.title for section in sections]
     links = [link.attributes["href"] for link in small_page.all("a")]
-    assert links[1 : 1 + len(report.SECTIONS)] == [f"#{section.anchor}" for section in report.SECTIONS]
+    assert links[1 : 1 + len(sections)] == [f"#{section.anchor}" for section in sections]
 
 
 def test_a_section_without_content_is_left_out(small_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
