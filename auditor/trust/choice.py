@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
+from math import isfinite, isnan
 
 from auditor.trust.verdict import Summary, Verdict, judge, of
 
@@ -21,15 +21,26 @@ class Choice:
 
 
 def choose(found: Mapping[str, Summaries]) -> Choice:
-    """First those whose maps can be used for most; among these, the one that tells two classes apart and finds the place best.
+    """Of the rules whose maps can be used for most, the first of those that tell two classes apart and find the place best.
 
-    found: by rule, at least one; of rules that are alike the first is taken.
+    Best are all that are not surely worse than the one of the highest score: a choice that another sample would turn is none.
+    found: by rule, at least one, in the order in which they are preferred.
     """
     verdicts = {rule: judge(own, {"random_pixels": {"insertion": of(own, "random_insertion")}}) for rule, own in found.items()}
     scores = {rule: score(own) for rule, own in found.items()}
-    best = max(found, key=lambda rule: (uses(verdicts[rule]), scores[rule]))
-    rivals = [rule for rule in found if uses(verdicts[rule]) == uses(verdicts[best])]
+    most = max(map(uses, verdicts.values()))
+    rivals = [rule for rule in found if uses(verdicts[rule]) == most]
+    highest = max(rivals, key=lambda rule: scores[rule])
+    least = scores[highest] - doubt(found[highest])
+    best = next(rule for rule in rivals if scores[rule] >= least)
     return Choice(best, say_choice(best, rivals, found, verdicts), verdicts, scores)
+
+
+def doubt(found: Summaries) -> float:
+    """By how much a score may be too high, to the ends of its intervals."""
+    place = "insertion" if isnan(of(found, "grid_pointing").value) else "grid_pointing"
+    parts = [of(found, name) for name in ("contrast", place)]
+    return sum(part.value - part.low for part in parts if isfinite(part.low)) / 2
 
 
 def uses(verdict: Verdict) -> tuple[int, int]:
@@ -57,4 +68,4 @@ def say_choice(best: str, rivals: list[str], found: Mapping[str, Summaries], ver
     numbers = f"contrast {contrast:.2f}" + ("" if isnan(grid) else f", grid pointing {grid:.2f}")
     if len(rivals) == 1:
         return f"of {len(found)} rules it alone gives maps that can {says} ({numbers})"
-    return f"of {len(found)} rules, {len(rivals)} give maps that can {says}, and it does best among these ({numbers})"
+    return f"of {len(found)} rules, {len(rivals)} give maps that can {says}, and none of these is surely better ({numbers})"

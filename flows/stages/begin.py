@@ -11,7 +11,7 @@ from storage.runs.retention import sweep
 def make_plan(session: Session, trigger: Trigger) -> Planned:
     """Freezes what is to be done and how, or finds the unfinished run that planned the same; holds it until the end."""
     with session.cluster.losses():
-        choice = settle_rule(session)
+        choice = settle_rule(session, session.rechoose)
         planned = plan_run(
             session.config, session.store, session.dataset, session.cluster, session.progress, trigger, session.resumed, choice
         )

@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from auditor.operations.rule_table import RULES
-from auditor.trust.choice import choose
-from auditor.trust.verdict import summary_of
+from auditor.trust.choice import Choice, choose
+from auditor.trust.verdict import Summary, summary_of
 from flows.config import AuditConfig
 from flows.runtime.pilot import PilotResult, PilotUnit, measure_unit
 from flows.runtime.sampling import draw
@@ -23,8 +22,8 @@ AUTO = "auto"
 IMAGES = 256
 UNIT_IMAGES = 64
 SEED = 0
-ALIKE = 1e-3
-"""Rules of which no measure differs by more in any image are one rule, of which the first is tried."""
+ALIKE = 0.005
+"""Rules of which no measure's mean differs by more are one rule, of which the first counts."""
 
 
 def place_of(config: AuditConfig, store: Path) -> Path:
@@ -86,44 +85,47 @@ def candidates(config: AuditConfig) -> list[str]:
 
 def conclude(results: Iterable[PilotResult], rules: Iterable[str], image_count: int) -> RuleChoice:
     """Raises InputError where no rule has maps."""
-    results = list(results)
+    rules, results = list(rules), list(results)
     refusals = {result.rule: result.refusal for result in reversed(results) if result.refusal is not None}
-    values: dict[str, dict[str, np.ndarray]] = {}
-    for rule in rules:
-        own = [result.values for result in results if result.rule == rule]
-        names = dict.fromkeys(name for part in own for name in part)
-        found = {name: np.array(sorted(value for part in own for value in part.get(name, []))) for name in names}
-        same = next((other for other, known in values.items() if are_alike(found, known)), None)
-        if rule not in refusals and same is not None:
+    means: dict[str, dict[str, Summary]] = {}
+    for rule in (rule for rule in rules if rule not in refusals):
+        found = summarise([result.values for result in results if result.rule == rule])
+        same = next((other for other, known in means.items() if are_alike(found, known)), None)
+        if same is not None:
             refusals[rule] = f"its maps of this network are those of {same}"
-        elif rule not in refusals and found:
-            values[rule] = found
-    if not values:
+        elif found:
+            means[rule] = found
+    if not means:
         reason = next(iter(refusals.values()), "no image could be measured")
         raise InputError(f"method.rule is '{AUTO}', and no rule has maps of this network: {reason}")
-    means = {rule: {name: summary_of(one) for name, one in found.items()} for rule, found in values.items()}
     choice = choose(means)
-    measured = []
-    for rule in rules:
-        if rule in refusals:
-            measured.append(MeasuredRule(rule=rule, refusal=refusals[rule]))
-        elif rule in values:
-            verdict = choice.verdicts[rule]
-            measured.append(
-                MeasuredRule(
-                    rule=rule,
-                    is_usable_for_place=verdict.says_where,
-                    is_usable_for_classes=verdict.says_class,
-                    score=choice.scores[rule],
-                    means={name: None if isnan(one.value) else one.value for name, one in means[rule].items()},
-                    reasons=[reason for _, _, reason in verdict.tests],
-                )
-            )
+    measured = [
+        MeasuredRule(rule=rule, refusal=refusals[rule]) if rule in refusals else as_record(rule, choice, means[rule])
+        for rule in rules
+        if rule in refusals or rule in means
+    ]
     return RuleChoice(rule=choice.rule, reason=choice.reason, image_count=image_count, rules=measured)
 
 
-def are_alike(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """values: by measure, sorted."""
+def summarise(parts: list[dict[str, list[float]]]) -> dict[str, Summary]:
+    """parts: of each unit, the values of each measure. They come in any order, and sums of floats depend on that."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: summary_of(np.array(sorted(value for part in parts for value in part.get(name, [])))) for name in names}
+
+
+def are_alike(first: dict[str, Summary], second: dict[str, Summary]) -> bool:
     return first.keys() == second.keys() and all(
-        len(first[name]) == len(second[name]) and np.allclose(first[name], second[name], atol=ALIKE, rtol=0) for name in first
+        np.isclose(first[name].value, second[name].value, atol=ALIKE, rtol=0, equal_nan=True) for name in first
+    )
+
+
+def as_record(rule: str, choice: Choice, means: dict[str, Summary]) -> MeasuredRule:
+    verdict = choice.verdicts[rule]
+    return MeasuredRule(
+        rule=rule,
+        is_usable_for_place=verdict.says_where,
+        is_usable_for_classes=verdict.says_class,
+        score=choice.scores[rule],
+        means={name: None if isnan(one.value) else one.value for name, one in means.items()},
+        reasons=[reason for _, _, reason in verdict.tests],
     )

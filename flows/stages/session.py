@@ -13,13 +13,22 @@ from storage.runs.commits import Commit
 
 
 class Session:
-    """What is started once for an audit and used by its stages. resumed: the run to go on with, where one is named."""
+    """What is started once for an audit and used by its stages.
+
+    resumed: the run to go on with, where one is named. rechoose: whether a rule that is to be chosen is chosen anew.
+    """
 
     def __init__(
-        self, config: AuditConfig, store: Path, dataset: Dataset, progress: Progress, resumed: str | None = None
+        self,
+        config: AuditConfig,
+        store: Path,
+        dataset: Dataset,
+        progress: Progress,
+        resumed: str | None = None,
+        rechoose: bool = False,
     ) -> None:
         self.config, self.store, self.dataset, self.progress = config, store, dataset, progress
-        self.resumed = resumed
+        self.resumed, self.rechoose = resumed, rechoose
         self.work = work_of(config)
         self.cluster = Cluster(config.compute, self.work)
         self.held = ExitStack()

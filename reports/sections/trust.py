@@ -1,6 +1,6 @@
 """Whether the maps can be believed: what was asked of them, what was found, and the controls beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from reports.formats import UNDEFINED, count, decimal
 from reports.parts.blocks import Block, Column, Table, tabulate
 from reports.queries import Row
 from reports.sections.section import Section
+from storage.rule_choices import RuleChoice
 
 RULE = "rule"
 MEASURES = {
@@ -37,6 +38,7 @@ MEASURES = {
 }
 CONTROLS = {"cam": "class activation map", "ink": "the image itself", "edges": "its edges", "random_pixels": "random pixels"}
 USES = {"is_usable_for_place": "where the evidence is", "is_usable_for_classes": "for which class it is"}
+SAYS = {True: "✓ yes", False: "✗ no", None: "–"}
 OUTCOMES = {"passed": "✓", "failed": "✗", "not measured": "–"}
 
 
@@ -72,6 +74,8 @@ def make_content(context: ReportContext) -> dict[str, Any] | None:
         "measures": Block(answer, table=measures_table(own)),
         "controls": controls_table(answer.rows),
         "sample_count": count(max((row["sample_count"] for row in own), default=0)),
+        "choice": context.plan.rule_choice,
+        "rules": None if context.plan.rule_choice is None else rules_table(context.plan.rule_choice),
     }
 
 
@@ -127,6 +131,27 @@ def controls_table(rows: Sequence[Row]) -> Table:
     columns = [Column("Measure", lambda row: MEASURES[row["measure"]], is_number=False)]
     columns += [Column(CONTROLS[source].capitalize(), partial(read_mean, values, source)) for source in names]
     return tabulate("The same of the controls.", columns, measures)
+
+
+def rules_table(choice: RuleChoice) -> Table:
+    """What was measured of every rule before one was chosen."""
+
+    def means(name: str) -> Callable[[Row], str]:
+        return lambda row: decimal(row["means"].get(name))
+
+    columns = [
+        Column("Rule", lambda row: row["rule"], is_number=False),
+        Column("Says where", lambda row: SAYS[row["is_usable_for_place"]], is_number=False),
+        Column("Says which class", lambda row: SAYS[row["is_usable_for_classes"]], is_number=False),
+        Column("Contrast", means("contrast")),
+        Column("Grid pointing", means("grid_pointing")),
+        Column("Class cosine", means("class_cosine_positive")),
+        Column("All layers random", means("all_random_spearman")),
+        Column("Left out, for", lambda row: row["refusal"] or "", is_number=False),
+    ]
+    return tabulate(
+        "What was measured of all rules.", columns, [rule.model_dump() for rule in choice.rules], limit=len(choice.rules)
+    )
 
 
 def read_mean(values: Mapping[tuple[str, str], float | None], source: str, row: Row) -> str:

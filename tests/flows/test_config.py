@@ -279,11 +279,11 @@ def test_a_program_stands_in_place_of_a_factory(tmp_path: Path) -> None:
 
 
 def test_rules_and_reductions_are_those_of_the_engine(tmp_path: Path) -> None:
-    for rule in RULES:
+    for rule in ("auto", *RULES):
         assert load(tmp_path, MINIMAL, f"method.rule={rule}").method.rule == rule
     for reduction in REDUCTIONS:
         assert load(tmp_path, MINIMAL, f"method.reduction={reduction}").method.reduction == reduction
-    for key, known in (("rule", RULES), ("reduction", REDUCTIONS)):
+    for key, known in (("rule", ("auto", *RULES)), ("reduction", REDUCTIONS)):
         message = fault(tmp_path, MINIMAL, f"method.{key}=none")
         assert message.endswith("input should be " + ", ".join(map(repr, known))[::-1].replace(" ,", " ro ", 1)[::-1])
 

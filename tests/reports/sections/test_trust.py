@@ -8,8 +8,9 @@ import pytest
 
 from flows.analyses.trust import MEANS, VERDICTS
 from reports.pages.report import render
-from reports.sections.trust import say_heading
+from reports.sections.trust import rules_table, say_heading
 from storage.joins import place_rows
+from storage.rule_choices import MeasuredRule, RuleChoice
 from storage.runs.run import Run
 from tests.reports.page import parse, plain
 from tests.reports.stores import SCRIPT, SMALL, make_store
@@ -59,6 +60,20 @@ def test_tests_and_measures_are_told(tmp_path: Path) -> None:
     ]
     controls = [[plain(cell) for cell in row] for row in page.table("The same of the controls.")]
     assert controls == [["correlation of a moved image's map with the map moved along", "1.00", "–"]]
+
+
+def test_a_chosen_rule_stands_among_those_that_were_measured() -> None:
+    good = MeasuredRule(
+        rule="gradient", is_usable_for_place=True, is_usable_for_classes=False, score=0.75, means={"contrast": 1.0}
+    )
+    choice = RuleChoice(
+        rule="gradient", reason="it is", image_count=9, rules=[MeasuredRule(rule="deconv", refusal="no way"), good]
+    )
+    table = rules_table(choice)
+    assert table.rows == [
+        ["deconv", "–", "–", "–", "–", "–", "–", "no way"],
+        ["gradient", "✓ yes", "✗ no", "1.00", "–", "–", "–", ""],
+    ]
 
 
 @pytest.mark.parametrize(
