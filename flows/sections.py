@@ -16,7 +16,17 @@ class Section(BaseModel):
 
 
 class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"] = "gradient"
+    rule: Literal[
+        "linear",
+        "deconv",
+        "gradient",
+        "guided",
+        "gradient_times_input",
+        "lrp_epsilon",
+        "lrp_zplus",
+        "lrp_epsilon_plus",
+        "lrp_epsilon_plus_flat",
+    ] = "gradient"
     reduction: Literal["sum", "l2", "max"] = "sum"
     head: str | None = Field(default=None, min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -4,28 +4,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from auditor.kernels.relu_backward import Rectification
 from auditor.operations.calls import Call, is_among, tensors
-from auditor.operations.rule_table import UNMOVED
+from auditor.operations.rule_table import LAYERS, UNMOVED, Treatment
 
 
 @dataclass(eq=False)
 class Step:
     """One operation of the forward pass.
 
-    number: which of the tape's calls it is. sources: the operands that its response goes back to. before: the step that made
-    each of them, None where none did. behind: the same of all operands that require a gradient. varies: whether the way back
-    depends on the input, under `linear`. fault: why the rule has no answer for it, where that is so. edge: of a convolution,
-    where autograd takes what comes back to its output, whatever is written into the output later. nodes: autograd's numbers of
-    the nodes that it made.
+    number: which of the tape's calls it is. treatment: how its response goes back. sources: the operands that this goes back to.
+    before: the step that made each of them, None where none did. behind: the same of all operands that require a gradient.
+    varies: whether the way back depends on the input, under `linear`. fault: why the rule has no answer for it, where that is
+    so. edge: of a convolution, where autograd takes what comes back to its output, whatever is written into the output later.
+    nodes: autograd's numbers of the nodes that it made. is_behind_layer: whether the image passes a layer on a way to its output.
     """
 
     number: int
     call: Call
     kind: str
+    treatment: Treatment
     output: Any
     sources: list[Tensor]
     before: "list[Step | None]"
@@ -35,9 +37,18 @@ class Step:
     edge: GradientEdge | None
     nodes: range
 
+    is_behind_layer: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_behind_layer = self.kind in LAYERS or is_behind_layer(self.before)
+
     @property
     def name(self) -> str:
         return self.call.name
+
+
+def is_behind_layer(steps: list[Step | None]) -> bool:
+    return any(step is not None and step.is_behind_layer for step in steps)
 
 
 Made = tuple[Tensor, Step | None]
@@ -86,6 +97,22 @@ class History:
                 break
             tensor, step = step.sources[0], step.before[0]
         return tensor, step
+
+    def reached(self, tensor: Tensor) -> Tensor:
+        """1 where the image reaches a value, through reshaping and constant factors and terms; 0 where that is padding."""
+        steps, step = [], self.maker(tensor)
+        while (
+            step is not None
+            and step.kind in {"reshape", "scaling"}
+            and len(step.sources) == 1
+            and isinstance(step.output, Tensor)
+        ):
+            steps.append(step)
+            tensor, step = step.sources[0], step.before[0]
+        zeros, ones = torch.zeros_like(tensor), torch.ones_like(tensor)
+        for step in reversed(steps):
+            zeros, ones = (step.call.of(step.sources[0])(values) for values in (zeros, ones))
+        return (zeros != ones).to(tensor.dtype)
 
     def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
         """Yields the steps from `root` back to the input, each with the tensors from which the way back goes on after it."""

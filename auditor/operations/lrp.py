@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from auditor.operations.calls import Call, tensors
-from auditor.operations.rule_table import MATRIX_PRODUCTS, SUMS
+from auditor.operations.rule_table import LAYERS, MATRIX_PRODUCTS, SUMS
 
 EPSILON = 1e-6
 """ε of Bach et al. 2015, eq. 58, relative to the root mean square of a layer's denominators, as in zennit's `Stabilizer`.
@@ -92,7 +92,7 @@ def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: di
     with torch.no_grad():
         output = call.run()
     (source,) = sources
-    if kind == "layer" or call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
+    if kind in LAYERS or call.name in MATRIX_PRODUCTS or "conv" in call.name or call.name == "linear":
         return share_layer(call, output, source, positive)
     return share_average(output, lambda values: call.run(held | {id(source): values}), [source], positive)
 
@@ -145,6 +145,26 @@ def bias_of(call: Call) -> Tensor | None:
     return bias
 
 
+def parameters_of(call: Call, source: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """Of a layer: its weights, or what the input decides in their place, and zeros for its bias, by its id."""
+    bias = bias_of(call)
+    weights = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
+    return weights, {} if bias is None else {id(bias): torch.zeros_like(bias)}
+
+
+def share_evenly(call: Call, source: Tensor, reached: Tensor) -> Tensor:
+    """A layer; back, each output gives equal shares to the inputs that it is made of (Lapuschkin et al. 2019, flat).
+
+    reached: of the shape of `source`, 1 where the image reaches it and 0 in padding, which takes no share.
+    """
+    weights, replaced = parameters_of(call, source)
+    replaced |= {id(weight): torch.ones_like(weight) for weight in weights}
+    with torch.no_grad():
+        output = call.run()
+    parts: list[Part] = [(lambda values: reached, lambda inputs: call.run(replaced | {id(source): inputs}))]
+    return Share.apply(output, parts, True, False, source)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def share_layer(
     call: Call,
     output: Tensor,
@@ -158,9 +178,7 @@ def share_layer(
     flips: of the shape of `output` or broadcast to it, −1, 0 or 1. Under z⁺, contributions to an output are those of its sign
     times `flips`.
     """
-    bias = bias_of(call)
-    no_bias = {} if bias is None else {id(bias): torch.zeros_like(bias)}
-    weights = [tensor for tensor in tensors((call.arguments, call.keywords)) if tensor is not source and tensor is not bias]
+    weights, no_bias = parameters_of(call, source)
 
     def layer(inputs: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
         held = {id(weight): part(weight.detach()) for weight in weights}
