@@ -51,6 +51,22 @@ def is_behind_layer(steps: list[Step | None]) -> bool:
     return any(step is not None and step.is_behind_layer for step in steps)
 
 
+def if_image_were(value: float, tensor: Tensor, step: Step | None) -> Tensor:
+    """A tensor that `step` made, if all of the image were one value; that value where more than reshaping and scaling made it."""
+    known = step is not None and step.kind in {"reshape", "scaling"} and isinstance(step.output, Tensor)
+    # What is written into another tensor cannot be done again.
+    if (
+        step is None
+        or not known
+        or step.name == "setitem"
+        or (step.call.in_place and step.call.arguments[0] is not step.sources[0])
+    ):
+        return torch.full_like(tensor, value)
+    pairs = zip(step.sources, step.before, strict=True)
+    output: Tensor = step.call.run({id(source): if_image_were(value, source, before) for source, before in pairs})
+    return output
+
+
 Made = tuple[Tensor, Step | None]
 """A tensor, and the step that made it what it was at a time: later ones may have written into it."""
 
@@ -98,21 +114,14 @@ class History:
             tensor, step = step.sources[0], step.before[0]
         return tensor, step
 
+    def is_one_a_sample(self, tensor: Tensor) -> bool:
+        return self.image is not None and len(tensor) == len(self.image)
+
     def reached(self, tensor: Tensor) -> Tensor:
         """1 where the image reaches a value, through reshaping and constant factors and terms; 0 where that is padding."""
-        steps, step = [], self.maker(tensor)
-        while (
-            step is not None
-            and step.kind in {"reshape", "scaling"}
-            and len(step.sources) == 1
-            and isinstance(step.output, Tensor)
-        ):
-            steps.append(step)
-            tensor, step = step.sources[0], step.before[0]
-        zeros, ones = torch.zeros_like(tensor), torch.ones_like(tensor)
-        for step in reversed(steps):
-            zeros, ones = (step.call.of(step.sources[0])(values) for values in (zeros, ones))
-        return (zeros != ones).to(tensor.dtype)
+        step = self.maker(tensor)
+        with torch.no_grad():
+            return (if_image_were(0, tensor, step) != if_image_were(1, tensor, step)).to(tensor.dtype)
 
     def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
         """Yields the steps from `root` back to the input, each with the tensors from which the way back goes on after it."""

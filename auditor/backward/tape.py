@@ -146,7 +146,8 @@ class Tape(Watch):
 
     def fault(self, call: Call, kind: str, treatment: Treatment) -> str | None:
         mode = mode_fault(call)
-        if treatment is Treatment.FLAT and call.differentiable_operands[0].dim() < 3:
+        source = call.differentiable_operands[0]
+        if treatment is Treatment.FLAT and source.dim() == 2 and self.history.is_one_a_sample(source):
             return (
                 f"operation '{call.name}' takes the image as a vector, whose values would all get the same under rule "
                 f"'{self.name}'; use lrp_epsilon_plus"
