@@ -12,7 +12,7 @@ from auditor.backward.history import History, Step
 from auditor.kernels.conv_arguments import geometry_of
 from auditor.kernels.input_conv import Entry
 from auditor.kernels.max_pool import Pooling, are_apart, goes_back_by_loops
-from auditor.kernels.relu_backward import Convolution, Rectification, Rectifier, turnable
+from auditor.kernels.relu_backward import Convolution, Rectification, Rectifier, convolution, turnable
 from auditor.operations import calls
 from auditor.operations.activations import NORMALISATIONS, Activation
 from auditor.operations.calls import Call, is_among, is_reshape
@@ -65,17 +65,23 @@ def mix(operation: Operation, history: History) -> Any:
     """A layer, an average or attention."""
     if not operation.rule.shares:
         return adjoint(operation, history)
+    call, source = with_kernel(operation.call), operation.sources[0]
     if operation.treatment is Treatment.FLAT:
-        return share_evenly(operation.call, operation.sources[0], history.reached(operation.sources[0]))
-    is_zplus = operation.treatment is Treatment.ZPLUS
-    return share(operation.call, operation.kind, is_zplus, operation.sources, operation.held)
+        return share_evenly(call, source, history.reached(source))
+    return share(call, operation.kind, operation.treatment is Treatment.ZPLUS, operation.sources, operation.held)
+
+
+def with_kernel(call: Call) -> Call:
+    """The same, by the way back of `Convolution` where it is one that this has."""
+    is_turned = call.name == "conv2d" and len(call.differentiable_operands) == 1 and turnable(call) is not None
+    return replace(call, function=convolution) if is_turned else call
 
 
 def scale(operation: Operation, history: History) -> Any:
     if operation.rule.shares and operation.call.name == "batch_norm":
         before = layer_before(operation.call, history)
         if before is not None and before[0].treatment is Treatment.ZPLUS:
-            return share_merged(operation.call, before[0].call, before[1])
+            return share_merged(operation.call, with_kernel(before[0].call), before[1])
     return pass_on(operation) if operation.treatment is not Treatment.ADJOINT else adjoint(operation, history)
 
 

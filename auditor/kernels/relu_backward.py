@@ -5,6 +5,7 @@ the ReLU's output, that operation's way back does it instead: a convolution whil
 spreads its own.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -110,6 +111,15 @@ class Convolution(torch.autograd.Function):
         kernel, bias, padding, stride, dilation, groups = ctx.layer
         back = F.conv2d(arrived, kernel, bias, stride, padding, dilation, groups)
         return back if rectification is None else rectification.rectify(back), None, None, None
+
+
+def convolution(*arguments: Any, **keywords: Any) -> Tensor:
+    """`conv2d` of one response, which is `turnable`."""
+    call = Call(F.conv2d, "conv2d", arguments, keywords, [], False)
+    values = call.argument(0, "input")
+    call = replace(call, differentiable_operands=[values])
+    output: Tensor = Convolution.apply(values, call, None, turnable(call))  # type: ignore[no-untyped-call]
+    return output
 
 
 def turned(weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:

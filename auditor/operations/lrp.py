@@ -1,6 +1,8 @@
 """Layer-wise relevance propagation: what arrives is shared among a layer's inputs by what they contributed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -22,6 +24,52 @@ Part = tuple[Taken, Callable[..., Tensor]]
 """Which part of each input contributes (all, the positive, the negative), and the map, without bias, that it goes through."""
 
 
+@dataclass(frozen=True)
+class Side:
+    """Some of an operation's outputs. parts: what they make of the inputs adds up to the contributions to these outputs.
+
+    here: bool, of the outputs' shape or broadcast to it; None where it is all of them.
+    """
+
+    parts: list[Part]
+    here: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Shares:
+    """What inputs receive of what arrives at a side. taken: by the function that took them, the parts of all inputs.
+
+    output: the denominators; None where these are the sums of the contributions.
+    """
+
+    side: Side
+    taken: dict[Taken, list[Tensor]]
+    output: Tensor | None
+
+    @cached_property
+    def made(self) -> tuple[list[tuple[list[Tensor], Tensor]], Tensor]:
+        """The parts of the inputs, each with what contributes; and of each output 1 / denominator."""
+        parts = []
+        for taken, function in self.side.parts:
+            with torch.enable_grad():
+                leaves = [values.detach().requires_grad_() for values in self.taken[taken]]
+                parts.append((leaves, function(*leaves)))
+        scale = reciprocal(sum_of([part.detach() for _, part in parts]) if self.output is None else self.output)
+        return parts, scale if self.side.here is None else scale * self.side.here
+
+    def of(self, arrived: Tensor) -> list[Tensor]:
+        parts, scale = self.made
+        shares, received = arrived * scale, []
+        for leaves, part in parts:
+            slopes = torch.autograd.grad(part, leaves, shares, retain_graph=True)
+            received.append([leaf.detach() * slope for leaf, slope in zip(leaves, slopes, strict=True)])
+        return [sum_of(list(each)) for each in zip(*received, strict=True)]
+
+    def is_reached(self, arrived: Tensor) -> bool:
+        """Whether anything arrives here. On a GPU that is not looked into, which would wait for it."""
+        return self.side.here is None or arrived.device.type != "cpu" or bool((arrived * self.side.here).any())
+
+
 class Share(torch.autograd.Function):
     """A linear operation; back, R_i = Σ_j (contribution of i to j / denominator of j) R_j.
 
@@ -30,18 +78,13 @@ class Share(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, parts: list[Part], positive: bool, in_place: bool, *inputs: Tensor) -> Tensor:
-        """parts: what they make of the inputs adds up to the contributions. in_place: writes into the first input."""
-        ctx.parts = []
-        contributed = torch.zeros_like(output)
-        for taken, function in parts:
-            with torch.enable_grad():
-                leaves = [taken(values.detach()).clone().requires_grad_() for values in inputs]
-                part = function(*leaves)
-            if positive:
-                contributed += part.detach()
-            ctx.parts.append((leaves, part))
-        ctx.scale = reciprocal(contributed if positive else output)
+    def forward(ctx: Any, output: Tensor, sides: list[Side], positive: bool, in_place: bool, *inputs: Tensor) -> Tensor:
+        """sides: of them, one output is on one at most. in_place: writes into the first input."""
+        functions = {taken for side in sides for taken, _ in side.parts}
+        held = {taken: [taken(values.detach()) for values in inputs] for taken in functions}
+        ctx.sides = [Shares(side, held, None if positive else output) for side in sides]
+        # The others may never be asked for: nothing comes back to outputs below zero that a rectifier takes.
+        assert ctx.sides[0].made
         if not in_place:
             return output.clone()
         ctx.mark_dirty(inputs[0])
@@ -49,13 +92,16 @@ class Share(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        shares = gradients[0] * ctx.scale
-        relevance: list[Any] = []
-        for leaves, part in ctx.parts:
-            slopes = torch.autograd.grad(part, leaves, shares, retain_graph=True)
-            received = [leaf.detach() * slope for leaf, slope in zip(leaves, slopes, strict=True)]
-            relevance = [a + b for a, b in zip(relevance, received, strict=True)] if relevance else received
-        return None, None, None, None, *relevance
+        first, *others = ctx.sides
+        received = [first.of(gradients[0]), *(side.of(gradients[0]) for side in others if side.is_reached(gradients[0]))]
+        return None, None, None, None, *(sum_of(list(each)) for each in zip(*received, strict=True))
+
+
+def sum_of(values: list[Tensor]) -> Tensor:
+    total, *others = values
+    for other in others:
+        total = total + other
+    return total
 
 
 def reciprocal(denominators: Tensor) -> Tensor:
@@ -75,6 +121,11 @@ def reciprocal(denominators: Tensor) -> Tensor:
 
 def as_is(values: Tensor) -> Tensor:
     return values
+
+
+def whole(values: Tensor) -> Tensor:
+    """A copy: what it is of may be written into later."""
+    return values.clone()
 
 
 def positive_part(values: Tensor) -> Tensor:
@@ -99,14 +150,10 @@ def share(call: Call, kind: str, positive: bool, sources: list[Tensor], held: di
 
 def share_average(output: Tensor, function: Callable[..., Tensor], inputs: list[Tensor], positive: bool) -> Tensor:
     """function: from the inputs to the output, affine; under z⁺ linear, with no weight below zero."""
-    parts: list[Part] = [(as_is, function)]
+    sides = [Side([(whole, function)])]
     if positive:
-        is_positive = output >= 0
-        parts = [
-            (positive_part, lambda *values: torch.where(is_positive, function(*values), 0)),
-            (negative_part, lambda *values: torch.where(is_positive, 0, function(*values))),
-        ]
-    return Share.apply(output, parts, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+        sides = [Side([(positive_part, function)], output >= 0), Side([(negative_part, function)], output < 0)]
+    return Share.apply(output, sides, positive, False, *inputs)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
@@ -119,7 +166,7 @@ def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
         sources = sources[::-1]
     with torch.no_grad():
         output = torch.add(*sources, alpha=factor)
-    parts: list[Part] = [(as_is, lambda first, second: torch.add(first, second, alpha=factor))]
+    parts: list[Part] = [(whole, lambda first, second: torch.add(first, second, alpha=factor))]
     if positive:
         is_positive = output >= 0
 
@@ -133,9 +180,9 @@ def share_sum(call: Call, positive: bool, sources: list[Tensor]) -> Tensor:
         ]
     in_place = call.in_place and sources[0] is not sources[1]
     if in_place and sources[0]._is_view():
-        shared: Tensor = Share.apply(output, parts, positive, False, *sources)  # type: ignore[no-untyped-call]
+        shared: Tensor = Share.apply(output, [Side(parts)], positive, False, *sources)  # type: ignore[no-untyped-call]
         return sources[0].copy_(shared)
-    return Share.apply(output, parts, positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
+    return Share.apply(output, [Side(parts)], positive, in_place, *sources)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def bias_of(call: Call) -> Tensor | None:
@@ -162,7 +209,7 @@ def share_evenly(call: Call, source: Tensor, reached: Tensor) -> Tensor:
     with torch.no_grad():
         output = call.run()
     parts: list[Part] = [(lambda values: reached, lambda inputs: call.run(replaced | {id(source): inputs}))]
-    return Share.apply(output, parts, True, False, source)  # type: ignore[no-untyped-call, no-any-return]
+    return Share.apply(output, [Side(parts)], True, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def share_layer(
@@ -184,19 +231,19 @@ def share_layer(
         held = {id(weight): part(weight.detach()) for weight in weights}
         return reshape(call.run(no_bias | held | {id(source): inputs}))
 
-    parts: list[Part] = [(as_is, lambda inputs: layer(inputs, as_is))]
+    sides = [Side([(whole, lambda inputs: layer(inputs, as_is))])]
     if positive:
         signs = torch.where(output < 0, -1, 1) * (1 if flips is None else flips)
+        # Skipped behind a rectifier, where they would add nothing.
+        has_negative = bool((source < 0).any())
 
-        def contributions(inputs: Tensor, same: Taken, opposite: Taken) -> Tensor:
+        def parts(same: Taken, opposite: Taken) -> list[Part]:
             """To outputs above zero by weights of the sign of the inputs, to those below by weights of the other."""
-            return torch.where(signs > 0, layer(inputs, same), 0) + torch.where(signs < 0, layer(inputs, opposite), 0)
+            of_positive: Part = (positive_part, lambda inputs: layer(inputs, same))
+            return [of_positive, (negative_part, lambda inputs: layer(inputs, opposite))] if has_negative else [of_positive]
 
-        parts = [(positive_part, lambda inputs: contributions(inputs, positive_part, negative_part))]
-        if bool((source < 0).any()):
-            # Skipped behind a rectifier, where it would add nothing.
-            parts.append((negative_part, lambda inputs: contributions(inputs, negative_part, positive_part)))
-    return Share.apply(output, parts, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
+        sides = [Side(parts(positive_part, negative_part), signs > 0), Side(parts(negative_part, positive_part), signs < 0)]
+    return Share.apply(output, sides, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def share_merged(norm: Call, before: Call, reshape: Callable[[Tensor], Tensor]) -> Tensor:
