@@ -67,6 +67,9 @@ def if_image_were(value: float, tensor: Tensor, step: Step | None) -> Tensor:
     return output
 
 
+PROPORTIONAL = {*LAYERS, "average", "attention"}
+"""Kinds of which a value that is zero receives nothing, under a rule that shares."""
+
 Made = tuple[Tensor, Step | None]
 """A tensor, and the step that made it what it was at a time: later ones may have written into it."""
 
@@ -122,6 +125,28 @@ class History:
         step = self.maker(tensor)
         with torch.no_grad():
             return (if_image_were(0, tensor, step) != if_image_were(1, tensor, step)).to(tensor.dtype)
+
+    def leave_out_below_zero(self) -> None:
+        """Takes from z⁺ the outputs below zero to which nothing comes back: a rectifier takes them, whose zeros have no share."""
+        takers: dict[int, list[Step]] = {}
+        for step in self.steps:
+            for source in step.sources:
+                takers.setdefault(id(source), []).append(step)
+
+        def later(step: Step) -> list[Step]:
+            return [taker for made in tensors(step.output) for taker in takers.get(id(made), []) if taker.number > step.number]
+
+        def is_shared(step: Step) -> bool:
+            """Whether zeros that a step makes have no share of what comes back to it."""
+            return all(
+                taker.kind in PROPORTIONAL or (taker.kind in {"reshape", "max pooling"} and is_shared(taker))
+                for taker in later(step)
+            )
+
+        for step in self.steps:
+            sides = None if step.edge is None else getattr(step.edge.node, "sides", None)
+            if sides is not None and all(taker.name == "relu" and is_shared(taker) for taker in later(step)):
+                step.edge.node.sides = sides[:1]
 
     def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
         """Yields the steps from `root` back to the input, each with the tensors from which the way back goes on after it."""

@@ -177,6 +177,8 @@ def trace(model: nn.Module, images: Tensor, method: Method, watched: list[Tensor
     scores = find_scores(tape, output, len(images))
     head = find_head(tape, scores) if method.head is None or watched is None else named_head(tape, watched, scores, method.head)
     tape.check_path(head.root)
+    if rule.shares:
+        tape.history.leave_out_below_zero()
     for rectification in tape.history.rectified_among([head.root]):
         rectification.uses += 1
     return Traced(method, images, given, summed, tape, calls, scores, head)

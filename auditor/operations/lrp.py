@@ -28,11 +28,13 @@ Part = tuple[Taken, Callable[..., Tensor]]
 class Side:
     """Some of an operation's outputs. parts: what they make of the inputs adds up to the contributions to these outputs.
 
-    here: bool, of the outputs' shape or broadcast to it; None where it is all of them.
+    here: bool, of the outputs' shape; None where it is all of them. is_rare: to be worked out once something arrives there, as
+    nothing does at outputs below zero that a rectifier takes.
     """
 
     parts: list[Part]
     here: Tensor | None = None
+    is_rare: bool = False
 
 
 @dataclass(eq=False)
@@ -66,8 +68,10 @@ class Shares:
         return [sum_of(list(each)) for each in zip(*received, strict=True)]
 
     def is_reached(self, arrived: Tensor) -> bool:
-        """Whether anything arrives here. On a GPU that is not looked into, which would wait for it."""
-        return self.side.here is None or arrived.device.type != "cpu" or bool((arrived * self.side.here).any())
+        """Whether anything can arrive here. On a GPU that is not looked into, which would wait for it."""
+        if not self.side.is_rare or self.side.here is None or arrived.device.type != "cpu":
+            return True
+        return bool(arrived.ne(0).bitwise_and_(self.side.here).any())
 
 
 class Share(torch.autograd.Function):
@@ -83,8 +87,9 @@ class Share(torch.autograd.Function):
         functions = {taken for side in sides for taken, _ in side.parts}
         held = {taken: [taken(values.detach()) for values in inputs] for taken in functions}
         ctx.sides = [Shares(side, held, None if positive else output) for side in sides]
-        # The others may never be asked for: nothing comes back to outputs below zero that a rectifier takes.
-        assert ctx.sides[0].made
+        for shares in ctx.sides:
+            # Now: what an operation took may be written into later.
+            _ = shares.side.is_rare or shares.made
         if not in_place:
             return output.clone()
         ctx.mark_dirty(inputs[0])
@@ -92,8 +97,7 @@ class Share(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        first, *others = ctx.sides
-        received = [first.of(gradients[0]), *(side.of(gradients[0]) for side in others if side.is_reached(gradients[0]))]
+        received = [shares.of(gradients[0]) for shares in ctx.sides if shares.is_reached(gradients[0])]
         return None, None, None, None, *(sum_of(list(each)) for each in zip(*received, strict=True))
 
 
@@ -227,22 +231,25 @@ def share_layer(
     """
     weights, no_bias = parameters_of(call, source)
 
-    def layer(inputs: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
-        held = {id(weight): part(weight.detach()) for weight in weights}
-        return reshape(call.run(no_bias | held | {id(source): inputs}))
+    def layer(part: Taken) -> Callable[[Tensor], Tensor]:
+        held = no_bias | {id(weight): part(weight.detach()) for weight in weights}
+        return lambda inputs: reshape(call.run(held | {id(source): inputs}))
 
-    sides = [Side([(whole, lambda inputs: layer(inputs, as_is))])]
+    sides = [Side([(whole, layer(as_is))])]
     if positive:
-        signs = torch.where(output < 0, -1, 1) * (1 if flips is None else flips)
-        # Skipped behind a rectifier, where they would add nothing.
-        has_negative = bool((source < 0).any())
-
-        def parts(same: Taken, opposite: Taken) -> list[Part]:
-            """To outputs above zero by weights of the sign of the inputs, to those below by weights of the other."""
-            of_positive: Part = (positive_part, lambda inputs: layer(inputs, same))
-            return [of_positive, (negative_part, lambda inputs: layer(inputs, opposite))] if has_negative else [of_positive]
-
-        sides = [Side(parts(positive_part, negative_part), signs > 0), Side(parts(negative_part, positive_part), signs < 0)]
+        above, below = output >= 0, output < 0
+        if flips is not None:
+            above, below = (
+                torch.where(flips < 0, other, here) & (flips != 0) for here, other in ((above, below), (below, above))
+            )
+        by_positive, by_negative = layer(positive_part), layer(negative_part)
+        # To outputs above zero by weights of the sign of the inputs, to those below by weights of the other.
+        of_above, of_below = [(positive_part, by_positive)], [(positive_part, by_negative)]
+        if bool((source < 0).any()):
+            # Skipped behind a rectifier, where they would add nothing.
+            of_above.append((negative_part, by_negative))
+            of_below.append((negative_part, by_positive))
+        sides = [Side(of_above, above), Side(of_below, below, is_rare=True)]
     return Share.apply(output, sides, positive, False, source)  # type: ignore[no-untyped-call, no-any-return]
 
 
