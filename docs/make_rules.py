@@ -65,17 +65,18 @@ NOTES = f"""
   it takes, whatever no-op or reshaping stands between (Hui & Binder 2019; zennit's canonizers); under ε it makes no
   difference. A batch norm before a layer is not merged into that, nor is one that
   is written out as a product and a sum (FrozenBatchNorm2d).
-- `lrp_epsilon_plus` takes ε for dense layers and z⁺ for convolutions (Kohlbrenner et al. 2020), whatever they are written as; all
-  else goes as under z⁺. The convolution whose output is z_L is dense: it is the linear layer behind the global average, and
-  goes by ε however it is written. Under ε, what stands directly behind a layer and adds constants (its bias as a sum,
-  batch norm, a layer norm, a sigmoid) takes its part as under LRP-ε: relevance that was passed on would be divided by an
-  output that may be nearly zero. With images without values below zero, networks of convolutions without biases, ReLU,
-  pooling and linear layers get the maps of zennit's `EpsilonPlus` and `EpsilonPlusFlat`; zennit's z⁺ gives biases a share.
-- `lrp_epsilon_plus_flat` shares equally among the values that a first layer's output is made of (Lapuschkin et al. 2019: the w² rule
-  of Montavon et al. 2017 with all weights 1): a map says at which places relevance arrives, and not which of their pixels are
-  bright. First is every layer that the image reaches through no other, behind normalisation, padding or whatever else. Zeros and other constants
-  around the image take no share. A first layer that takes the whole image as one vector would give all pixels the same: an
-  error.
+- `lrp_epsilon_plus` takes ε for dense layers and z⁺ for convolutions (Kohlbrenner et al. 2020), whatever they are
+  written as; all else goes as under z⁺. The convolution whose output is z_L is dense: it is the linear layer behind
+  the global average, and goes by ε however it is written. Under ε, what stands directly behind a layer and adds
+  constants (its bias as a sum, batch norm, a layer norm, a sigmoid) takes its part as under LRP-ε: relevance that was
+  passed on would be divided by an output that may be nearly zero. With images without values below zero, networks of
+  convolutions without biases, ReLU, pooling and linear layers get the maps of zennit's `EpsilonPlus` and
+  `EpsilonPlusFlat`; zennit's z⁺ gives biases a share.
+- `lrp_epsilon_plus_flat` shares equally among the values that a first layer's output is made of (Lapuschkin et al.
+  2019: the w² rule of Montavon et al. 2017 with all weights 1): a map says at which places relevance arrives, and not
+  which of their pixels are bright. First is every layer that the image reaches through no other, behind
+  normalisation, padding or whatever else. Zeros and other constants around the image take no share. A first layer
+  that takes the whole image as one vector would give all pixels the same: an error.
 - What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
 - `gradient_times_input` and LRP send back what *adds up* to a class's response; for the former the seed is 1 where
   the class response is positive, its derivative.

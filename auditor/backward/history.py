@@ -128,25 +128,23 @@ class History:
 
     def leave_out_below_zero(self) -> None:
         """Takes from z⁺ the outputs below zero to which nothing comes back: a rectifier takes them, whose zeros have no share."""
-        takers: dict[int, list[Step]] = {}
-        for step in self.steps:
-            for source in step.sources:
-                takers.setdefault(id(source), []).append(step)
-
-        def later(step: Step) -> list[Step]:
-            return [taker for made in tensors(step.output) for taker in takers.get(id(made), []) if taker.number > step.number]
+        takers: dict[int, list[Step]] = {id(step): [] for step in self.steps}
+        for taker in self.steps:
+            for step in taker.before:
+                if step is not None:
+                    takers[id(step)].append(taker)
 
         def is_shared(step: Step) -> bool:
             """Whether zeros that a step makes have no share of what comes back to it."""
             return all(
                 taker.kind in PROPORTIONAL or (taker.kind in {"reshape", "max pooling"} and is_shared(taker))
-                for taker in later(step)
+                for taker in takers[id(step)]
             )
 
         for step in self.steps:
-            sides = None if step.edge is None else getattr(step.edge.node, "sides", None)
-            if sides is not None and all(taker.name == "relu" and is_shared(taker) for taker in later(step)):
-                step.edge.node.sides = sides[:1]
+            node: Any = None if step.edge is None else step.edge.node
+            if hasattr(node, "sides") and all(taker.name == "relu" and is_shared(taker) for taker in takers[id(step)]):
+                node.sides = node.sides[:1]
 
     def path(self, root: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
         """Yields the steps from `root` back to the input, each with the tensors from which the way back goes on after it."""

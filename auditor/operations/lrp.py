@@ -244,7 +244,8 @@ def share_layer(
             )
         by_positive, by_negative = layer(positive_part), layer(negative_part)
         # To outputs above zero by weights of the sign of the inputs, to those below by weights of the other.
-        of_above, of_below = [(positive_part, by_positive)], [(positive_part, by_negative)]
+        of_above: list[Part] = [(positive_part, by_positive)]
+        of_below: list[Part] = [(positive_part, by_negative)]
         if bool((source < 0).any()):
             # Skipped behind a rectifier, where they would add nothing.
             of_above.append((negative_part, by_negative))

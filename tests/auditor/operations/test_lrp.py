@@ -382,6 +382,34 @@ def test_outputs_below_zero_are_shared_by_negative_contributions_as_the_generali
     torch.testing.assert_close(found.sum((2, 3)), sent(model, "lrp_zplus", images), rtol=1e-4, atol=0)
 
 
+BEHIND: dict[str, tuple[int, Callable[[], list[nn.Module]]]] = {
+    # How many sides of the convolution are left: outputs above zero, and those below where anything comes back to these.
+    "rectifier": (1, lambda: [nn.ReLU()]),
+    "rectifier in place, pooling": (1, lambda: [nn.ReLU(inplace=True), nn.MaxPool2d(2), Residual(conv(6, 6))]),
+    "no rectifier": (2, lambda: [nn.GELU()]),
+    "rectifier and a term": (2, lambda: [nn.ReLU(), Lambda(lambda x: x - 0.5)]),
+    "rectifier and a norm": (2, lambda: [nn.ReLU(), normed(6)]),
+    "a way past the rectifier": (2, lambda: [Residual(nn.ReLU())]),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_outputs_below_zero_are_left_out_only_where_nothing_comes_back_to_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(10)
+    left, behind = BEHIND[name]
+    model, images = nn.Sequential(conv(3, 6, bias=True), *behind(), conv(6, 6), nn.ReLU(), *global_head(6)), some_images()
+    found = responses(model, "lrp_zplus", images)
+    steps = Clear(model, "lrp_zplus", precision="float64").plain(images).tape.history.steps
+    assert len(steps[0].edge.node.sides) == left
+    monkeypatch.setattr("auditor.backward.history.History.leave_out_below_zero", lambda self: None)
+    monkeypatch.setattr("auditor.operations.lrp.Shares.is_reached", lambda self, arrived: True)
+    expected = responses(model, "lrp_zplus", images)
+    assert expected.any()
+    assert torch.equal(found, expected)
+
+
 # ---- What is shared adds up
 
 
