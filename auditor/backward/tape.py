@@ -169,18 +169,19 @@ class Tape(Watch):
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
         # Below, autograd may make new nodes for views of what was written into: their numbers begin here.
         stop = next_number()
-        starts, faults = [step.nodes.start for step in self.history.steps], {}
+        starts, faults, unseen = [step.nodes.start for step in self.history.steps], {}, {}
         for node in nodes_behind(root):
             number = node._sequence_nr()
             step = self.history.steps[bisect_right(starts, number) - 1] if starts else None
             if step is not None and number in step.nodes:
                 faults[number] = step.fault
             elif self.began <= number < stop and self.rule.answers["other"] is Treatment.UNSUPPORTED:
-                faults[number] = (
+                unseen[number] = (
                     f"operation '{node.name()}' was not seen when it was carried out, as TorchScript and extensions in C++ are "
                     f"not: rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer('other'))}"
                 )
-        for _, fault in sorted(faults.items(), reverse=True):
+        # What was not seen first: for all behind it, it looks as if the image itself had come.
+        for _, fault in [*sorted(unseen.items(), reverse=True), *sorted(faults.items(), reverse=True)]:
             if fault is not None:
                 raise UnsupportedModel(fault)
 

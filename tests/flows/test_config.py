@@ -1,6 +1,5 @@
 """The config: what it may say, what stands above it, and that every fault is named."""
 
-import inspect
 import json
 import re
 import tempfile
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor import Clear
 from auditor.backward.trace import REDUCTIONS
 from auditor.operations.rule_table import RULES
 from flows.analyses import ANALYSES
@@ -91,10 +89,6 @@ def keys_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 # What it says.
 
 
-def test_the_default_rule_is_that_of_the_engine(tmp_path: Path) -> None:
-    assert load(tmp_path).method.rule == inspect.signature(Clear).parameters["rule"].default
-
-
 @pytest.mark.parametrize(("text", "value"), [('"all"', "all"), ("7", 7)])
 def test_how_many_classes_compete(tmp_path: Path, text: str, value: object) -> None:
     assert load(tmp_path, MINIMAL + f"[method]\ntop_k = {text}").method.top_k == value
@@ -107,7 +101,7 @@ def test_defaults(tmp_path: Path) -> None:
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
         "model": {"factory": "nets:build", "weights": None, "arguments": {}},
         "method": {
-            "rule": "gradient",
+            "rule": "auto",
             "reduction": "sum",
             "head": None,
             "precision": "float32",
@@ -405,7 +399,7 @@ def test_a_byte_order_mark_is_no_part_of_the_config(tmp_path: Path) -> None:
 def test_a_flag_stands_above_the_environment_above_the_file_above_the_default(tmp_path: Path) -> None:
     file = MINIMAL + '[method]\nrule = "deconv"'
     environment = {"CLEAR_AUDIT_METHOD_RULE": "gradient"}
-    assert load(tmp_path).method.rule == "gradient"
+    assert load(tmp_path).method.rule == "auto"
     assert load(tmp_path, file).method.rule == "deconv"
     assert load(tmp_path, file, environment=environment).method.rule == "gradient"
     assert load(tmp_path, file, "method.rule=guided", environment=environment).method.rule == "guided"
