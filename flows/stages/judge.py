@@ -7,7 +7,7 @@ from reports.queries import ask
 from reports.sections.failures import say_not_finite
 from storage.errors import InputError
 from storage.joins import place_table
-from storage.runs.run import Run, readable_plan
+from storage.runs.run import Run, planned_rule
 from storage.sql.read_only import connect
 from storage.tables import write_table
 
@@ -48,11 +48,3 @@ def judge_run(session: Session, run: Run) -> list[Judgement]:
     judgements = judge(session.config.gates, run, reference)
     place_table(run, "gates", lambda path: write_table(as_rows(judgements, reference), path))
     return judgements
-
-
-def planned_rule(run: Run) -> str | None:
-    """The rule that a run's maps were planned by; None where its plan does not say."""
-    plan = readable_plan(run)
-    method = None if plan is None else plan.config.get("method")
-    rule = method.get("rule") if isinstance(method, dict) else None
-    return rule if isinstance(rule, str) else None

@@ -18,7 +18,7 @@ from reports.parts.layers import Picture
 from reports.parts.pictures import are_pixelated
 from reports.queries import Row
 from storage.filesystems import replace_file
-from storage.runs.run import Run, read_manifest, read_plan
+from storage.runs.run import Run, planned_rule, read_manifest, read_plan
 from storage.text import shorten
 
 SCHEMA = "clear-audit/comparison/1"
@@ -113,7 +113,7 @@ def say_comparison(comparison: Comparison) -> str:
         f"Of {plural(comparison.paired_count, 'image')} in both runs, {count(worse)} went from right to wrong and "
         f"{count(better)} from wrong to right{test}; {count(other)} kept their prediction on other evidence. "
         f"{count(clear)} of {plural(len(comparison.figures), 'figure')} moved by more than chance explains."
-        f"{say_classes(comparison)}"
+        f"{say_classes(comparison)}{say_rules(comparison)}"
     )
 
 
@@ -126,6 +126,14 @@ def say_classes(comparison: Comparison) -> str:
         if names
     ]
     return f" The runs have other classes: {' and '.join(found)}." if found else ""
+
+
+def say_rules(comparison: Comparison) -> str:
+    """A sentence on maps that were made in two ways; empty where they were not."""
+    before, after = (planned_rule(run) for run in (comparison.before, comparison.after))
+    if before == after:
+        return ""
+    return f" The maps are by rule '{before}' before and by '{after}' after: what moved of them may be the rule."
 
 
 def say_chance(p_value: float) -> str:

@@ -123,6 +123,14 @@ def readable_plan(run: Run) -> Plan | None:
         return None
 
 
+def planned_rule(run: Run) -> str | None:
+    """The rule that a run's maps were planned by; None where its plan does not say."""
+    plan = readable_plan(run)
+    method = None if plan is None else plan.config.get("method")
+    rule = method.get("rule") if isinstance(method, dict) else None
+    return rule if isinstance(rule, str) else None
+
+
 def read_manifest(run: Run) -> Manifest:
     """Raises InputError where it is damaged, or another run's."""
     return of_run(run, read_record(Manifest, run.manifest), run.manifest)

@@ -11,6 +11,7 @@ from reports.gates.judging import judge
 from reports.pages.comparison import Drawing, as_json, chosen_flips, render, say_chance, say_comparison, write_comparison
 from reports.parts.cards import Swatch
 from reports.parts.layers import Layer, Picture
+from storage.runs.run import read_plan
 from tests.reports.page import Page, parse, plain
 from tests.reports.stores import SCRIPT, Content, make_store
 from tests.reports.test_comparison import AFTER, BEFORE, CLASSES, EARLIER
@@ -113,3 +114,15 @@ def test_other_classes_are_said(tmp_path: Path) -> None:
         f" The runs have other classes: 1 before alone ('old') and 6 after alone ({shown})."
     )
     assert "other classes" not in say_comparison(compare(after, after))
+
+
+def test_maps_of_two_rules_are_not_compared_in_silence(tmp_path: Path) -> None:
+    before = make_store(tmp_path, Content(CLASSES, BEFORE, run_id=EARLIER))
+    after = make_store(tmp_path, Content(CLASSES, AFTER))
+    assert "by rule" not in say_comparison(compare(before, after))
+    for run, rule in ((before, "linear"), (after, "gradient")):
+        plan = read_plan(run)
+        config = plan.config | {"method": {"rule": rule}}
+        run.plan.write_text(plan.model_copy(update={"config": config}).model_dump_json(), encoding="utf-8")
+    said = say_comparison(compare(before, after))
+    assert said.endswith(" The maps are by rule 'linear' before and by 'gradient' after: what moved of them may be the rule.")
