@@ -109,6 +109,10 @@ workers = 2
 threads = 1
 [report]
 gallery_samples = 2
+[data_checks]
+samples = 24
+[trust]
+samples = 24
 """
 )
 

@@ -412,6 +412,8 @@ classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 """
     + MODEL
     + """
+[method]
+rule = "gradient"
 [compute]
 workers = 1
 """
