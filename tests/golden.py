@@ -49,6 +49,12 @@ width = 28
 [model]
 factory = "flows.demo.allcnn:build"
 weights = "{(DEMO / "allcnn.safetensors").as_posix()}"
+[method]
+rule = "gradient"
+[data_checks]
+samples = 16
+[trust]
+samples = 16
 [compute]
 shard_samples = 32
 workers = 1

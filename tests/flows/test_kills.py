@@ -35,6 +35,12 @@ labels = "{DEMO}/t10k-labels-idx1-ubyte.gz"
 """
     + MODEL.format(weights=(DEMO / "allcnn.safetensors").as_posix())
     + """
+[method]
+rule = "gradient"
+[data_checks]
+samples = 64
+[trust]
+samples = 64
 [compute]
 shard_samples = 64
 workers = 2
