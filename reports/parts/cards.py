@@ -104,7 +104,7 @@ def make_card(
     of_class = label if row["label"] is not None else f"the prediction {prediction}"
     alts = {
         "input": f"Input image, sample {index}, label: {label}.",
-        "heatmap": f"Binary heatmap: evidence for {of_class} from red to white, for any other class in green.",
+        "heatmap": f"Binary heatmap: evidence for {of_class}, from red to white, and the strongest for any other class.",
         "clear": f"CLEAR map: each pixel in the colour of its dominant class; most energy: {dominant}.",
     }
     facts = [
