@@ -18,8 +18,8 @@ GREYED = (0.13, 0.43, 0.04)
 """Red, green and blue in an image that lies under a map: its luma (ITU-R 709) at 0.6, so that colours stand out from white."""
 
 OTHER = (1.0, 0.65, 1.0)
-"""Of the binary heatmap, evidence for any other class: pale pink. No class has it, for theirs are fully saturated (`palette`); of the
-colours of full value it is about the farthest, in OKLab, from these, from the hot scale and from the greys of an image."""
+"""Of the binary heatmap, evidence for any other class: pale pink. No class has it, for theirs are fully saturated (`palette`); of
+all colours of full value it is about the farthest, in OKLab, from these, from the hot scale and from an image's greys."""
 
 PERCENTILE = 99
 """Of a sample's positive responses: what lies above it is drawn at full brightness. The peak alone would leave the rest black."""

@@ -28,6 +28,9 @@ GROUPS = {
         "For each cell of label and dominant class that is shown above, the image whose dominant class holds most of its energy.",
     ),
 }
+UNSUSPICIOUS = ("random", "cell")
+"""Groups whose samples were not chosen because something speaks against them."""
+
 GATE = "gate:"
 """Prefix of the reason of a sample that counts against a gate; the gate's name follows."""
 
@@ -58,14 +61,18 @@ class Gallery(Record):
     """`gallery.json`: the classes' colours and the samples that were drawn, in order.
 
     percentile: of a sample's positive responses, the one with full brightness in its maps, which are translucent; None where an
-    older version drew the maps, on black and with the peak at full brightness. other_color: of the binary heatmap, evidence for any
-    other class; older versions drew it in green, which may be the colour of a class as well.
+    older version drew the maps, on black and with the peak at full brightness. other_color: of evidence for any other class in
+    the binary heatmap; older versions drew it in green, which may be the colour of a class as well.
     """
 
     colors: list[str]
     samples: list[GallerySample]
     percentile: int | None = Field(default=None, ge=0, le=100)
     other_color: str = OLD_OTHER
+
+    @property
+    def other_name(self) -> str:
+        return "green" if self.other_color == OLD_OTHER else "pale pink"
 
     @field_validator("colors", "other_color")
     @classmethod

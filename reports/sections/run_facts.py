@@ -3,16 +3,21 @@
 from typing import Any
 
 from reports.context import ReportContext
-from reports.formats import count, decimal, duration, moment
+from reports.formats import count, decimal, duration, moment, plural
 from reports.parts.blocks import Block, facts_table
-from reports.queries import Answer
+from reports.queries import Answer, Row
 from reports.sections.section import Section
 from storage.datasets.dataset import say_empty, say_passed_over
 from storage.runs.plan import Plan
 
 
 def make_content(context: ReportContext) -> dict[str, Any]:
-    return {"facts": run_facts(context.facts, context.plan)}
+    return {"facts": run_facts(context.facts, context.plan), "heading": say_heading(context.facts.rows[0])}
+
+
+def say_heading(run: Row) -> str:
+    images, classes = plural(run["sample_count"], "image"), count(run["class_count"])
+    return f"{images} of {classes} classes, by rule {run['rule']}, in {duration(run['duration_secs'])}"
 
 
 def run_facts(answer: Answer, plan: Plan) -> Block:

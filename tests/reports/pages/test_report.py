@@ -44,7 +44,7 @@ def test_same_run_same_page(small_run: Run, small_html: str) -> None:
 
 def test_no_script_but_our_own_and_nothing_that_acts(small_html: str, small_page: Page) -> None:
     (script,) = small_page.all("script")
-    assert script.text.strip() == (TEMPLATES / "filters.js").read_text(encoding="utf-8").strip()
+    assert script.text.strip() == (TEMPLATES / "script.js").read_text(encoding="utf-8").strip()
     assert small_html.lower().count("<script") == 1
     assert SCRIPT in small_page.elements[0].text
     assert QUOTES in small_page.elements[0].text

@@ -62,7 +62,9 @@ def test_a_sample_without_label_and_map(small_page: Page) -> None:
     text = card(small_page, "Sample 9")
     assert f"label (no label) prediction {SCRIPT} (31.2 %) dominant class (none)" in text
     alts = [picture.attributes.get("aria-label") for picture in small_page.all("svg", role="img")]
-    assert f"Binary heatmap: evidence for the prediction {SCRIPT}, from red to white, and the strongest for any other class." in alts
+    assert (
+        f"Binary heatmap: evidence for the prediction {SCRIPT}, from red to white, and the strongest for any other class." in alts
+    )
 
 
 def test_legend_names_every_class_in_its_color(small_page: Page) -> None:
