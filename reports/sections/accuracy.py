@@ -10,11 +10,16 @@ from reports.parts.blocks import Block, Chart, tabulate
 from reports.parts.columns import IMAGES, NO_LABELS, NOT_RANKED, RANKED_FROM, class_column, ranked, say_unranked, share, worst
 from reports.queries import Row
 from reports.sections.section import Section
+from reports.sections.verdict import ask_suspicion
 
 
 def make_content(context: ReportContext) -> dict[str, Any]:
     block = accuracy_block(context)
-    return {"accuracy": block, "heading": say_heading(context, block.answer.rows)}
+    return {
+        "accuracy": block,
+        "of_first_screen": [context.verdict, ask_suspicion(context)],
+        "heading": say_heading(context, block.answer.rows),
+    }
 
 
 def say_heading(context: ReportContext, rows: Sequence[Row]) -> str:

@@ -1,13 +1,13 @@
 """The first screen's pictures: of the gallery, those that a reviewer should look at first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any
 
 from reports.context import ReportContext
-from reports.formats import NO_CLASS, NO_LABEL, count
-from reports.parts.cards import Names, Swatch, describe_samples, make_legend, make_swatches, picture_path
+from reports.formats import NO_CLASS, NO_LABEL, count, percent
+from reports.parts.cards import Names, Swatch, describe_samples, make_legend, picture_path
 from reports.parts.gallery import UNSUSPICIOUS, Gallery, read_gallery
 from reports.parts.layers import Drawn, Picture, lay_again, plain
 from reports.parts.pictures import are_pixelated, as_uri
@@ -19,12 +19,11 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Suspect:
-    """A sample that speaks against the model. swatch: the class of most of its evidence; None where it has none."""
+    """A sample to look at. said: its label and prediction. swatch: its dominant class; None where it has none."""
 
     sample_index: int
     picture: Picture
-    label: str
-    prediction: str
+    said: str
     swatch: Swatch | None
 
 
@@ -49,22 +48,24 @@ def find_suspects(context: ReportContext, gallery: Gallery) -> Suspects:
     drawn = [index for index in most_suspicious(gallery) if all(picture_path(folder, index, kind).is_file() for kind in needed)]
     rows, shares, _ = describe_samples(context, drawn[:SHOWN])
     names = Names(context.labels, gallery.colors)
-    suspects = [make_suspect(context, names, row, shares[index], gallery.percentile is not None) for index, row in rows.items()]
+    suspects = [make_suspect(context, names, row, gallery.percentile is not None) for index, row in rows.items()]
     suspects.sort(key=lambda suspect: drawn.index(suspect.sample_index))
     legend, _ = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
     return Suspects(suspects, legend, gallery.percentile)
 
 
-def make_suspect(context: ReportContext, names: Names, row: Row, shares: Sequence[Row], is_translucent: bool) -> Suspect:
-    """row, shares: of the sample, see `describe_samples`. is_translucent: whether its map lies on its image."""
+def make_suspect(context: ReportContext, names: Names, row: Row, is_translucent: bool) -> Suspect:
+    """row: of the sample, see `describe_samples`. is_translucent: whether its map lies on its image."""
     index = row["sample_index"]
     label, prediction = names.name(row["label"], NO_LABEL), names.name(row["prediction"], NO_CLASS)
-    alt = f"CLEAR map of sample {index}, label {label}, prediction {prediction}."
+    said = f"label and prediction {label}" if label == prediction else f"label {label}, prediction {prediction}"
     path = picture_path(context.run.gallery, index, "clear")
-    clear = Drawn("clear", f"Sample {count(index)}", alt, "" if is_translucent else as_uri(path.read_bytes()))
-    swatches = make_swatches(names, shares)
+    uri = "" if is_translucent else as_uri(path.read_bytes())
+    clear = Drawn("clear", f"Sample {count(index)}", f"CLEAR map of sample {index}, {said}.", uri)
+    dominant = None if row["dominant_class"] is None else names.swatches[row["dominant_class"]]
+    swatch = dominant and replace(dominant, share=percent(row["dominant_energy_frac"]))
     picture = lay_again(index, "input", clear) if is_translucent else plain(clear)
-    return Suspect(index, picture, label, prediction, swatches[0] if swatches else None)
+    return Suspect(index, picture, said, swatch)
 
 
 def most_suspicious(gallery: Gallery) -> list[int]:

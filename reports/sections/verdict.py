@@ -9,7 +9,7 @@ from reports.formats import UNDEFINED, count, percent, plural
 from reports.gates.judgement import GateOutcome, overall
 from reports.parts.columns import RANKED_FROM
 from reports.parts.gate_columns import GLYPHS
-from reports.queries import Row
+from reports.queries import Answer, Row
 from reports.sections import data_checks, gates, trust
 from reports.sections.section import Section
 
@@ -52,18 +52,21 @@ class Finding:
 
 def make_content(context: ReportContext) -> dict[str, Any]:
     (found,) = context.verdict.rows
-    suspicion = context.ask("other_evidence_classes", ranked_from=RANKED_FROM)
     checks = read_data_checks(context)
     return {
         "audited": say_audited(context, found),
         "status": WITH_FAILURES if found["failed_count"] else COMPLETE,
         "trust": trust.make_trust(context),
-        "finding": find_worst(context, found, checks, suspicion.rows),
+        "finding": find_worst(context, found, checks, ask_suspicion(context).rows),
         "figures": key_figures(found),
         "gates": judge_gates(context),
         "data": judge_data(checks),
-        "answers": [context.verdict, suspicion],
     }
+
+
+def ask_suspicion(context: ReportContext) -> Answer:
+    """The class with the greatest share of correct images whose evidence is for another class, one row or none."""
+    return context.ask("other_evidence_classes", ranked_from=RANKED_FROM)
 
 
 def say_audited(context: ReportContext, found: Row) -> str:

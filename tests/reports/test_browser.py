@@ -326,7 +326,7 @@ def test_a_picture_is_enlarged_by_keyboard_and_by_mouse(pages: dict[str, Path], 
     browser.get(pages["report"].as_uri())
     figure = browser.find_element(By.CSS_SELECTOR, "#suspects figure")
     button = figure.find_element(By.CSS_SELECTOR, "button.enlarge")
-    assert button.accessible_name.startswith("Enlarge: CLEAR map of sample 1, label cat")
+    assert button.accessible_name.startswith("Enlarge: CLEAR map of sample 1, label and prediction cat")
     small = figure.find_element(By.TAG_NAME, "svg").size["width"]
     button.send_keys(Keys.ENTER)
     dialog = browser.find_element(By.TAG_NAME, "dialog")

@@ -35,8 +35,8 @@ def test_six_maps_on_their_images(small_page: Page) -> None:
     shown, gallery = pictures_of(small_page)[:6], pictures_of(small_page)[6:]
     first, second = gallery[0], gallery[2]
     assert shown[0] == [(first[0][0], True), second[1]], "sample 1, of which the gallery begins with the image"
-    assert f"Sample 1: label cat, prediction cat, most evidence for {SCRIPT} (75.0 %)" in plain(section.text)
-    assert "Sample 9: label (no label)" in plain(section.text)
+    assert f"Sample 1: label and prediction cat, most evidence for {SCRIPT} (75.0 %)" in plain(section.text)
+    assert f"Sample 9: label (no label), prediction {SCRIPT}, most evidence for no class" in plain(section.text)
     assert "full brightness is the 99th percentile of the image's positive responses" in plain(section.text)
 
 
