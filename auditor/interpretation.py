@@ -3,7 +3,7 @@
 READINGS = (
     "Eq. 3 has no rectifier on the way back: rule 'linear' is linear in the class responses once the max-pooling switches "
     "are fixed. Rules 'deconv', 'gradient' and 'guided' are the same machine with another rectifier; 'gradient_times_input', "
-    "'lrp_epsilon' and 'lrp_zplus' are other sources of R(x|c).",
+    "'lrp_epsilon', 'lrp_zplus' and their composites 'lrp_epsilon_plus' and 'lrp_epsilon_plus_flat' are other sources of R(x|c).",
     "Rule 'cam' (class activation maps) sends nothing back: R(x|c) is max(z_c, 0), enlarged bilinearly to the image, as if each "
     "position of z_L saw the part of the image at the same place; it is as coarse as z_L.",
     "Only positive class response is sent back: the seed of class c is max(z_c, 0), so that a class the network argues "

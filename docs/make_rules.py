@@ -53,7 +53,9 @@ NOTES = f"""
   constant is a bias too, wherever it stands: batch norm's shift, a positional embedding, an activation's value at zero
   (softplus, sigmoid). Norms share as the linear layers that they are with their divisors held fixed; gates and constant
   factors pass a relevance on (Ali et al. 2022; Achtibat et al. 2024). So no share is larger than the value it comes from
-  allows: where a network is linear by pieces, LRP-ε is gradient × input (Ancona et al. 2018), and grows as that does.
+  allows: where all activations are ReLU, LeakyReLU or PReLU, and all else is a layer, an average, reshaping, scaling or
+  max-pooling, LRP-ε is gradient × input (Ancona et al. 2018) but for ε, and grows as that does. It is not where an activation
+  saturates (ReLU6 above 6) or bends, nor with norms of the sample, gates, attention and products.
 - ε is 1e-6 times the root mean square of the layer's outputs for the sample (of a token's, or a vector's), with the sign
   of what it is added to: `Stabilizer(norm_scale=True)` of zennit. What subnormal numbers made is not divided by.
 - LRP-z⁺ takes (x_i w_ij)⁺, which for inputs that are nowhere negative is Montavon's rule. To an output below zero, which
@@ -63,6 +65,18 @@ NOTES = f"""
   it takes, whatever no-op or reshaping stands between (Hui & Binder 2019; zennit's canonizers); under ε it makes no
   difference. A batch norm before a layer is not merged into that, nor is one that
   is written out as a product and a sum (FrozenBatchNorm2d).
+- `lrp_epsilon_plus` takes ε for dense layers and z⁺ for convolutions (Kohlbrenner et al. 2020), whatever they are
+  written as; all else goes as under z⁺. The convolution whose output is z_L is dense: it is the linear layer behind
+  the global average, and goes by ε however it is written. Under ε, what stands directly behind a layer and adds
+  constants (its bias as a sum, batch norm, a layer norm, a sigmoid) takes its part as under LRP-ε: relevance that was
+  passed on would be divided by an output that may be nearly zero. With images without values below zero, networks of
+  convolutions without biases, ReLU, pooling and linear layers get the maps of zennit's `EpsilonPlus` and
+  `EpsilonPlusFlat`; zennit's z⁺ gives biases a share.
+- `lrp_epsilon_plus_flat` shares equally among the values that a first layer's output is made of (Lapuschkin et al.
+  2019: the w² rule of Montavon et al. 2017 with all weights 1): a map says at which places relevance arrives, and not
+  which of their pixels are bright. First is every layer that the image reaches through no other, behind
+  normalisation, padding or whatever else. Zeros and other constants around the image take no share. A first layer
+  that takes the whole image as one vector would give all pixels the same: an error.
 - What arrives at the image is measured before a run of LRP or gradient × input: see [the method](method.md#relevance).
 - `cam` sends nothing back, and has no column: any operation will do, as long as z_L has more than one position. A z_L of one
   position, and one of tokens, whose places in the image are not known, are errors.
@@ -85,6 +99,8 @@ def rules_page() -> str:
     lines += ["", f"| operation | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for kind, (about, _) in KINDS.items():
         lines.append(f"| **{kind}**: {about} | " + " | ".join(str(rule.answers[kind]) for rule in BACKWARD_RULES.values()) + " |")
+    first = ["as any" if rule.first is None else str(rule.first) for rule in BACKWARD_RULES.values()]
+    lines.append("| **first layer**: each layer that the image reaches through no other | " + " | ".join(first) + " |")
     lines += ["", "Operations by the names they are seen under, in place or not, as function, method or exported program:", ""]
     lines += [f"- {kind}: {', '.join(f'`{name}`' for name in sorted(names))}" for kind, (_, names) in KINDS.items() if names]
     return "\n".join(lines) + "\n" + NOTES

@@ -41,12 +41,11 @@ SIGNED = r"x-amz-(signature|credential|security-token)|sig|signature|(\w*[_-])?(
 CREDENTIALS = re.compile(rf"://[^/]*:(?!\d+(/|$))|[?&]({SIGNED})=", re.IGNORECASE)
 """What in an address is a secret: `s3://key:secret@bucket`, and the signature of an address that was signed."""
 
-PATHS = (("dataset", "path"), ("dataset", "labels"), ("model", "weights"), ("model", "program"))
-ADDRESSES = (*PATHS, ("compute", "cluster"))
-
-
 UNIONS: dict[str, Iterable[Any]] = {"dataset": FORMATS, "model": SOURCES}
 """The sections that have one of several sets of options, with all of these."""
+
+PATHS = {(section, key) for section, choices in UNIONS.items() for choice in choices for key in choice.addresses}
+ADDRESSES = (*sorted(PATHS), ("compute", "cluster"))
 
 OPTIONS = {name: analysis.options for name, analysis in ANALYSES.items() if name != MAPS}
 """Of the analyses beside the maps, whose options are sections of the config."""
@@ -298,9 +297,10 @@ def explain(item: Any) -> str:
         if where in known:
             return f"key '{where}' is none of dataset.format '{item['loc'][1]}': remove it, or name another format"
         return f"unknown key '{where}': did you mean '{nearest(re.sub(r'[.][0-9]+[.]', '.', where), known)}'?"
-    if item["type"] == "missing" and where == "model.factory":
+    models = [f"key 'model.{source.key}'" for source in reversed(SOURCES.values())]
+    if item["type"] == "missing" and f"key '{where}'" == models[0]:
         return (
-            "neither key 'model.factory' nor key 'model.program' is there: add the one that names your model "
+            f"neither {' nor '.join(models)} is there: add the one that names your model "
             "('clear-audit init' writes a config with every key explained)"
         )
     if item["type"] == "missing":

@@ -16,9 +16,19 @@ class Section(BaseModel):
 
 
 class MethodSection(Section):
-    rule: Literal["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus", "cam"] = (
-        "gradient"
-    )
+    rule: Literal[
+        "auto",
+        "linear",
+        "deconv",
+        "gradient",
+        "guided",
+        "gradient_times_input",
+        "lrp_epsilon",
+        "lrp_zplus",
+        "lrp_epsilon_plus",
+        "lrp_epsilon_plus_flat",
+        "cam",
+    ] = "auto"
     reduction: Literal["sum", "l2", "max"] = "sum"
     head: str | None = Field(default=None, min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"

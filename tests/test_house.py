@@ -56,7 +56,7 @@ GROUPS = {
     ],
     "storage": [
         *("errors", "options", "text", "filesystems", "addresses", "local_cache", "json_records", "statistics", "tables", "maps"),
-        *("datasets", "models", "operators", "runs", "sql", "joins", "aggregates"),
+        *("datasets", "models", "operators", "rule_choices", "runs", "sql", "joins", "aggregates"),
     ],
     "reports": ["formats", "queries", "context", "figures", "comparison", "gates", "parts", "sections", "pages"],
     "flows": [

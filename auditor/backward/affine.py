@@ -15,9 +15,9 @@ from torch import Tensor
 from auditor.backward.history import Step
 from auditor.backward.tape import Tape
 from auditor.operations.calls import tensors
-from auditor.operations.rule_table import MATRIX_PRODUCTS, SUMS, UNMOVED
+from auditor.operations.rule_table import LAYERS, MATRIX_PRODUCTS, SUMS, UNMOVED
 
-AFFINE = frozenset({"layer", "average", "reshape", "scaling"})
+AFFINE = frozenset({*LAYERS, "average", "reshape", "scaling"})
 """Kinds of operation that are affine in what carries the response."""
 SHAPES = frozenset({"flatten", "view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "unflatten", "ravel"})
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -34,7 +34,7 @@ class AffineEnd:
 
     @property
     def has_layer(self) -> bool:
-        return any(step.kind == "layer" for step in self.steps)
+        return any(step.kind in LAYERS for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def first_layer(steps: list[Step], begins: list[Tensor]) -> tuple[int, Tensor, T
     for place, step in enumerate(steps if len(begins) == 1 else []):
         if len(step.sources) != 1 or step.sources[0] is not tensor:
             return None
-        if step.kind == "layer":
+        if step.kind in LAYERS:
             weight, bias = weight_and_bias(step)
             again = any(id(source) in passed for later in steps[place + 1 :] for source in later.sources)
             fits = weight is not None and weight.shape[1] == begins[0].shape[1:].numel() == weight[0].numel()

@@ -13,6 +13,7 @@ from auditor.operations.rule_table import (
     FACTORS,
     GATES,
     KIND_OF,
+    LAYERS,
     MATRIX_PRODUCTS,
     NORMS,
     SAMPLERS,
@@ -68,7 +69,7 @@ def classify_by_operands(call: Call, history: History) -> Classified:
     if name == "scaled_dot_product_attention":
         return kind, [tensor for tensor in differentiable_operands if tensor is not call.argument(2, "value")]
     is_led = len(differentiable_operands) > 1 or (name in SAMPLERS and differentiable_operands[0] is not first)
-    if is_led and (name in SAMPLERS or kind == "layer"):
+    if is_led and (name in SAMPLERS or kind in LAYERS):
         # Where to look, or what to multiply by, is decided by the input.
         return "attention", [tensor for tensor in differentiable_operands if tensor is not first]
     return kind, []
@@ -168,7 +169,7 @@ def classify_scaling(call: Call, response: Tensor, history: History) -> str:
     factors = [tensor.numel() for tensor in operands if history.is_derived(tensor)]
     if not factors:
         # An einsum of one operand only sums it.
-        return ("layer" if len(operands) > 1 else "average") if is_matrix else "scaling"
+        return ("dense" if len(operands) > 1 else "average") if is_matrix else "scaling"
     if is_matrix:
         return "attention"
     # One factor a value may be any activation written out, as x * (x > 0): it must not be held fixed.
@@ -228,7 +229,7 @@ def is_worked_out_from(step: Step | None, other: Step | None) -> bool:
 def is_mixed_softmax(tensor: Tensor, history: History) -> bool:
     """Whether layers alone stand between a softmax and this, as between the heads of talking-heads attention."""
     step = gate_step(tensor, history)
-    while step is not None and step.kind == "layer" and step.sources:
+    while step is not None and step.kind in LAYERS and step.sources:
         _, step = history.look_back(step.sources[0], step.before[0])
     return step is not None and step.name == "softmax"
 

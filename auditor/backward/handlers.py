@@ -8,32 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.backward.history import History
+from auditor.backward.history import History, Step
 from auditor.kernels.conv_arguments import geometry_of
 from auditor.kernels.input_conv import Entry
 from auditor.kernels.max_pool import Pooling, are_apart, goes_back_by_loops
-from auditor.kernels.relu_backward import Convolution, Rectification, Rectifier, turnable
+from auditor.kernels.relu_backward import Convolution, Rectification, Rectifier, convolution, turnable
 from auditor.operations import calls
 from auditor.operations.activations import NORMALISATIONS, Activation
 from auditor.operations.calls import Call, is_among, is_reshape
-from auditor.operations.lrp import portion, share, share_average, share_merged
-from auditor.operations.rule_table import FACTORS, MATRIX_PRODUCTS, Rule, Treatment
-
-SHARING = (Treatment.EPSILON, Treatment.ZPLUS)
+from auditor.operations.lrp import portion, share, share_average, share_evenly, share_merged
+from auditor.operations.rule_table import FACTORS, LAYERS, MATRIX_PRODUCTS, Rule, Treatment
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A call that carries a response. kind: of the call, see `KINDS`. sources: the operands that its response goes back to."""
+    """A call that carries a response.
+
+    kind: of the call, see `KINDS`. treatment: how the response goes back. sources: the operands that it goes back to.
+    """
 
     call: Call
     kind: str
     rule: Rule
+    treatment: Treatment
     sources: list[Tensor]
-
-    @property
-    def treatment(self) -> Treatment:
-        return self.rule.answers[self.kind]
 
     @property
     def held(self) -> dict[int, Tensor]:
@@ -65,17 +63,25 @@ def reshape(operation: Operation, history: History) -> Any:
 
 def mix(operation: Operation, history: History) -> Any:
     """A layer, an average or attention."""
-    if operation.treatment not in SHARING:
+    if not operation.rule.shares:
         return adjoint(operation, history)
-    is_zplus = operation.treatment is Treatment.ZPLUS
-    return share(operation.call, operation.kind, is_zplus, operation.sources, operation.held)
+    call, source = with_kernel(operation.call), operation.sources[0]
+    if operation.treatment is Treatment.FLAT:
+        return share_evenly(call, source, history.reached(source))
+    return share(call, operation.kind, operation.treatment is Treatment.ZPLUS, operation.sources, operation.held)
+
+
+def with_kernel(call: Call) -> Call:
+    """The same, by the way back of `Convolution` where it is one that this has."""
+    is_turned = call.name == "conv2d" and len(call.differentiable_operands) == 1 and turnable(call) is not None
+    return replace(call, function=convolution) if is_turned else call
 
 
 def scale(operation: Operation, history: History) -> Any:
-    if operation.rule.answers["layer"] is Treatment.ZPLUS and operation.call.name == "batch_norm":
+    if operation.rule.shares and operation.call.name == "batch_norm":
         before = layer_before(operation.call, history)
-        if before is not None:
-            return share_merged(operation.call, *before)
+        if before is not None and before[0].treatment is Treatment.ZPLUS:
+            return share_merged(operation.call, with_kernel(before[0].call), before[1])
     return pass_on(operation) if operation.treatment is not Treatment.ADJOINT else adjoint(operation, history)
 
 
@@ -98,7 +104,8 @@ def multiply(operation: Operation, history: History) -> Any:
     if operation.treatment is Treatment.HALVES:
         # Each factor gets half of what it gets where the other is its gate.
         kind = "attention" if call.name in MATRIX_PRODUCTS else "gate"
-        each = [carry_out(replace(operation, kind=kind, sources=[factor]), history) for factor in call.differentiable_operands]
+        as_gated = replace(operation, kind=kind, treatment=operation.rule.answers[kind])
+        each = [carry_out(replace(as_gated, sources=[factor]), history) for factor in call.differentiable_operands]
         return each[0] / 2 + each[1] / 2
     return pass_on(operation) if operation.treatment is Treatment.PASS else adjoint(operation, history)
 
@@ -143,7 +150,7 @@ HANDLERS: dict[str, Handler] = {
     "reshape": reshape,
     "scaling": scale,
     "normalisation": normalise,
-    **dict.fromkeys(("layer", "average", "attention"), mix),
+    **dict.fromkeys((*LAYERS, "average", "attention"), mix),
     **dict.fromkeys(("activation", "power"), activate),
     **dict.fromkeys(("gate", "product"), multiply),
     **dict.fromkeys(("max pooling", "transform", "nonlinear", "other"), adjoint),
@@ -216,23 +223,22 @@ def slopes_of(factors: list[Tensor], values: Tensor, history: History) -> Tensor
         return first.detach() * slope(second) + slope(first) * second.detach()
 
 
-def layer_before(norm: Call, history: History) -> tuple[Call, Callable[[Tensor], Tensor]] | None:
+def layer_before(norm: Call, history: History) -> tuple[Step, Callable[[Tensor], Tensor]] | None:
     """The layer whose outputs a batch norm takes, and what reshapes them on the way there."""
     reshapings: list[tuple[Call, Tensor]] = []
     step = history.maker(norm.differentiable_operands[0])
     while step is not None and step.kind == "reshape" and len(step.sources) == 1 and isinstance(step.output, Tensor):
         reshapings.append((step.call, step.sources[0]))
         step = step.before[0]
-    if step is None or step.kind != "layer" or len(step.sources) != 1:
+    if step is None or step.kind not in LAYERS or len(step.sources) != 1:
         return None
-    layer = step.call
 
     def reshape_outputs(outputs: Tensor) -> Tensor:
         for call, source in reversed(reshapings):
             outputs = call.of(source)(outputs)
         return outputs
 
-    return layer, reshape_outputs
+    return step, reshape_outputs
 
 
 def pass_on(operation: Operation) -> Tensor:

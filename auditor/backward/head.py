@@ -161,9 +161,10 @@ def averaged_head(tape: Tape, scores: Tensor) -> Head | None:
             source, axis = torch.cat([as_maps(average.source, average.axis) for average in averages], 1), 1
         layer = Layer(weight, bias, axis)
         responses = layer.class_responses(source)
-    # A rule that shares needs the layer's own contributions; the others can enter before it.
-    root, kernels = (responses, None) if tape.rule.shares else (source, weight)
-    return Head(responses.detach().float(), root, kernels, source, layer, 1 if tape.rule.shares else axis, of_tokens)
+    if not tape.rule.shares:
+        return Head(responses.detach().float(), source, weight, source, layer, axis, of_tokens)
+    # A rule that shares needs the layer's own contributions.
+    return Head(responses.detach().float(), decided(tape, responses), None, source, layer, 1, of_tokens)
 
 
 def joined_layer(end: AffineEnd, averages: list[Average], scores: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -203,13 +204,22 @@ def class_maps_head(tape: Tape, scores: Tensor, axis: int) -> Head:
     A rectifier behind that convolution lets through what is sent back: only positive response is.
     """
     responses, layer = as_maps(scores.detach(), axis).float(), Layer(axis=axis)
+    if tape.rule.shares:
+        return Head(responses, decided(tape, scores), None, scores, layer, axis)
     step = last_step(tape, scores, {"relu"}) if scores.dim() == 4 and axis == 1 else None
-    if not tape.rule.shares and step is not None and step.name in CONVOLUTIONS:
+    if step is not None and step.name in CONVOLUTIONS:
         weight, features, geometry = weight_and_bias(step)[0], step.sources[0], geometry_of(step.call)
         stays = geometry is not None and geometry[:2] == ((1, 1), (0, 0))
         if stays and weight is not None and weight.shape[1:] == (features.shape[1], 1, 1):
             return Head(responses, features, weight[:, :, 0, 0], scores, layer)
     return Head(responses, scores, None, scores, layer, axis, of_tokens=scores.dim() == 3)
+
+
+def decided(tape: Tape, scores: Tensor) -> Tensor:
+    """Where classes enter behind the layer that makes `scores`, under a rule that shares: it is dense, also as a convolution."""
+    step = last_step(tape, scores, {"relu"})
+    is_other = tape.rule.answers["dense"] is not tape.rule.answers["convolution"]
+    return tape.decide(step) if is_other and step is not None and step.kind == "convolution" else scores
 
 
 def of_two_classes(head: Head, only: int) -> Head:

@@ -11,6 +11,7 @@ from auditor.backward.affine import AffineEnd, affine_end, keeps_values, run_thr
 from auditor.backward.history import Step
 from auditor.backward.tape import Tape
 from auditor.errors import UnsupportedModel
+from auditor.operations.rule_table import LAYERS
 
 PROBABILITIES = frozenset({"softmax", "log_softmax", "sigmoid", "expit", "logsigmoid", "log_sigmoid"})
 MONOTONE = PROBABILITIES | {"tanh", "exp", "log"}
@@ -167,7 +168,7 @@ def check_chain(tape: Tape, returned: Tensor, scores: Tensor) -> None:
 def value_by_value(tape: Tape, scores: Tensor) -> list[str]:
     """The operations between the last layer, or whatever else mixes values, and the scores, the last one first."""
     names, step = [], tape.history.maker(scores)
-    while step is not None and step.kind != "layer" and len(step.sources) == 1 and is_flat(step.sources[0]):
+    while step is not None and step.kind not in LAYERS and len(step.sources) == 1 and is_flat(step.sources[0]):
         mixes_samples = "softmax" in step.name and not is_monotone(step)
         if step.kind != "reshape" and not mixes_samples:
             names.append(step.name)

@@ -11,13 +11,14 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from auditor.backward.classification import classify
 from auditor.backward.handlers import Operation, carry_out
-from auditor.backward.history import History, Step
+from auditor.backward.history import History, Step, is_behind_layer
 from auditor.errors import UnsupportedModel
 from auditor.operations.calls import Call, is_among, mode_fault, tensors
 from auditor.operations.composites import is_composite, write_out
 from auditor.operations.function_mode import Watch
 from auditor.operations.rule_table import (
     CONSTANTS,
+    LAYERS,
     LEAVING,
     LIKE_ANOTHER,
     RULES,
@@ -29,7 +30,7 @@ from auditor.operations.rule_table import (
 VARYING = {"max pooling", "normalisation", "gate", "attention", "product", "nonlinear", "other"}
 """Kinds whose way back under `linear` depends on the input."""
 
-ADDING = {"scaling", "reshape", "layer", "average"}
+ADDING = {"scaling", "reshape", "average", *LAYERS}
 """Kinds in which a constant that depends on the input would be added, so that its way back would be missing."""
 SWITCH_ON = "take away torch.no_grad, torch.inference_mode, detach, data or numpy on the way from the image to the classes"
 
@@ -65,7 +66,7 @@ class Tape(Watch):
         if is_composite(call):
             with self:
                 return write_out(call)
-        return self.answer(call, len(self.calls) - 1)
+        return self.answer(call, len(self.calls) - 1, *classify(call, self.history))
 
     def derive(self, call: Call, operands: list[Tensor]) -> Any:
         """Carries out an operation that no response goes through: its result is a constant of this image."""
@@ -89,21 +90,23 @@ class Tape(Watch):
         if call.differentiable_operands and (call.name in LEAVING or any(tensor.is_floating_point() for tensor in made)):
             self.cut_off = call.name
 
-    def answer(self, call: Call, number: int) -> Any:
-        """Carries out an operation with the rule's way back."""
+    def answer(self, call: Call, number: int, kind: str, fixed: list[Tensor]) -> Any:
+        """Carries out an operation with the rule's way back. kind, fixed: see `classify`."""
         started = next_number()
-        kind, fixed = classify(call, self.history)
-        treatment, fault = self.rule.answers[kind], self.fault(call, kind)
         # Read before the call: an in-place operation makes its input require a gradient as well.
         sources = [tensor for tensor in call.differentiable_operands if not (self.rule.fixes_gates and is_among(tensor, fixed))]
-        if kind == "activation" and len(call.differentiable_operands) > 1 and treatment is not Treatment.DERIVATIVE:
+        if kind == "activation" and len(call.differentiable_operands) > 1 and self.rule.answers[kind] is not Treatment.DERIVATIVE:
             # An activation written out goes back to what all of its factors are made of.
             (gated,) = (tensor for tensor in call.differentiable_operands if not is_among(tensor, fixed))
             sources = [gated if call.in_place else self.history.origin(gated, moved=False)[0]]
         before, behind = ([self.history.maker(tensor) for tensor in listed] for listed in (sources, call.differentiable_operands))
+        treatment = self.treatment(kind, before)
+        fault = self.fault(call, kind, treatment)
         taken = self.history.rectified_among(sources)
         versions = {id(tensor): tensor._version for tensor in call.differentiable_operands}
-        output = call.run() if fault is not None else carry_out(Operation(call, kind, self.rule, sources), self.history)
+        output = (
+            call.run() if fault is not None else carry_out(Operation(call, kind, self.rule, treatment, sources), self.history)
+        )
         if isinstance(output, Tensor) and id(output) in versions and versions[id(output)] == output._version:
             # Nothing happened: dropout in evaluation mode and the like return what they were given.
             return output
@@ -117,13 +120,39 @@ class Tape(Watch):
             rectification.uses += 1
         varies = kind in VARYING or call.derived
         edge = get_gradient_edge(output) if call.name == "conv2d" else None
-        step = Step(number, call, kind, written, sources, before, behind, varies, fault, edge, range(started, next_number()))
+        nodes = range(started, next_number())
+        step = Step(number, call, kind, treatment, written, sources, before, behind, varies, fault, edge, nodes)
         self.history.add(step)
         return output
 
-    def fault(self, call: Call, kind: str) -> str | None:
+    def decide(self, step: Step) -> Tensor:
+        """The output of a convolution that decides the classes, once more, as the dense layer that it is."""
+        with torch.enable_grad():
+            output: Tensor = self.answer(step.call, step.number, "dense", [])
+        return output
+
+    def treatment(self, kind: str, before: list[Step | None]) -> Treatment:
+        """How a response goes back through an operation of some kind. before: what made its sources."""
+        if kind in LAYERS and self.rule.first is not None and not is_behind_layer(before):
+            return self.rule.first
+        answer = self.rule.answers[kind]
+        if answer is not Treatment.FOLLOWING:
+            return answer
+        step = before[0]
+        while step is not None and step.kind in {"reshape", "max pooling"} and len(step.sources) == 1:
+            step = step.before[0]
+        follows = step is not None and step.treatment is Treatment.EPSILON
+        return Treatment.EPSILON if follows else Treatment.PASS
+
+    def fault(self, call: Call, kind: str, treatment: Treatment) -> str | None:
         mode = mode_fault(call)
-        if self.rule.answers[kind] is Treatment.ZPLUS and call.keywords.get("mode") == "bicubic":
+        source = call.differentiable_operands[0]
+        if treatment is Treatment.FLAT and source.dim() == 2 and self.history.is_one_a_sample(source):
+            return (
+                f"operation '{call.name}' takes the image as a vector, whose values would all get the same under rule "
+                f"'{self.name}'; use lrp_epsilon_plus"
+            )
+        if treatment is Treatment.ZPLUS and call.keywords.get("mode") == "bicubic":
             return f"operation '{call.name}' has weights below zero, for which rule '{self.name}' has no answer; use lrp_epsilon"
         if kind in ADDING and any(id(tensor) in self.unfollowed for tensor in tensors((call.arguments, call.keywords))):
             return f"operation '{call.name}' adds what the model worked out with gradients switched off: {SWITCH_ON}"
@@ -140,18 +169,19 @@ class Tape(Watch):
         """Raises UnsupportedModel where an operation on the way from the input to `root` has no answer, or was not seen."""
         # Below, autograd may make new nodes for views of what was written into: their numbers begin here.
         stop = next_number()
-        starts, faults = [step.nodes.start for step in self.history.steps], {}
+        starts, faults, unseen = [step.nodes.start for step in self.history.steps], {}, {}
         for node in nodes_behind(root):
             number = node._sequence_nr()
             step = self.history.steps[bisect_right(starts, number) - 1] if starts else None
             if step is not None and number in step.nodes:
                 faults[number] = step.fault
             elif self.began <= number < stop and self.rule.answers["other"] is Treatment.UNSUPPORTED:
-                faults[number] = (
+                unseen[number] = (
                     f"operation '{node.name()}' was not seen when it was carried out, as TorchScript and extensions in C++ are "
                     f"not: rule '{self.name}' has no answer; rules that would work: {', '.join(rules_that_answer('other'))}"
                 )
-        for _, fault in sorted(faults.items(), reverse=True):
+        # What was not seen first: for all behind it, it looks as if the image itself had come.
+        for _, fault in [*sorted(unseen.items(), reverse=True), *sorted(faults.items(), reverse=True)]:
             if fault is not None:
                 raise UnsupportedModel(fault)
 

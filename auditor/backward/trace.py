@@ -182,6 +182,8 @@ def trace(model: nn.Module, images: Tensor, method: Method, watched: list[Tensor
     tape.check_path(head.root)
     if rule.enlarges:
         check_places(head, method.rule)
+    if rule.shares:
+        tape.history.leave_out_below_zero()
     for rectification in tape.history.rectified_among([head.root]):
         rectification.uses += 1
     return Traced(method, images, given, summed, tape, calls, scores, head)

@@ -5,6 +5,7 @@ the ReLU's output, that operation's way back does it instead: a convolution whil
 spreads its own.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from auditor.kernels.conv_arguments import Geometry, geometry_of
+from auditor.kernels.input_conv import transpose
 from auditor.kernels.sparse_conv_transpose import is_worth_it, scatter, strips
 from auditor.operations.activations import DERIVATIVE, POSITIVE
 from auditor.operations.calls import Call
@@ -104,12 +106,26 @@ class Convolution(torch.autograd.Function):
             ctx.strips = strips(ctx.weight) if ctx.strips is None else ctx.strips
             limits = () if rectification is None else (rectification.mask, rectification.positive)
             return scatter(arrived, ctx.strips, padding, ctx.size, *limits), None, None, None
+        if ctx.weight.shape[1] == 1:
+            # As a grey image has.
+            back = transpose(arrived, ctx.weight[:, 0], ctx.geometry, ctx.size[2:]).to(arrived.dtype)
+            return back if rectification is None else rectification.rectify(back), None, None, None
         ctx.layer = turned(ctx.weight, ctx.geometry) if ctx.layer is None else ctx.layer
         if rectification is not None and is_fused(arrived):
             return convolve_rectified(arrived, ctx.layer, rectification), None, None, None
         kernel, bias, padding, stride, dilation, groups = ctx.layer
         back = F.conv2d(arrived, kernel, bias, stride, padding, dilation, groups)
         return back if rectification is None else rectification.rectify(back), None, None, None
+
+
+def convolution(*arguments: Any, **keywords: Any) -> Tensor:
+    """`conv2d` of one response, which is `turnable`."""
+    call = Call(F.conv2d, "conv2d", arguments, keywords, [], False)
+    values = call.argument(0, "input")
+    call = replace(call, differentiable_operands=[values])
+    output: Tensor = Convolution.apply(values, call, None, turnable(call))  # type: ignore[no-untyped-call]
+    # That of an image with one channel is not so by itself.
+    return output.contiguous(memory_format=torch.channels_last)
 
 
 def turned(weight: Tensor, geometry: Geometry) -> tuple[Any, ...]:

@@ -17,21 +17,29 @@ class Treatment(StrEnum):
     FIXED = "the adjoint, with what depends on the input held fixed"
     EPSILON = "shares in proportion to contributions (ε)"
     ZPLUS = "shares in proportion to contributions of the output's sign (z⁺)"
+    FLAT = "equal shares (flat)"
+    FOLLOWING = "as what it takes was made: shares (ε) behind ε, everything that arrives behind all else"
     HALVES = "half by each factor, with the other held fixed"
     UNSUPPORTED = "no answer: an error"
+
+
+LAYERS = ("convolution", "dense")
+"""Kinds of operation that have weights."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """A way to send responses back.
 
-    answers: of the kinds of operation, see `KINDS`. source: where it was published.
+    answers: of the kinds of operation, see `KINDS`. source: where it was published. first: of layers behind which the image has
+    passed no other, where that is not what `answers` says; there may be several.
     seed_one: sends back 1 where the class response is positive, not the response. times_input: multiplies by the input.
     enlarges: sends nothing back, but enlarges the class responses to the image: `answers` only lead to where classes are decided.
     """
 
     source: str
     answers: dict[str, Treatment]
+    first: Treatment | None = None
     seed_one: bool = False
     times_input: bool = False
     enlarges: bool = False
@@ -42,7 +50,7 @@ class Rule:
 
     @property
     def shares(self) -> bool:
-        return self.answers["layer"] in (Treatment.EPSILON, Treatment.ZPLUS)
+        return self.answers["convolution"] in (Treatment.EPSILON, Treatment.ZPLUS)
 
 
 def answers(
@@ -53,7 +61,8 @@ def answers(
     shares = layer in (Treatment.EPSILON, Treatment.ZPLUS)
     normalisation = Treatment.EPSILON if layer is Treatment.EPSILON else gate
     return {
-        "layer": layer,
+        "convolution": layer,
+        "dense": layer,
         "average": layer,
         "reshape": Treatment.ADJOINT,
         "scaling": scaling,
@@ -72,6 +81,9 @@ def answers(
 
 T = Treatment
 GRADIENT = answers(T.ADJOINT, T.ADJOINT, T.DERIVATIVE, T.DERIVATIVE, T.DERIVATIVE)
+ZPLUS = answers(T.ZPLUS, T.PASS, T.PASS, T.PASS, T.UNSUPPORTED)
+# What has constants must not pass on to ε: the share of a value that is nearly zero would have no bound.
+EPSILON_PLUS = ZPLUS | {"dense": T.EPSILON} | dict.fromkeys(("scaling", "activation", "power", "normalisation"), T.FOLLOWING)
 RULES: dict[str, Rule] = {
     "linear": Rule("Kumar, Wong & Taylor 2017, eq. 3", answers(T.ADJOINT, T.ADJOINT, T.PASS, T.FIXED, T.UNSUPPORTED)),
     "deconv": Rule("Zeiler & Fergus 2014", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE, T.FIXED, T.UNSUPPORTED)),
@@ -79,9 +91,9 @@ RULES: dict[str, Rule] = {
     "guided": Rule("Springenberg et al. 2015", answers(T.ADJOINT, T.ADJOINT, T.POSITIVE_DERIVATIVE, T.DERIVATIVE, T.UNSUPPORTED)),
     "gradient_times_input": Rule("Shrikumar et al. 2016", GRADIENT, seed_one=True, times_input=True),
     "lrp_epsilon": Rule("Bach et al. 2015, eq. 58", answers(T.EPSILON, T.EPSILON, T.EPSILON, T.PASS, T.UNSUPPORTED)),
-    "lrp_zplus": Rule(
-        "Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", answers(T.ZPLUS, T.PASS, T.PASS, T.PASS, T.UNSUPPORTED)
-    ),
+    "lrp_zplus": Rule("Montavon et al. 2017, z⁺ rule; Andéol et al. 2021", ZPLUS),
+    "lrp_epsilon_plus": Rule("Kohlbrenner et al. 2020; `EpsilonPlus` of zennit", EPSILON_PLUS),
+    "lrp_epsilon_plus_flat": Rule("Kohlbrenner et al. 2020; `EpsilonPlusFlat` of zennit", EPSILON_PLUS, first=T.FLAT),
     "cam": Rule("Zhou et al. 2016", GRADIENT, enlarges=True),
 }
 BACKWARD_RULES = {name: rule for name, rule in RULES.items() if not rule.enlarges}
@@ -142,12 +154,13 @@ def words(text: str, more: frozenset[str] = frozenset()) -> frozenset[str]:
 
 
 KINDS: dict[str, tuple[str, frozenset[str]]] = {
-    "layer": (
-        "convolution, transposed convolution, linear layer, matrix product with constants",
-        words(
-            "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d linear addmm baddbmm addbmm addmv mv bilinear",
-            MATRIX_PRODUCTS,
-        ),
+    "convolution": (
+        "convolution, transposed convolution; but for the one that decides the classes, which is dense",
+        words("conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d"),
+    ),
+    "dense": (
+        "linear layer, matrix product with constants, the layer that decides the classes",
+        words("linear addmm baddbmm addbmm addmv mv bilinear", MATRIX_PRODUCTS),
     ),
     "average": (
         "average and adaptive pooling, mean, sum, cumulative sum, interpolation, sampling at given places, folding, sum or "

@@ -39,6 +39,6 @@ def half_energy_area(ascending: Tensor) -> Tensor:
     """
     held = ascending.cumsum(-1)
     total = held[..., -1:]
-    spare = (held <= total / 2).sum(-1)
+    spare = torch.searchsorted(held, total / 2, right=True)[..., 0]
     area = 1 - spare.to(ascending.dtype) / ascending.shape[-1]
     return torch.where(total[..., 0] > 0, area, torch.nan)

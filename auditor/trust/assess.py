@@ -16,7 +16,7 @@ from auditor.trust.class_dependence import class_cosine, contrast
 from auditor.trust.explainers import Explainer, by_rule, edges, ink, random_pixels
 from auditor.trust.fills import background
 from auditor.trust.grid_pointing import grid_pointing, grids_of, mosaics
-from auditor.trust.image_dependence import between_images, compare_moved, moved
+from auditor.trust.image_dependence import between_images, moved, movement
 from auditor.trust.networks import Network, scores_of
 from auditor.trust.perturbation import area, perturb
 from auditor.trust.place import Cell, cell_of, cell_statistics, class_gain, variance_within_cells
@@ -33,6 +33,9 @@ SURE = 0.9
 """Least probability of an image's class for the image to be part of a grid."""
 GRIDS = 8
 """Most grids a batch: each is four images, sent back four times."""
+
+LEARNT_IMAGES = 16
+"""Images of a pilot's batch of which it is asked whether their maps depend on what was learnt."""
 
 Values = dict[str, Tensor]
 """(N,) float32 by the name of a measure, NaN = undefined."""
@@ -80,30 +83,52 @@ def assess(clear: Clear, images: Tensor, labels: Tensor, seed: int) -> dict[str,
     images: (N, ch, H, W) as the model takes them. labels: (N,) int64, −1 = unknown. seed: of what is drawn at random.
     Raises ValueError and UnsupportedModel.
     """
-    network = scores_of(clear, images)
-    scores = network(images)
-    classes = scores.topk(2, 1).indices
-    positive = clear.plain(images[:1]).positive
-    batch = Batch(
-        images,
-        classes,
-        torch.where(labels < 0, classes[:, 0], labels),
-        scores.softmax(1).amax(1),
-        scores.shape[1],
-        cell_of(images[:1], positive),
-        background(images),
-        network,
-        clear.model,
-    )
+    batch = look_at(clear, images, labels)
     found = {}
     for name, source in sources(clear, batch.cell is not None, seed).items():
-        maps = source.explain(images, classes)
+        maps = source.explain(images, batch.classes)
         found[name] = measure_source(batch, source, maps)
         if source.knows_class:
             found[name] |= measure_classes(batch, maps)
         if name == RULE:
             found[name] |= measure_learnt(clear, batch, maps[:, 0], seed) | measure_gain(clear, batch, maps[:, :1])
     return found
+
+
+def pilot(clear: Clear, images: Tensor, seed: int) -> Values:
+    """What a verdict on the rule of `clear` and its rank rest on: those measures alone, of the rule alone.
+
+    What was learnt is asked of the first images only. Where the network takes no grid of images, `insertion` and
+    `random_insertion`, that of random pixels, stand for it.
+    """
+    batch = look_at(clear, images, torch.full((len(images),), -1, device=images.device))
+    source = of_rule(clear)
+    maps = source.explain(images, batch.classes)
+    found = measure_movement(batch, source, maps) | measure_classes(batch, maps)
+    found["grid_pointing"] = point_at_grids(batch, source)
+    if found["grid_pointing"].isnan().all():
+        for name, own in {"insertion": maps[:, 0], "random_insertion": alone(random_pixels(seed), images)}.items():
+            found[name] = area(perturb(batch.network, images, batch.wanted, own, batch.fill, CURVE).kept_probability, CURVE)
+    few = look_at(clear, images[:LEARNT_IMAGES], batch.wanted[:LEARNT_IMAGES])
+    return found | measure_learnt(clear, few, maps[:LEARNT_IMAGES, 0], seed)
+
+
+def look_at(clear: Clear, images: Tensor, labels: Tensor) -> Batch:
+    """What is known of images before they are explained. labels: (N,) int64, −1 = unknown."""
+    network = scores_of(clear, images)
+    scores = network(images)
+    classes = scores.topk(2, 1).indices
+    return Batch(
+        images,
+        classes,
+        torch.where(labels < 0, classes[:, 0], labels),
+        scores.softmax(1).amax(1),
+        scores.shape[1],
+        cell_of(images[:1], clear.plain(images[:1]).positive),
+        background(images),
+        network,
+        clear.model,
+    )
 
 
 def sources(clear: Clear, has_places: bool, seed: int) -> dict[str, Source]:
@@ -137,13 +162,9 @@ def alone(explain: Explainer, images: Tensor) -> Tensor:
 def measure_source(batch: Batch, source: Source, maps: Tensor) -> Values:
     """All that is measured of controls as well. maps: of the predicted class and the runner-up, (N, 2, H, W)."""
     images, dominant = batch.images, source.dominate(batch.images)
-    after = source.explain(moved(images, batch.pixels), batch.classes[:, :1])[:, 0]
-    movement = compare_moved(maps[:, 0].clamp(min=0), after.clamp(min=0), batch.pixels)
     curve = perturb(batch.network, images, batch.wanted, dominant, batch.fill, CURVE)
     at = CURVE.index(REGION)
-    found = {
-        "moved_along": movement.along,
-        "moved_stayed": movement.stayed,
+    found = measure_movement(batch, source, maps) | {
         "image_correlation": with_others(dominant, batch.pixels),
         "kept_correct": curve.kept_correct[:, at],
         "removed_correct": curve.removed_correct[:, at],
@@ -159,6 +180,13 @@ def measure_source(batch: Batch, source: Source, maps: Tensor) -> Values:
             "variance_within_cells": variance_within_cells(dominant, batch.cell),
         }
     return found
+
+
+def measure_movement(batch: Batch, source: Source, maps: Tensor) -> Values:
+    """Of the predicted class's map, the first of maps, (N, 2, H, W)."""
+    after = source.explain(moved(batch.images, batch.pixels), batch.classes[:, :1])[:, 0]
+    found = movement(maps[:, 0], after, batch.pixels)
+    return {"moved_along": found.along, "moved_stayed": found.stayed}
 
 
 def measure_classes(batch: Batch, maps: Tensor) -> Values:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.trust.explainers import Explainer
 from auditor.trust.similarity import centred, pearson
 
 BLURRED = 4
@@ -36,27 +35,21 @@ def moved(images: Tensor, pixels: int) -> Tensor:
     return images[..., columns.clamp(max=images.shape[3] - 1)]
 
 
-def movement(explainer: Explainer, before: Tensor, after: Tensor, classes: Tensor, pixels: int) -> Movement:
-    """Does the map of one class, its positive part, move with the image?
+def movement(before: Tensor, after: Tensor, pixels: int) -> Movement:
+    """Does a map, its positive part, move with its image?
 
-    before, after: (N, ch, H, W), where column x of `after` shows what column x + pixels of `before` shows, but for the last
-    `pixels` columns, which are not compared: `moved(before)`, or better two crops of a larger image. classes: (N,).
-    pixels: at least 1 and less than W.
+    before, after: (N, H, W), maps of one class of the image and of the image moved: column x of the second shows what column
+    x + pixels of the first shows, but for the last `pixels` columns, which are not compared. The image is `moved`, or better cut
+    out twice of a larger one. pixels: at least 1 and less than W; the network's stride, or more.
     """
-    old, new = (explainer(images, classes[:, None])[:, 0].clamp(min=0) for images in (before, after))
-    return compare_moved(old, new, pixels)
-
-
-def compare_moved(before: Tensor, after: Tensor, pixels: int) -> Movement:
-    """The same of the maps, (N, H, W)."""
     old, new = blurred(before, pixels), blurred(after, pixels)[..., :-pixels]
     return Movement(pearson(old[..., pixels:], new), pearson(old[..., :-pixels], new))
 
 
 def blurred(maps: Tensor, pixels: int) -> Tensor:
-    """Averaged over a box of about a quarter of a movement's pixels, (N, H, W); at the border over the pixels that there are."""
+    """The positive part, averaged over a box of about a quarter of a movement's pixels; at the border over what is there."""
     side = pixels // BLURRED | 1
-    return F.avg_pool2d(maps[:, None], side, 1, side // 2, count_include_pad=False)[:, 0]
+    return F.avg_pool2d(maps[:, None].clamp(min=0), side, 1, side // 2, count_include_pad=False)[:, 0]
 
 
 def between_images(maps: Tensor, pixels: int) -> Tensor:
@@ -65,7 +58,7 @@ def between_images(maps: Tensor, pixels: int) -> Tensor:
     maps: (N, H, W), of which the positive part is compared, blurred as for a movement by so many pixels. The level to which
     `Movement.along` is to be compared; where it is near 1 the map does not depend on the image.
     """
-    flat = centred(blurred(maps.clamp(min=0), pixels))
+    flat = centred(blurred(maps, pixels))
     norms = torch.linalg.vector_norm(flat, dim=1)
     first, second = torch.triu_indices(len(maps), len(maps), 1, device=maps.device)
     correlations: Tensor = (flat @ flat.t())[first, second] / (norms[first] * norms[second])

@@ -13,9 +13,7 @@ from torch import Tensor
 from auditor.clear import Clear
 from auditor.operations.calls import tensors
 from auditor.operations.function_mode import Watch
-from auditor.trust.explainers import Explainer
 from auditor.trust.pseudorandom import keys_of, uniform
-from auditor.trust.regions import is_empty
 from auditor.trust.similarity import spearman, structural
 
 
@@ -83,21 +81,14 @@ def likeness(before: Tensor, after: Tensor) -> Likeness:
 
     Magnitudes would be alike wherever both are zero, as those of maps multiplied by the input are outside of the object.
     """
-    undefined = is_empty(before) | is_empty(after)
     before, after = before.clamp(min=0), after.clamp(min=0)
-    return Likeness(*(measure(before, after).masked_fill(undefined, torch.nan) for measure in (spearman, structural)))
+    return Likeness(spearman(before, after), structural(before, after))
 
 
 def other_class(images: Tensor, classes: Tensor, count: int, seed: int) -> Tensor:
-    """Of each image a random class other than the one given, from its content: (N,) int64. classes: (N,). count: at least 2."""
-    steps = (uniform(keys_of(images, seed), 1)[:, 0] * (count - 1)).long().clamp(max=count - 2)
-    return (classes + 1 + steps) % count
+    """Of each image a random class other than the one given, from its content: (N,) int64. classes: (N,). count: at least 2.
 
-
-def random_logit(explainer: Explainer, images: Tensor, classes: Tensor, count: int, seed: int) -> Likeness:
-    """How alike the maps of the predicted class and of another, random one are (Sixt, Granz & Landgraf 2020, section 5).
-
-    classes: (N,) int64, the predicted ones, of `count`.
+    The `likeness` of its map and the predicted class's is the test of the random logit (Sixt, Granz & Landgraf 2020, section 5).
     """
-    maps = explainer(images, torch.stack([classes, other_class(images, classes, count, seed)], 1))
-    return likeness(maps[:, 0], maps[:, 1])
+    steps = (uniform(keys_of(images, seed), 1)[:, 0] * (count - 1)).long()
+    return (classes + 1 + steps) % count

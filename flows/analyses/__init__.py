@@ -32,7 +32,10 @@ def name_analysis(message: str) -> str:
     maker = next((name for name, analysis in ANALYSES.items() if table in {made.name for made in analysis.tables}), None)
     if maker is None:
         return message
-    return f"table '{table}' is of analysis '{maker}', which no run of the store has: 'clear-audit analyse RUN {maker}' adds it"
+    return (
+        f"table '{table}' is of analysis '{maker}', and no run of the store has it: 'clear-audit analyse RUN {maker}' adds it; "
+        "where a run had the analysis before it had this table, audit anew"
+    )
 
 
 def known_schemas() -> dict[str, pa.Schema]:

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from flows.analyses.analysis import Analysis, Context, Options, Result
-from flows.analyses.sampling import Drawn, draw, read_drawn, units_of
+from flows.runtime.sampling import Drawn, draw, read_drawn, units_of
 from reports.figures import Figure
 from storage.joins import Append, Derive, Reduce, Table
 from storage.runs.plan import Plan, Unit
@@ -85,7 +85,7 @@ def work(unit: Unit, context: Context) -> Result:
     worker, options = context.worker, context.options
     assert worker is not None
     assert isinstance(options, DataChecksOptions)
-    drawn = read_drawn(worker, draw(context.plan, options.samples, options.seed)[unit.start : unit.stop])
+    drawn = read_drawn(worker, draw(context.plan.sample_count, options.samples, options.seed)[unit.start : unit.stop])
     predictions = predict(worker, drawn)
     tables = {
         "input_variants": count_variants(predictions, drawn.labels),

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from flows.analyses.analysis import Analysis, Context, Options, Result
-from flows.analyses.sampling import draw, read_drawn, units_of
+from flows.runtime.sampling import draw, read_drawn, units_of
 from reports.figures import Figure
 from storage.joins import Append, Derive, Table
 from storage.runs.plan import Plan, Unit
@@ -44,8 +44,12 @@ MEANS = table_schema(
 VERDICTS = table_schema(
     [
         column("rule", pa.string(), "the rule that made the maps"),
-        column("is_for_where", pa.bool_(), "whether the maps can be used to say where; NULL = could not be measured"),
-        column("is_for_class", pa.bool_(), "whether the maps can be used to say for which class; NULL = could not be measured"),
+        column("is_usable_for_place", pa.bool_(), "whether the maps can be used to say where; NULL = could not be measured"),
+        column(
+            "is_usable_for_classes",
+            pa.bool_(),
+            "whether the maps can be used to say for which class; NULL = could not be measured",
+        ),
         column("test_names", pa.list_(pa.string()), "what was asked of the maps"),
         column("test_outcomes", pa.list_(pa.string()), "`passed`, `failed` or `not measured`, of each"),
         column("test_reasons", pa.list_(pa.string()), "a sentence for each"),
@@ -108,7 +112,7 @@ def work(unit: Unit, context: Context) -> Result:
     worker, options = context.worker, context.options
     assert worker is not None
     assert isinstance(options, TrustOptions)
-    drawn = read_drawn(worker, draw(context.plan, options.samples, options.seed)[unit.start : unit.stop])
+    drawn = read_drawn(worker, draw(context.plan.sample_count, options.samples, options.seed)[unit.start : unit.stop])
     values: dict[str, dict[str, np.ndarray]] = {}
     if len(drawn.indices):
         import torch
@@ -123,12 +127,14 @@ def work(unit: Unit, context: Context) -> Result:
 
 def as_rows(indices: np.ndarray, values: dict[str, dict[str, np.ndarray]]) -> pa.Table:
     """The part of table `trust_samples`. indices: (n,). values: by source and measure, (n,) float32, NaN = undefined."""
+    if not values:
+        return SAMPLES.empty_table()
     keys = [(source, name) for source, measured in values.items() for name in MEASURES if name in measured]
     columns = {
         "sample_index": np.tile(indices, len(keys)),
         "source": np.repeat([source for source, _ in keys], len(indices)),
         "measure": np.repeat([name for _, name in keys], len(indices)),
-        "value": np.concatenate([np.zeros(0, np.float32), *(values[source][name] for source, name in keys)]),
+        "value": np.concatenate([values[source][name] for source, name in keys]),
     }
     return pa.table(
         [pa.array(columns[field.name], field.type, from_pandas=field.name == "value") for field in SAMPLES], schema=SAMPLES
@@ -199,8 +205,8 @@ def row_of(rule: str, verdict: "Verdict") -> dict[str, Any]:
     outcomes = {True: "passed", False: "failed", None: "not measured"}
     return {
         "rule": rule,
-        "is_for_where": verdict.says_where,
-        "is_for_class": verdict.says_class,
+        "is_usable_for_place": verdict.says_where,
+        "is_usable_for_classes": verdict.says_class,
         "test_names": [name for name, _, _ in verdict.tests],
         "test_outcomes": [outcomes[holds] for _, holds, _ in verdict.tests],
         "test_reasons": [reason for _, _, reason in verdict.tests],
@@ -210,7 +216,7 @@ def row_of(rule: str, verdict: "Verdict") -> dict[str, Any]:
 def warn(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     """What the maps cannot be used for, and why."""
     (row,) = select(connection, "SELECT * FROM trust_verdicts").to_pylist()
-    uses = {"is_for_where": "where the evidence is", "is_for_class": "which class it is for"}
+    uses = {"is_usable_for_place": "where the evidence is", "is_usable_for_classes": "which class it is for"}
     barred = [use for name, use in uses.items() if row[name] is False]
     if not barred:
         return []
@@ -234,14 +240,14 @@ ANALYSIS = Analysis(
             "maps_for_class",
             "1 where the maps can be used to say for which class evidence is, 0 where not",
             "trust_verdicts",
-            "SELECT is_for_class::INT FROM trust_verdicts",
+            "SELECT is_usable_for_classes::INT FROM trust_verdicts",
             heading="Maps say which class",
         ),
         Figure(
             "maps_for_where",
             "1 where the maps can be used to say where evidence is, 0 where not",
             "trust_verdicts",
-            "SELECT is_for_where::INT FROM trust_verdicts",
+            "SELECT is_usable_for_place::INT FROM trust_verdicts",
             heading="Maps say where",
         ),
     ),

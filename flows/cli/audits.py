@@ -52,12 +52,16 @@ def run(
         str | None,
         typer.Option(metavar="RUN", help="The unfinished run to go on with; an error where what it planned has changed."),
     ] = None,
+    rechoose: Annotated[
+        bool,
+        typer.Option("--rechoose", help="Choose the rule anew, where method.rule is auto."),
+    ] = False,
 ) -> None:
     """Audit a dataset. A run that was interrupted is resumed, where config, model and dataset are as it planned."""
     with exit_codes():
         from flows.config import load_config
 
-        audit_and_tell(load_config(config, settings or []), store, resume)
+        audit_and_tell(load_config(config, settings or []), store, resume, rechoose)
 
 
 def schedule(
@@ -101,7 +105,7 @@ def analyse(
         write_index(store, [found.run_id])
 
 
-def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None) -> None:
+def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None, rechoose: bool = False) -> None:
     """Runs an audit with a progress bar, prints what it came to, and exits with the code that says so."""
     from flows.runtime.progress import ProgressBar
 
@@ -109,7 +113,7 @@ def audit_and_tell(config: "AuditConfig", store: Path, resume: str | None = None
     with exit_codes(lambda: say_resumption(progress)), progress:
         from flows.orchestration.launch import run_audit, say_excess
 
-        outcome = run_audit(config, store, progress, resume)
+        outcome = run_audit(config, store, progress, resume, rechoose)
     row = row_of(outcome.run)
 
     def percent(value: float | None) -> str:

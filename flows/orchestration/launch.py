@@ -33,14 +33,17 @@ def check_places(config: AuditConfig, store: Path) -> Dataset:
         raise InputError(f"section [dataset] of the config: {error}") from error
 
 
-def run_audit(config: AuditConfig, store: Path, progress: Progress, resumed: str | None = None) -> "AuditOutcome":
+def run_audit(
+    config: AuditConfig, store: Path, progress: Progress, resumed: str | None = None, rechoose: bool = False
+) -> "AuditOutcome":
     """Runs the audit flow with a Prefect server and a Dask cluster of its own, or those that are named.
 
-    resumed: the unfinished run that is to be gone on with; where none is named, one that planned the same is. Whoever is to be
+    resumed: the unfinished run that is to be gone on with; where none is named, one that planned the same is. rechoose:
+    whether a rule that is to be chosen is chosen anew. Whoever is to be
     told of the audit's end is told. Raises InputError, for a bad dataset or store before anything starts.
     """
     try:
-        outcome = start_audit(config, store, progress, resumed)
+        outcome = start_audit(config, store, progress, resumed, rechoose)
     except Exception as error:
         if not was_interrupted(error):
             said = str(error) if isinstance(error, SAID) else f"{type(error).__name__}: {error}"
@@ -68,7 +71,7 @@ def was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def start_audit(config: AuditConfig, store: Path, progress: Progress, resumed: str | None) -> "AuditOutcome":
+def start_audit(config: AuditConfig, store: Path, progress: Progress, resumed: str | None, rechoose: bool) -> "AuditOutcome":
     """The audit itself, when its dataset is there."""
     dataset = check_places(config, store)
     # Workers of a cluster that is not ours may have another working directory.
@@ -81,7 +84,7 @@ def start_audit(config: AuditConfig, store: Path, progress: Progress, resumed: s
         from flows.orchestration.audit import audit_in
         from flows.stages.session import Session
 
-        with Session(config, store, dataset, progress, resumed) as session:
+        with Session(config, store, dataset, progress, resumed, rechoose) as session:
             server.wait()
             # A server that ends with the run watches over nothing: a heartbeat would only hold up the end by a second.
             own = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}

@@ -131,6 +131,14 @@ class Cluster:
         assert self.client is not None
         return self.client, facts
 
+    def load(self, work: Work) -> None:
+        """Loads the model in the workers again, for another audit of it. Raises InputError and ClusterLost."""
+        client, _ = self.wait()
+        client.unregister_worker_plugin(self.work.key)
+        self.work = work
+        self.started = self.starter.submit(load_workers, client, work)
+        self.started.result()
+
     @contextmanager
     def losses(self) -> Iterator[None]:
         """Raises ClusterLost for what work raises when its scheduler or all its workers are gone."""

@@ -12,6 +12,7 @@ from distributed import WorkerPlugin, get_worker
 
 from auditor import Clear
 from auditor.backward.trace import Traced, samples_at_once
+from auditor.clear import DEFAULT_RULE
 from auditor.errors import check_memory
 from auditor.images import WRITTEN_IN, other_batch, raised
 from flows.runtime.batches import SAMPLES, BatchSize
@@ -81,9 +82,9 @@ class AuditWorker(WorkerPlugin):
             )
             model = place_program(model, self.device)
         method = work.method
-        return Clear(
-            model, method.rule, top_k=method.top_k, precision=method.precision, reduction=method.reduction, head=method.head
-        )
+        # One that is to be chosen is not known yet: what is found out before does not depend on it.
+        rule = DEFAULT_RULE if method.rule == "auto" else method.rule
+        return Clear(model, rule, top_k=method.top_k, precision=method.precision, reduction=method.reduction, head=method.head)
 
     @cached_property
     def dataset(self) -> Dataset:

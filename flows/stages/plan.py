@@ -22,6 +22,7 @@ from storage.errors import InputError
 from storage.maps import shard_samples
 from storage.models.sources import model_hash
 from storage.operators import read_refusal, write_refusal
+from storage.rule_choices import RuleChoice
 from storage.runs.lookup import find_resumable, find_unfinished, id_after, list_runs, what_changed
 from storage.runs.plan import ConservedRelevance, Examination, Plan, Trigger
 from storage.runs.run import Run, create_run, new_run_id, read_plan, readable_plan
@@ -69,10 +70,11 @@ def plan_run(
     progress: Progress,
     trigger: Trigger,
     resumed: str | None = None,
+    choice: RuleChoice | None = None,
 ) -> Planned:
     """Plans a run, or finds the unfinished one that planned the same and does as it did. Raises InputError.
 
-    resumed: the id of the run that is to be gone on with; an error where it cannot be.
+    resumed: the id of the run that is to be gone on with; an error where it cannot be. choice: how the rule was chosen.
 
     Nothing of a run is written before all is checked.
     """
@@ -94,7 +96,7 @@ def plan_run(
             progress.say(
                 f"the clock stands behind an earlier run of the store, or with it: this one is called '{run_id}', to follow it"
             )
-        plan = draft.model_copy(update={"run_id": run_id, "examination": examination, "trigger": trigger})
+        plan = draft.model_copy(update={"run_id": run_id, "examination": examination, "trigger": trigger, "rule_choice": choice})
         return Planned(create_run(store, plan), plan, fold, facts)
     return plan_again(unfinished, cluster, progress)
 

@@ -8,6 +8,7 @@ from reports.parts.blocks import Block, facts_table
 from reports.queries import Answer, Row
 from reports.sections.section import Section
 from storage.datasets.dataset import say_empty, say_passed_over
+from storage.models.sources import key_of
 from storage.runs.plan import Plan
 
 
@@ -26,7 +27,7 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
     facts = [
         ("Audit", run["name"]),
         ("Run", plan.run_id),
-        ("Model", run["model_factory"] or run["model_program"]),
+        ("Model", model_of(run, plan)),
         ("Dataset", run["dataset_path"]),
         ("Images", f"{count(run['sample_count'])}, of {plan.height} × {plan.width} pixels"),
         *([("Files passed over", say_passed_over(plan.passed_over))] if plan.passed_over else []),
@@ -41,6 +42,12 @@ def run_facts(answer: Answer, plan: Plan) -> Block:
         ("Mean class cosine", decimal(run["class_cosine_mean"])),
     ]
     return Block(answer, table=facts_table("What was audited, and how.", facts))
+
+
+def model_of(run: Row, plan: Plan) -> str:
+    """What names the model. run: its row in table `runs`, where not every source of models has a column of its own."""
+    section = plan.config.get("model", {})
+    return str(run["model_factory"] or run["model_program"] or section[key_of(section)])
 
 
 SECTION = Section("run", "Run", "run_facts.html.j2", make_content)

@@ -1,7 +1,7 @@
 """Whether the maps can be believed: what was asked of them, what was found, and the controls beside it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from reports.formats import UNDEFINED, count, decimal
 from reports.parts.blocks import Block, Column, Table, tabulate
 from reports.queries import Row
 from reports.sections.section import Section
+from storage.rule_choices import RuleChoice
 
 RULE = "rule"
 MEASURES = {
@@ -37,7 +38,8 @@ MEASURES = {
     "variance_within_cells": "share of the map's variance that is finer than a cell",
 }
 CONTROLS = {"cam": "class activation map", "ink": "the image itself", "edges": "its edges", "random_pixels": "random pixels"}
-USES = {"is_for_where": "where the evidence is", "is_for_class": "for which class it is"}
+USES = {"is_usable_for_place": "where the evidence is", "is_usable_for_classes": "for which class it is"}
+SAYS = {True: "✓ yes", False: "✗ no", None: "–"}
 OUTCOMES = {"passed": "✓", "failed": "✗", "not measured": "–"}
 
 
@@ -75,10 +77,13 @@ def make_content(context: ReportContext) -> dict[str, Any] | None:
     own = [row for row in answer.rows if row["source"] == RULE]
     return {
         "heading": trust.heading,
+        "verdict": context.ask("trust_verdicts"),
         "trust": trust,
         "measures": Block(answer, table=measures_table(own)),
         "controls": controls_table(answer.rows),
         "sample_count": count(max((row["sample_count"] for row in own), default=0)),
+        "choice": context.plan.rule_choice,
+        "rules": None if context.plan.rule_choice is None else rules_table(context.plan.rule_choice),
     }
 
 
@@ -134,6 +139,27 @@ def controls_table(rows: Sequence[Row]) -> Table:
     columns = [Column("Measure", lambda row: MEASURES[row["measure"]], is_number=False)]
     columns += [Column(CONTROLS[source].capitalize(), partial(read_mean, values, source)) for source in names]
     return tabulate("The same of the controls.", columns, measures)
+
+
+def rules_table(choice: RuleChoice) -> Table:
+    """What was measured of every rule before one was chosen."""
+
+    def means(name: str) -> Callable[[Row], str]:
+        return lambda row: decimal(row["means"].get(name))
+
+    columns = [
+        Column("Rule", lambda row: row["rule"], is_number=False),
+        Column("Says where", lambda row: SAYS[row["is_usable_for_place"]], is_number=False),
+        Column("Says which class", lambda row: SAYS[row["is_usable_for_classes"]], is_number=False),
+        Column("Contrast", means("contrast")),
+        Column("Grid pointing", means("grid_pointing")),
+        Column("Class cosine", means("class_cosine_positive")),
+        Column("All layers random", means("all_random_spearman")),
+        Column("Left out, for", lambda row: row["refusal"] or "", is_number=False),
+    ]
+    return tabulate(
+        "What was measured of all rules.", columns, [rule.model_dump() for rule in choice.rules], limit=len(choice.rules)
+    )
 
 
 def read_mean(values: Mapping[tuple[str, str], float | None], source: str, row: Row) -> str:

@@ -11,6 +11,7 @@ from reports.parts.columns import RANKED_FROM
 from reports.parts.gate_columns import GLYPHS
 from reports.queries import Answer, Row
 from reports.sections import data_checks, gates, trust
+from reports.sections.run_facts import model_of
 from reports.sections.section import Section
 
 COMPLETE = "complete"
@@ -72,15 +73,12 @@ def ask_suspicion(context: ReportContext) -> Answer:
 def say_audited(context: ReportContext, found: Row) -> str:
     """What was audited, in one sentence. found: the row of query `verdict`."""
     (run,) = context.facts.rows
-    model = run["model_factory"] or run["model_program"]
-    dataset = "/".join(PurePath(run["dataset_path"]).parts[-2:])
-    images = plural(found["processed_count"], "image")
+    model, dataset = model_of(run, context.plan), "/".join(PurePath(run["dataset_path"]).parts[-2:])
+    images, classes = plural(found["processed_count"], "image"), count(run["class_count"])
     failed = found["failed_count"]
     but = f", and {plural(failed, 'image')} could not be measured" if failed else ""
-    return (
-        f"Model {model} on {images} of {dataset} in {count(run['class_count'])} classes, explained by rule {run['rule']} on "
-        f"{run['started_at']:%Y-%m-%d}{but}."
-    )
+    how = f"explained by rule {run['rule']} on {run['started_at']:%Y-%m-%d}"
+    return f"Model {model} on {images} of {dataset} in {classes} classes, {how}{but}."
 
 
 def read_data_checks(context: ReportContext) -> list[Row] | None:

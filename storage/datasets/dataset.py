@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,11 @@ class DatasetSpec(Protocol):
     """What opens a dataset, on any machine that sees its files: each format has its own, with its own strict options.
 
     format: the name of the format. path: where the dataset is; any fsspec address. classes: names in the order of the model's
-    outputs; by default the dataset's own. A name that occurs twice gets its index: "crane (134)".
+    outputs; by default the dataset's own. A name that occurs twice gets its index: "crane (134)". addresses: the options that say
+    where files are, which are relative to the config.
     """
+
+    addresses: ClassVar[tuple[str, ...]]
 
     @property
     def format(self) -> str: ...

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from os.path import realpath
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,7 @@ class FolderSpec:
     format: Literal["folder"]
     path: str
     classes: tuple[str, ...] | None = None
+    addresses: ClassVar[tuple[str, ...]] = ("path",)
 
 
 class FolderDataset:

@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Mapping
 from math import prod
-from typing import IO, Literal, cast
+from typing import IO, ClassVar, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +54,7 @@ class IdxSpec:
     path: str
     labels: str | None = None
     classes: tuple[str, ...] | None = None
+    addresses: ClassVar[tuple[str, ...]] = ("path", "labels")
 
 
 class IdxDataset:

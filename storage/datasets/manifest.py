@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +47,7 @@ class ManifestSpec:
     format: Literal["manifest"]
     path: str
     classes: tuple[str, ...] | None = None
+    addresses: ClassVar[tuple[str, ...]] = ("path",)
 
 
 class ManifestDataset:

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from itertools import chain
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -52,6 +52,7 @@ class FactorySpec:
     factory: str
     weights: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    addresses: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __post_init__(self) -> None:
         try:

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -60,6 +60,7 @@ class ProgramSpec:
     """program: a `.pt2` file as torch.export.save writes it; any fsspec address."""
 
     program: str
+    addresses: ClassVar[tuple[str, ...]] = ("program",)
 
     @property
     def title(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import Discriminator, Tag
 
@@ -24,8 +24,11 @@ Say = Callable[[str], None]
 class ModelSpec(Protocol):
     """What builds a model, on any machine that sees its files: each source has its own, with its own strict options.
 
-    title: the model in a message: the key that names it, and what it names.
+    title: the model in a message: the key that names it, and what it names. addresses: the options that say where files are,
+    which are relative to the config.
     """
+
+    addresses: ClassVar[tuple[str, ...]]
 
     @property
     def title(self) -> str: ...

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field, model_validator
 
 from storage.json_records import Count, Fraction, Name, Record, Size
+from storage.rule_choices import RuleChoice
 
 MOST_SHARDS = 1 << 24
 
@@ -69,7 +70,7 @@ class Plan(Record):
     """What a run will do, frozen: a run is resumed only where all that identifies it still holds.
 
     passed_over, empty_classes: of the dataset, see `Dataset`; empty where an older version planned. examination, trigger: None
-    where one did.
+    where one did. rule_choice: how the rule was chosen; None where the config named it.
     """
 
     run_id: Name
@@ -90,6 +91,7 @@ class Plan(Record):
     empty_classes: list[str] = Field(default=[])
     examination: Examination | None = None
     trigger: Trigger | None = None
+    rule_choice: RuleChoice | None = None
 
     @model_validator(mode="after")
     def check_shards(self) -> "Plan":

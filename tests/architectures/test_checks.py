@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from auditor import UnsupportedModel
+from auditor.operations.rule_table import RULES
 from tests.architectures.checks import Examination, faults, outcome
 from tests.architectures.page import details, failures, marks, page
 from tests.architectures.zoo import Network
@@ -58,7 +59,7 @@ def test_every_network_and_rule_is_on_the_page(monkeypatch: pytest.MonkeyPatch) 
     refused = {"outcome": "refused", "message": "operation 'fft' is not known"}
     lost = right | {"kept_without_biases": [0.3, 0.9]}
     line = {"source": "timm", "family": "resnet", "variant": "", "problem": "", "seconds": 1.0, "facts": {"precision": "float64"}}
-    rules = ["linear", "deconv", "gradient", "guided", "gradient_times_input", "lrp_epsilon", "lrp_zplus"]
+    rules = list(RULES)
     lines = [
         line | {"name": "one", "rules": dict.fromkeys(rules, right)},
         line | {"name": "two", "rules": dict.fromkeys(rules, right) | {"guided": refused, "linear": wrong, "lrp_zplus": lost}},

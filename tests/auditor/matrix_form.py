@@ -95,7 +95,7 @@ def convolution(
             if 0 <= y < height and 0 <= x < width:
                 matrix[kernel, row, column, group * depth + offset, y, x] = weight[kernel, offset, above, left]
     shift = np.zeros(kernels) if bias is None else numbers(bias)
-    return affine(node, (kernels, out_height, out_width), matrix, shift, "layer")
+    return affine(node, (kernels, out_height, out_width), matrix, shift, "convolution")
 
 
 def conv_transpose(node: Node, layer: nn.ConvTranspose2d) -> Node:
@@ -117,7 +117,7 @@ def conv_transpose(node: Node, layer: nn.ConvTranspose2d) -> Node:
             if 0 <= row < out_height and 0 <= column < out_width:
                 matrix[group * depth + offset, row, column, channel, y, x] += weight[channel, offset, below, right]
     shift = 0 if layer.bias is None else numbers(layer.bias)
-    return affine(node, (depth * groups, out_height, out_width), matrix, shift, "layer")
+    return affine(node, (depth * groups, out_height, out_width), matrix, shift, "convolution")
 
 
 def pointwise(node: Node, layer: nn.Linear) -> Node:
@@ -128,13 +128,13 @@ def pointwise(node: Node, layer: nn.Linear) -> Node:
     for kernel, y, x, channel in np.ndindex(len(weight), height, width, channels):
         matrix[kernel, y, x, channel, y, x] = weight[kernel, channel]
     shift = 0 if layer.bias is None else numbers(layer.bias)
-    return affine(node, (len(weight), height, width), matrix, shift, "layer")
+    return affine(node, (len(weight), height, width), matrix, shift, "dense")
 
 
 def linear(node: Node, layer: nn.Linear) -> Node:
     """Flatten, then a linear layer."""
     weight = numbers(layer.weight)
-    return affine(node, (len(weight), 1, 1), weight, 0 if layer.bias is None else numbers(layer.bias), "layer")
+    return affine(node, (len(weight), 1, 1), weight, 0 if layer.bias is None else numbers(layer.bias), "dense")
 
 
 def dense(node: Node, weight: Matrix, bias: Vector | float = 0.0) -> Node:
@@ -146,7 +146,7 @@ def dense(node: Node, weight: Matrix, bias: Vector | float = 0.0) -> Node:
         matrix[row, :, row] = weight
     flat = matrix.reshape(rows * len(weight), len(node.values))
     shift = np.broadcast_to(bias, (rows, len(weight))).flatten()
-    return Node(shape, flat @ node.values + shift, "layer", [(node, flat)])
+    return Node(shape, flat @ node.values + shift, "dense", [(node, flat)])
 
 
 def batch_norm(node: Node, layer: nn.BatchNorm2d) -> Node:

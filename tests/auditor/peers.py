@@ -41,7 +41,11 @@ def zennit_responses(model: nn.Module, images: Tensor, answers: list[tuple[Any, 
     def hook_for(ctx: Any, name: str, module: nn.Module) -> Any:
         return next((hook for kinds, hook in answers if isinstance(module, kinds)), None)
 
-    composite = zennit.core.Composite(module_map=hook_for, canonizers=canonizers)
+    return composite_responses(model, images, zennit.core.Composite(module_map=hook_for, canonizers=canonizers))
+
+
+def composite_responses(model: nn.Module, images: Tensor, composite: Any) -> Tensor:
+    """The same, by a composite of zennit's."""
     logits = model(images).detach()
     found = []
     for label in range(logits.shape[1]):

@@ -24,7 +24,7 @@ def with_head(*body: nn.Module, kernel: float = 1.0) -> nn.Module:
     return nn.Sequential(*body, layer([kernel, -kernel]), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
 
 
-@pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus", "gradient_times_input"])
+@pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus", "lrp_epsilon_plus_flat", "gradient_times_input"])
 def test_without_constants_all_arrives(rule: str) -> None:
     found = measure_conservation(Clear(with_head(layer([3.0]), nn.ReLU()), rule), IMAGE)
     assert found is not None

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captum.attr import Deconvolution, GuidedBackprop
+from captum.attr import LRP, Deconvolution, GuidedBackprop, InputXGradient
+from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from contests import COLUMNS, Row, Way, against, as_markdown, at_best_batch, clock, contest, required_flops, shown
 from networks import efficientnet_lite0, resnet18, resnet20
 from peers import autograd_loop, batched_gradients, captum_loop
@@ -41,6 +42,8 @@ from storage.models.sources import load_model
 
 DECONVOLUTION = "captum Deconvolution"
 GUIDED = "captum GuidedBackprop"
+PRODUCT_WITH_INPUT = "captum InputXGradient"
+EPSILON, ZPLUS, EPSILON_PLUS = "captum LRP, ε", "captum LRP, z⁺", "captum LRP, z⁺ and ε"
 LOOP = "autograd, class by class"
 BATCHED = "autograd, is_grads_batched"
 FORWARD = "forward pass alone"
@@ -111,6 +114,60 @@ def allcnn(options: argparse.Namespace) -> list[Row]:
         elif "folded" not in way:
             rows.append(fraction(work, flops, secs[way], secs[PRODUCT]))
     return rows
+
+
+class Relevance:
+    """Captum's LRP of a chain of modules. convolutions, last: the rules of all convolutions but the last, and of that."""
+
+    def __init__(self, model: nn.Module, convolutions: Callable[[], object], last: Callable[[], object]) -> None:
+        self.model, self.convolutions, self.last = copy.deepcopy(model), convolutions, last
+        self.method = LRP(self.model)
+
+    def attribute(self, images: Tensor, target: int) -> Tensor:
+        # Captum takes rules off again at the end of each call.
+        for module in self.model.children():
+            if isinstance(module, nn.Conv2d):
+                module.rule, last = self.convolutions(), module
+            elif isinstance(module, nn.AdaptiveAvgPool2d | nn.Flatten):
+                module.rule = epsilon()
+        last.rule = self.last()
+        found: Tensor = self.method.attribute(images, target=target)
+        return found
+
+
+def epsilon() -> object:
+    return EpsilonRule(1e-9)
+
+
+def zplus() -> object:
+    return Alpha1_Beta0_Rule(set_bias_to_zero=True)
+
+
+def relevance(options: argparse.Namespace) -> list[Row]:
+    """The demo's network and digits by rules whose responses add up. Captum has no flat rule; it goes against ε and z⁺."""
+    model = load_model(FactorySpec("flows.demo.allcnn:build", str(DEMO / "allcnn.safetensors"))).to(options.device)
+    digits, _ = read_digits(DEMO / "t10k-images-idx3-ubyte.gz", DEMO / "t10k-labels-idx1-ubyte.gz")
+    images, sizes = digits[:256].to(options.device), (32, 64, 128, 256)
+    methods = {
+        PRODUCT_WITH_INPUT: InputXGradient(model),
+        EPSILON: Relevance(model, epsilon, epsilon),
+        ZPLUS: Relevance(model, zplus, zplus),
+        EPSILON_PLUS: Relevance(model, zplus, epsilon),
+    }
+    wanted = {
+        "gradient_times_input": PRODUCT_WITH_INPUT,
+        "lrp_epsilon": EPSILON,
+        "lrp_zplus": ZPLUS,
+        "lrp_epsilon_plus": EPSILON_PLUS,
+        "lrp_epsilon_plus_flat": EPSILON_PLUS,
+    }
+    ours = {rule: at_best_batch(Clear(model, rule), images, sizes) for rule in wanted}
+    theirs = {name: at_best_batch(partial(captum_loop, method, 10), images, sizes) for name, method in methods.items()}
+    secs = contest(ours | theirs, options)
+    work = "MNIST ALL-CNN, 10 classes, {}".format
+    return [
+        row for rule, peer in wanted.items() for row in against(work(rule), rule, secs, {PRODUCT_WITH_INPUT: None, peer: 4.0})
+    ]
 
 
 def small(options: argparse.Namespace) -> list[Row]:
@@ -246,6 +303,7 @@ def peak_memory(classes: int, device: str) -> int:
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "allcnn": allcnn,
+    "relevance": relevance,
     "resnet20": small,
     "resnet18": large,
     "efficientnet": efficientnet,

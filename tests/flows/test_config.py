@@ -1,6 +1,5 @@
 """The config: what it may say, what stands above it, and that every fault is named."""
 
-import inspect
 import json
 import re
 import tempfile
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor import Clear
 from auditor.backward.trace import REDUCTIONS
 from auditor.operations.rule_table import RULES
 from flows.analyses import ANALYSES
@@ -91,10 +89,6 @@ def keys_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 # What it says.
 
 
-def test_the_default_rule_is_that_of_the_engine(tmp_path: Path) -> None:
-    assert load(tmp_path).method.rule == inspect.signature(Clear).parameters["rule"].default
-
-
 @pytest.mark.parametrize(("text", "value"), [('"all"', "all"), ("7", 7)])
 def test_how_many_classes_compete(tmp_path: Path, text: str, value: object) -> None:
     assert load(tmp_path, MINIMAL + f"[method]\ntop_k = {text}").method.top_k == value
@@ -107,7 +101,7 @@ def test_defaults(tmp_path: Path) -> None:
         "input": {"channels": 1, "height": 28, "width": 30, "mean": (), "std": (), "resize": "crop"},
         "model": {"factory": "nets:build", "weights": None, "arguments": {}},
         "method": {
-            "rule": "gradient",
+            "rule": "auto",
             "reduction": "sum",
             "head": None,
             "precision": "float32",
@@ -128,7 +122,11 @@ def test_defaults(tmp_path: Path) -> None:
         "reference": "previous",
         "about": {"owner": None, "intended_use": None, "known_limits": None},
         "gates": (),
-        "analyses": {"evidence": {"run": True}, "data_checks": {"run": True, "samples": 256, "seed": 0}},
+        "analyses": {
+            "evidence": {"run": True},
+            "data_checks": {"run": True, "samples": 256, "seed": 0},
+            "trust": {"run": True, "samples": 500, "seed": 0},
+        },
         "folder": str(tmp_path),
     }
 
@@ -179,6 +177,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     run = false
     samples = 9
     seed = 3
+    [trust]
+    run = false
+    samples = 0
+    seed = 4
     [about]
     owner = "us"
     intended_use = "to sort"
@@ -251,7 +253,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
                 "samples": "SELECT 2 AS sample_index",
             },
         ),
-        "analyses": {"evidence": {"run": False}, "data_checks": {"run": False, "samples": 9, "seed": 3}},
+        "analyses": {
+            "evidence": {"run": False},
+            "data_checks": {"run": False, "samples": 9, "seed": 3},
+            "trust": {"run": False, "samples": 0, "seed": 4},
+        },
     }
     assert config.dataset.classes == ("a", "b")
     assert config.input.std == (1.0, 1.0, 0.25)
@@ -267,11 +273,11 @@ def test_a_program_stands_in_place_of_a_factory(tmp_path: Path) -> None:
 
 
 def test_rules_and_reductions_are_those_of_the_engine(tmp_path: Path) -> None:
-    for rule in RULES:
+    for rule in ("auto", *RULES):
         assert load(tmp_path, MINIMAL, f"method.rule={rule}").method.rule == rule
     for reduction in REDUCTIONS:
         assert load(tmp_path, MINIMAL, f"method.reduction={reduction}").method.reduction == reduction
-    for key, known in (("rule", RULES), ("reduction", REDUCTIONS)):
+    for key, known in (("rule", ("auto", *RULES)), ("reduction", REDUCTIONS)):
         message = fault(tmp_path, MINIMAL, f"method.{key}=none")
         assert message.endswith("input should be " + ", ".join(map(repr, known))[::-1].replace(" ,", " ro ", 1)[::-1])
 
@@ -393,7 +399,7 @@ def test_a_byte_order_mark_is_no_part_of_the_config(tmp_path: Path) -> None:
 def test_a_flag_stands_above_the_environment_above_the_file_above_the_default(tmp_path: Path) -> None:
     file = MINIMAL + '[method]\nrule = "deconv"'
     environment = {"CLEAR_AUDIT_METHOD_RULE": "gradient"}
-    assert load(tmp_path).method.rule == "gradient"
+    assert load(tmp_path).method.rule == "auto"
     assert load(tmp_path, file).method.rule == "deconv"
     assert load(tmp_path, file, environment=environment).method.rule == "gradient"
     assert load(tmp_path, file, "method.rule=guided", environment=environment).method.rule == "guided"
@@ -449,6 +455,9 @@ def test_every_key_has_its_variable_and_its_flag(tmp_path: Path, key: str) -> No
         "data_checks.run": "false",
         "data_checks.samples": "9",
         "data_checks.seed": "3",
+        "trust.run": "false",
+        "trust.samples": "9",
+        "trust.seed": "3",
         "notify.webhook": '"https://host/hook"',
         "notify.on": '["failure"]',
         "gates": '[{ name = "accuracy", min = 0.5 }]',
@@ -889,7 +898,7 @@ def test_an_analysis_is_asked_for_with_those_whose_tables_it_asks(tmp_path: Path
     monkeypatch.setitem(ANALYSES, name, replace(brightness.ANALYSIS, reads=("evidence",)))
     monkeypatch.setitem(OPTIONS, name, brightness.BrightnessOptions)
     monkeypatch.setitem(FIGURES, name, brightness.ANALYSIS.figures[0])
-    jobs = load(tmp_path, MINIMAL, "brightness.run=true", "data_checks.run=false").jobs
+    jobs = load(tmp_path, MINIMAL, "brightness.run=true", "data_checks.run=false", "trust.samples=0").jobs
     assert [job.analysis.name for job in jobs] == ["maps", "evidence", name]
     said = fault(tmp_path, MINIMAL, "brightness.run=true", "evidence.run=false")
     assert said.endswith("analysis 'brightness' asks the tables of 'evidence': set 'evidence.run' to true")

@@ -20,7 +20,9 @@ SCHEMA = table_schema([column("sample_index", pa.int64(), "position"), column("l
 
 
 def offer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `flows.analyses` does with the figures of an analysis."""
+    """As `flows.analyses` does with the figures of an analysis, and no others."""
+    for name in list(FIGURES):
+        monkeypatch.delitem(FIGURES, name)
     monkeypatch.setitem(FIGURES, LIGHT.name, LIGHT)
 
 

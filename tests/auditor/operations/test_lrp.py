@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from auditor import Clear
+from auditor import Clear, UnsupportedModel
 from auditor.operations.lrp import EPSILON, reciprocal
-from tests.auditor.peers import import_zennit, zennit_responses
+from tests.auditor.peers import composite_responses, import_zennit, zennit_responses
 from tests.auditor.pieces import history
 
-SHARING = ["lrp_epsilon", "lrp_zplus"]
+SHARING = ["lrp_epsilon", "lrp_zplus", "lrp_epsilon_plus_flat"]
+COMPOSITES = ["lrp_epsilon_plus", "lrp_epsilon_plus_flat"]
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, nn.Module, list[nn.Module], list
 
 
 @pytest.mark.usefixtures("limit")
-@pytest.mark.parametrize("rule", SHARING)
+@pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus", "lrp_epsilon_plus"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_and_norm_are_what_torch_merges_them_into(rule: str, name: str) -> None:
     torch.manual_seed(1)
@@ -181,7 +182,7 @@ def test_layer_and_norm_are_what_torch_merges_them_into(rule: str, name: str) ->
     torch.testing.assert_close(responses(model, rule, images), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("rule", SHARING)
+@pytest.mark.parametrize("rule", ["lrp_epsilon", "lrp_zplus"])
 def test_norms_are_merged_as_zennits_canonizer_does(rule: str) -> None:
     zennit = import_zennit()
     torch.manual_seed(2)
@@ -195,6 +196,171 @@ def test_norms_are_merged_as_zennits_canonizer_does(rule: str) -> None:
     found = responses(model, rule, images)
     assert expected.any()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+# ---- Composites
+
+
+@pytest.mark.parametrize(("rule", "name"), [("lrp_epsilon_plus", "EpsilonPlus"), ("lrp_epsilon_plus_flat", "EpsilonPlusFlat")])
+def test_composites_are_zennits(rule: str, name: str) -> None:
+    """Without biases in convolutions, to which zennit's z⁺ gives a share."""
+    zennit = import_zennit()
+    torch.manual_seed(4)
+    body = [
+        conv(3, 6),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        conv(6, 8),
+        nn.ReLU(),
+        conv(8, 8, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+    ]
+    model = nn.Sequential(*body, nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 4)).double().eval()
+    images, stabilizer = some_images().double(), zennit.core.Stabilizer(EPSILON, norm_scale=True)
+    expected = composite_responses(model, images, getattr(zennit.composites, name)(stabilizer, stabilizer))
+    assert expected.any()
+    found = responses(model, rule, images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("rule", COMPOSITES)
+@pytest.mark.parametrize("rectified", [False, True])
+def test_convolution_that_decides_the_classes_is_the_linear_layer_behind_the_average(rule: str, rectified: bool) -> None:
+    torch.manual_seed(5)
+    body, last = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU()), nn.Conv2d(8, 4, 1)
+    linear = nn.Linear(8, 4)
+    with torch.no_grad():
+        linear.weight.copy_(last.weight[:, :, 0, 0])
+        linear.bias.copy_(last.bias)
+    behind = [nn.ReLU()] if rectified else []
+    convolved = nn.Sequential(body, last, *behind, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    averaged = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    found, expected = (responses(model, rule, some_images()) for model in (convolved, averaged))
+    assert expected.any()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    assert not torch.allclose(found, responses(convolved, "lrp_zplus", some_images()))
+
+
+@pytest.mark.parametrize("rule", COMPOSITES)
+def test_constants_behind_a_dense_layer_are_its_bias(rule: str) -> None:
+    """Written out, or a norm's shift: passed on, they would make shares without bound where an output is nearly zero."""
+    torch.manual_seed(6)
+    layer, norm, last = nn.Linear(64, 6), normed(6, nn.BatchNorm1d).eval(), nn.Linear(6, 4)
+    weight, bias = layer.weight.detach().t(), layer.bias.detach()
+    body = [conv(3, 4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    expected = responses(nn.Sequential(*body, merged(layer, norm), nn.Tanh(), last), rule, some_images())
+    written = Lambda(lambda x: x @ weight.to(x.dtype) + bias.to(x.dtype))
+    found = responses(nn.Sequential(*body, written, norm, nn.Tanh(), last), rule, some_images())
+    assert expected.any()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+# ---- The first layer, flat
+
+
+class Taking(nn.Module):
+    """What `function` makes of the image and some layers, averaged, is a class's; class 1 is its opposite."""
+
+    def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images, *self.layers).mean((1, 2, 3))[:, None] * torch.tensor([1.0, -1.0])
+
+
+def ones(inputs: int, kernel: int, **keywords: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, 1, kernel, bias=False, **keywords)
+    nn.init.ones_(layer.weight)
+    return layer
+
+
+def last_of(maps: Tensor) -> Tensor:
+    """A layer of its own, so that what is before it does not decide the classes."""
+    return F.conv2d(maps, maps.new_ones((1, maps.shape[1], 1, 1)))
+
+
+LINE = torch.tensor([[[[1.0, 5.0, 0.0]]]])
+
+
+def flat(function: Callable[..., Tensor], *layers: nn.Module, image: Tensor = LINE) -> list[float]:
+    """What the pixels of class 0 receive, in units of what it sends back."""
+    model = Taking(function, *layers)
+    found, given = responses(model, "lrp_epsilon_plus_flat", image), sent(model, "lrp_epsilon_plus_flat", image)
+    return (found[0, 0] / given[0, 0]).flatten().tolist()
+
+
+def test_first_layer_gives_equal_shares() -> None:
+    """Two windows, 1 + 5 = 6 and 5 + 0 = 5: of 11, 6/2 for the first pixel, 6/2 + 5/2 for the second, 5/2 for the third."""
+    layer = nn.Conv2d(1, 1, (1, 2), bias=False)
+    nn.init.ones_(layer.weight)
+    assert flat(lambda x, layer: last_of(layer(x)), layer) == pytest.approx([3 / 11, 5.5 / 11, 2.5 / 11], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: (x - 0.5) / 0.25,
+        lambda x: x.sub(0.5).div_(0.25),
+        lambda x: F.batch_norm(x, x.new_tensor([0.5]), x.new_tensor([0.0625]), eps=0),
+        lambda x: torch.cat([x, x], 1)[:, :1].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) * 4 - 2,
+    ],
+)
+def test_first_layer_is_so_behind_what_scales_the_image(before: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(7)
+    body = [conv(1, 6), nn.ReLU(), conv(6, 6), nn.ReLU(), *global_head(6)]
+    images = some_images(1)
+    found = responses(nn.Sequential(Lambda(before), *body), "lrp_epsilon_plus_flat", images)
+    expected = responses(nn.Sequential(*body), "lrp_epsilon_plus_flat", (images - 0.5) / 0.25)
+    assert expected.any()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_padding_takes_no_share(value: float) -> None:
+    """Of class 0 all arrives; what stands in the padding, before or behind the image is scaled, is no pixel."""
+    torch.manual_seed(8)
+    body = [nn.Conv2d(1, 6, 3, stride=2, bias=False), nn.ReLU(), *global_head(6, bias=False)]
+    padded = Lambda(lambda x: F.pad(x * 2 - 1, (1, 2, 0, 1), value=value) / 3)
+    model, images = nn.Sequential(padded, *body), some_images(1)
+    given = sent(model, "lrp_epsilon_plus_flat", images)
+    assert (given > 0).any()
+    found = responses(model, "lrp_epsilon_plus_flat", images)
+    torch.testing.assert_close(found.sum((2, 3)), given, rtol=1e-4, atol=0)
+    if value == 0:
+        inner = nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False)
+        inner.weight = body[0].weight
+        alike = responses(
+            nn.Sequential(Lambda(lambda x: (x * 2 - 1) / 3), inner, *body[1:]), "lrp_epsilon_plus_flat", images[..., :7, :7]
+        )
+        same = nn.Sequential(Lambda(lambda x: F.pad((x * 2 - 1) / 3, (1, 1, 1, 1))), *body)
+        torch.testing.assert_close(responses(same, "lrp_epsilon_plus_flat", images[..., :7, :7]), alike)
+
+
+def test_all_layers_that_the_image_reaches_first_are_flat() -> None:
+    """Windows of 1 and of 3: 1 + 5 + 0 pixel by pixel, and 6 of the whole line, 2 for each pixel."""
+    torch.manual_seed(9)
+
+    def branches(x: Tensor, narrow: nn.Module, broad: nn.Module) -> Tensor:
+        return last_of(torch.cat([narrow(x), broad(x).expand(-1, -1, -1, 3) / 3], 1))
+
+    broad = nn.Conv2d(1, 1, (1, 3), bias=False)
+    nn.init.ones_(broad.weight)
+    assert flat(branches, ones(1, 1), broad) == pytest.approx([3 / 12, 7 / 12, 2 / 12], rel=1e-5)
+
+
+def test_flat_first_layer_that_takes_a_vector_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+    images = some_images(3, 2)
+    with pytest.raises(UnsupportedModel) as caught:
+        responses(model, "lrp_epsilon_plus_flat", images)
+    assert str(caught.value) == (
+        "operation 'linear' takes the image as a vector, whose values would all get the same under rule 'lrp_epsilon_plus_flat'; "
+        "use lrp_epsilon_plus"
+    )
+    assert torch.equal(responses(model, "lrp_epsilon_plus", images), responses(model, "lrp_epsilon", images))
 
 
 # ---- Where no rectifier stands before or behind
@@ -214,6 +380,34 @@ def test_outputs_below_zero_are_shared_by_negative_contributions_as_the_generali
     assert (expected >= 0).all()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.max()))
     torch.testing.assert_close(found.sum((2, 3)), sent(model, "lrp_zplus", images), rtol=1e-4, atol=0)
+
+
+BEHIND: dict[str, tuple[int, Callable[[], list[nn.Module]]]] = {
+    # How many sides of the convolution are left: outputs above zero, and those below where anything comes back to these.
+    "rectifier": (1, lambda: [nn.ReLU()]),
+    "rectifier in place, pooling": (1, lambda: [nn.ReLU(inplace=True), nn.MaxPool2d(2), Residual(conv(6, 6))]),
+    "no rectifier": (2, lambda: [nn.GELU()]),
+    "rectifier and a term": (2, lambda: [nn.ReLU(), Lambda(lambda x: x - 0.5)]),
+    "rectifier and a norm": (2, lambda: [nn.ReLU(), normed(6)]),
+    "a way past the rectifier": (2, lambda: [Residual(nn.ReLU())]),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_outputs_below_zero_are_left_out_only_where_nothing_comes_back_to_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(10)
+    left, behind = BEHIND[name]
+    model, images = nn.Sequential(conv(3, 6, bias=True), *behind(), conv(6, 6), nn.ReLU(), *global_head(6)), some_images()
+    found = responses(model, "lrp_zplus", images)
+    steps = Clear(model, "lrp_zplus", precision="float64").plain(images).tape.history.steps
+    assert len(steps[0].edge.node.sides) == left
+    monkeypatch.setattr("auditor.backward.history.History.leave_out_below_zero", lambda self: None)
+    monkeypatch.setattr("auditor.operations.lrp.Shares.is_reached", lambda self, arrived: True)
+    expected = responses(model, "lrp_zplus", images)
+    assert expected.any()
+    assert torch.equal(found, expected)
 
 
 # ---- What is shared adds up

@@ -82,6 +82,13 @@ def test_undefined_where_maps_do_not_differ_or_are_empty(images: Tensor, right_m
     assert found.leaked.isnan().all()
 
 
+def test_a_class_that_sends_nothing_back_is_undefined(images: Tensor, right_maps: Tensor) -> None:
+    """Also where the other class's map is below zero somewhere, which nothing exceeds."""
+    maps = right_maps - 0.1
+    maps[0, 1], maps[1, 0] = 0, 0
+    assert contrast(halves, images, CLASSES, maps, 0.25, ZERO).told_apart.isnan().tolist() == [True, True, False]
+
+
 def test_each_image_alone_gives_the_same(images: Tensor, right_maps: Tensor) -> None:
     together = contrast(halves, images, CLASSES, right_maps, 0.4, ZERO)
     for n in range(3):

@@ -20,7 +20,7 @@ MEASURES: list[Measure] = [cosine, pearson, spearman, structural]
 def pair(side: int = 9) -> tuple[Tensor, Tensor]:
     """Three pairs of maps with ties, alike more and more."""
     generator = torch.Generator().manual_seed(2)
-    first, noise = (torch.randint(-3, 4, (3, side, side), generator=generator).float() for _ in range(2))
+    first, noise = (torch.randint(-5, 4, (3, side, side), generator=generator).float() for _ in range(2))
     return first, noise + first * torch.tensor([0.0, 1, 5])[:, None, None]
 
 
@@ -79,6 +79,13 @@ def test_a_uniform_map_is_like_nothing(measure: Measure) -> None:
     first, second = pair(4)
     first[0], second[1] = 0.1, 3e-9
     assert measure(first, second).isnan().tolist() == [True, True, False]
+
+
+def test_an_average_of_a_uniform_map_is_uniform_but_for_rounding() -> None:
+    first, second = pair(4)
+    first[0] = 0.1
+    first[0, 0, 0] *= 1 + 2e-7
+    assert pearson(first, second).isnan().tolist() == [True, False, False]
 
 
 def test_maps_of_few_pixels_have_smaller_windows() -> None:

@@ -38,3 +38,12 @@ def test_what_was_passed_over_is_among_the_facts(small_run: Run) -> None:
 def test_a_program_is_named_as_the_model(tmp_path: Path) -> None:
     page = parse(render(make_store(tmp_path, replace(SMALL, facts={"model_factory": None, "model_program": "nets/<m>.pt2"}))))
     assert {row[0]: row[1] for row in page.table("What was audited")}["Model"] == "nets/<m>.pt2"
+
+
+def test_a_model_without_a_column_of_its_own_is_named_as_the_config_does(tmp_path: Path) -> None:
+    run = make_store(tmp_path, replace(SMALL, facts={"model_factory": None}))
+    plan = read_plan(run).model_copy(update={"config": {"model": {"program": "nets/a.pt2"}}})
+    with connect(run.store, [run.run_id]) as connection:
+        shown = run_facts(ask(connection, "run_facts", run_id=run.run_id), plan).table
+    assert shown is not None
+    assert ["Model", "nets/a.pt2"] in shown.rows

@@ -22,9 +22,9 @@ class Drawn:
     failed: int
 
 
-def draw(plan: Plan, count: int, seed: int) -> np.ndarray:
-    """Positions in the dataset of a simple random sample, in random order: (n,) int64, n at most `count`."""
-    order: np.ndarray = np.random.default_rng(seed).permutation(plan.sample_count)[:count]
+def draw(samples: int, count: int, seed: int) -> np.ndarray:
+    """Positions in a dataset of so many samples, a simple random sample in random order: (n,) int64, n at most `count`."""
+    order: np.ndarray = np.random.default_rng(seed).permutation(samples)[:count]
     return order
 
 

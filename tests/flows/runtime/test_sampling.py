@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flows.analyses.sampling import draw, read_drawn, units_of
+from flows.runtime.sampling import draw, read_drawn, units_of
 from flows.runtime.worker import AuditWorker, Work
 from storage.datasets.folder import FolderSpec
 from tests.flows.conftest import Digits
@@ -16,12 +16,12 @@ PLAN = make_plan(SMALL).model_copy(update={"sample_count": 100})
 
 
 def test_a_sample_has_each_image_once_and_follows_from_the_seed() -> None:
-    drawn = draw(PLAN, 30, 0)
+    drawn = draw(100, 30, 0)
     assert len(np.unique(drawn)) == 30
-    assert np.array_equal(drawn, draw(PLAN, 30, 0))
-    assert not np.array_equal(drawn, draw(PLAN, 30, 1))
-    assert np.array_equal(draw(PLAN, 30, 0), draw(PLAN, 50, 0)[:30]), "a larger sample has the images of a smaller one"
-    assert sorted(draw(PLAN, 1000, 0)) == list(range(100))
+    assert np.array_equal(drawn, draw(100, 30, 0))
+    assert not np.array_equal(drawn, draw(100, 30, 1))
+    assert np.array_equal(draw(100, 30, 0), draw(100, 50, 0)[:30]), "a larger sample has the images of a smaller one"
+    assert sorted(draw(100, 1000, 0)) == list(range(100))
 
 
 def test_units_divide_the_sample() -> None:
