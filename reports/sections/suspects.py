@@ -10,11 +10,13 @@ from reports.formats import NO_CLASS, NO_LABEL, count, percent
 from reports.parts.cards import Names, Swatch, describe_samples, make_legend, picture_path
 from reports.parts.gallery import UNSUSPICIOUS, Gallery, read_gallery
 from reports.parts.layers import Drawn, Picture, lay_again, plain
-from reports.parts.pictures import are_pixelated, as_uri
+from reports.parts.pictures import are_pixelated, embed
 from reports.queries import Row
 from reports.sections.section import Section
 
 SHOWN = 6
+OPAQUE_ROOM = 100_000
+"""Bytes that a map may take that lies on no image."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def make_suspect(context: ReportContext, names: Names, row: Row, is_translucent:
     label, prediction = names.name(row["label"], NO_LABEL), names.name(row["prediction"], NO_CLASS)
     said = f"label and prediction {label}" if label == prediction else f"label {label}, prediction {prediction}"
     path = picture_path(context.run.gallery, index, "clear")
-    uri = "" if is_translucent else as_uri(path.read_bytes())
+    # Of a translucent map the gallery has the drawing.
+    uri = "" if is_translucent else embed([path], OPAQUE_ROOM)[0][path]
     clear = Drawn("clear", f"Sample {count(index)}", f"CLEAR map of sample {index}, {said}.", uri)
     dominant = None if row["dominant_class"] is None else names.swatches[row["dominant_class"]]
     swatch = dominant and replace(dominant, share=percent(row["dominant_energy_frac"]))

@@ -173,6 +173,7 @@ def test_filters_choose_cards(pages: dict[str, Path], browser: webdriver.Chrome)
     headings = [heading.text for heading in browser.find_elements(By.CSS_SELECTOR, ".group h3") if heading.is_displayed()]
     assert headings == ["Right, with evidence for another class"]
     form.find_element(By.TAG_NAME, "button").click()
+    WebDriverWait(browser, 5).until(lambda _: status.text == "All 9 images are shown.")
     assert len(visible_cards(browser)) == 9
     Select(form.find_element(By.NAME, "dominant")).select_by_visible_text("(none)")
     assert sorted(visible_cards(browser)) == ["sample-7", "sample-9"]

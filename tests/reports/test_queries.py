@@ -19,7 +19,7 @@ NOT_SHOWN = {"gallery_all", "gallery_measured"}
 
 
 ASKED_OF_ALL = replace(SMALL, samples=[*SAMPLES, *(sample(index, 0, 0, 0.5, 1, OTHER) for index in (12, 13, 15, 16, 17))])
-"""Where every query has an answer: five correct images of a class rest on another one, and none of them comes into the random draw."""
+"""Where every query has an answer: five correct images of a class rest on another one; the random draw is the same."""
 
 
 @pytest.fixture(scope="module")
