@@ -17,6 +17,10 @@ HUES = 6 * 600
 GREYED = (0.13, 0.43, 0.04)
 """Red, green and blue in an image that lies under a map: its luma (ITU-R 709) at 0.6, so that colours stand out from white."""
 
+OTHER = (1.0, 0.65, 1.0)
+"""Of the binary heatmap, evidence for any other class: pale pink. No class has it, for theirs are fully saturated (`palette`); of
+all colours of full value it is about the farthest, in OKLab, from these, from the hot scale and from an image's greys."""
+
 PERCENTILE = 99
 """Of a sample's positive responses: what lies above it is drawn at full brightness. The peak alone would leave the rest black."""
 
@@ -83,7 +87,7 @@ def clear_map(dominant_class: Tensor, dominant_response: Tensor, colors: Tensor)
 def binary_heatmap(label_response: Tensor, rest_response: Tensor) -> Tensor:
     """Evidence for a class against all others (section 4.2): whichever is greater at a pixel; a tie is the class's.
 
-    The class's response runs from black over red and yellow to white, the others' from black to green, both on one
+    The class's response runs from black over red and yellow to white, the others' from black to `OTHER`, both on one
     scale, the `full_brightness` of the greater of the two in that sample. Only positive responses show.
 
     label_response, rest_response: (N, H, W) float, the class's response and the maximum over all others; see
@@ -91,9 +95,8 @@ def binary_heatmap(label_response: Tensor, rest_response: Tensor) -> Tensor:
     """
     brightest = full_brightness(torch.maximum(label_response, rest_response))
     hot = scale(label_response, brightest)[..., None] * 3 - torch.arange(3, device=label_response.device)
-    rest = scale(rest_response, brightest)
-    green = torch.stack([torch.zeros_like(rest), rest, torch.zeros_like(rest)], -1)
-    return to_bytes(torch.where((label_response >= rest_response)[..., None], hot, green))
+    other = scale(rest_response, brightest)[..., None] * torch.tensor(OTHER, device=rest_response.device)
+    return to_bytes(torch.where((label_response >= rest_response)[..., None], hot, other))
 
 
 def against_rest(dominant_class: Tensor, dominant_response: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:

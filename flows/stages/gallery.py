@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from auditor.colour_maps import PERCENTILE, full_brightness
+from auditor.colour_maps import OTHER, PERCENTILE, full_brightness
 from flows.runtime.progress import Progress
-from flows.stages.map_renderer import MapRenderer, draw_inputs, draw_maps, read_maps
+from flows.stages.map_renderer import MapRenderer, as_hexadecimal, draw_inputs, draw_maps, read_maps
 from reports.parts.cards import picture_path
 from reports.parts.gallery import Choice, Gallery, GallerySample
 from storage.filesystems import put_folder, scratch
@@ -26,7 +26,8 @@ def draw_gallery(run: Run, renderer: MapRenderer, choices: Sequence[Choice], sho
             )
             for choice in choices
         ]
-        content = Gallery(colors=renderer.hexadecimal, samples=samples, percentile=PERCENTILE)
+        (other,) = as_hexadecimal(torch.tensor([OTHER]))
+        content = Gallery(colors=renderer.hexadecimal, samples=samples, percentile=PERCENTILE, other_color=other)
         (folder / "gallery.json").write_text(json.dumps(content.model_dump(), indent=1), encoding="utf-8")
         put_folder(folder, run.gallery)
 

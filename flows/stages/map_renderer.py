@@ -28,7 +28,12 @@ class MapRenderer:
     @property
     def hexadecimal(self) -> list[str]:
         """The classes' colours as `#rrggbb`."""
-        return ["#" + bytes(row).hex() for row in (self.colors * 255).round().to(torch.uint8).tolist()]
+        return as_hexadecimal(self.colors)
+
+
+def as_hexadecimal(colors: Tensor) -> list[str]:
+    """Colours, (n, 3) in [0, 1], as `#rrggbb`."""
+    return ["#" + bytes(row).hex() for row in (colors * 255).round().to(torch.uint8).tolist()]
 
 
 def open_renderer(run: Run, config: AuditConfig, dataset: Dataset | None) -> MapRenderer:

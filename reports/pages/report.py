@@ -22,6 +22,7 @@ from reports.sections import (
     review,
     run_facts,
     sparseness_and_place,
+    suspects,
     trust,
     verdict,
 )
@@ -43,9 +44,10 @@ SECTIONS = (
     failures.SECTION,
     method.SECTION,
     provenance.SECTION,
-    review.SECTION,
 )
-"""The sections below the verdict and the contents, in order. To add one, add its file and a line here."""
+"""The sections below the first screen and the contents, folded, in order. To add one, add its file and a line here."""
+
+FIRST_SCREEN = (verdict.SECTION, suspects.SECTION, review.SECTION)
 
 
 def write_report(run: Run) -> Path:
@@ -61,7 +63,7 @@ def render(run: Run, pages: Mapping[str, str] | None = None) -> str:
         return fill_template(
             "report.html.j2",
             plan=context.plan,
-            verdict=render_section(verdict.SECTION, context),
+            first_screen=[render_section(section, context) for section in FIRST_SCREEN],
             sections=[(section, body) for section, body in rendered if body is not None],
             finished=moment(context.manifest.finished_at),
         )

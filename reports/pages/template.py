@@ -34,9 +34,9 @@ def environment() -> Environment:
     """Templates that escape every value, and fail on a name without a value."""
     loader = FileSystemLoader([TEMPLATES, REPORTS])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    script = (TEMPLATES / "filters.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    made.globals["filters_script"] = Markup(script)
+    made.globals["script"] = Markup(script)
     # Allowed by its hash: no other script that got into a page runs.
     made.globals["script_source"] = Markup(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'")
     return made

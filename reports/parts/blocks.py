@@ -13,9 +13,14 @@ CHART_CLASSES = 20
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG drawing. alt: what it shows, in words, for readers who do not see it. has_links: whether it contains links."""
+    """An SVG drawing.
+
+    see: one line, what in it a reader should look for. alt: what it shows, in words, for readers who do not see it. has_links:
+    whether it contains links.
+    """
 
     svg: Markup
+    see: str
     caption: str
     alt: str
     has_links: bool = False

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from reports.context import ReportContext
-from reports.formats import NO_CLASS, NO_LABEL, percent, significant
-from reports.parts.blocks import CHART_CLASSES, TABLE_ROWS
+from reports.formats import NO_CLASS, NO_LABEL, count, percent, significant
 from reports.parts.cells import key
 from reports.parts.layers import Drawn, Picture, lay_out, plain
 from reports.queries import Answer, Row
 
 KINDS = {"input": "input", "heatmap": "binary heatmap", "clear": "CLEAR map"}
 """The pictures of a sample: the end of the file's name, and what a reader knows the picture as."""
+
+LEGEND_CLASSES = 12
+ALIKE = 60
+"""Colours that differ by less than this, of 255, in each channel look alike; the nearest of twelve even ones differ by 65."""
 
 FILTERS = {"label": "label", "prediction": "prediction", "dominant": "dominant_class"}
 FILTER_TITLES = {"label": "Label", "prediction": "Prediction", "dominant": "Dominant class"}
@@ -104,7 +106,7 @@ def make_card(
     of_class = label if row["label"] is not None else f"the prediction {prediction}"
     alts = {
         "input": f"Input image, sample {index}, label: {label}.",
-        "heatmap": f"Binary heatmap: evidence for {of_class} from red to white, for any other class in green.",
+        "heatmap": f"Binary heatmap: evidence for {of_class}, from red to white, and the strongest for any other class.",
         "clear": f"CLEAR map: each pixel in the colour of its dominant class; most energy: {dominant}.",
     }
     facts = [
@@ -115,18 +117,10 @@ def make_card(
         Fact("energy for the label", percent(row["label_energy_frac"])),
         *([Fact("counts against", ", ".join(gate for _, gate in against))] if against else []),
     ]
-    swatches = [
-        Swatch(
-            names.swatches[share["class_index"]].color,
-            names.name(share["class_index"], ""),
-            percent(share["dominant_energy_frac"]),
-        )
-        for share in shares
-    ]
     filters = {name: key(row[column]) for name, column in FILTERS.items()} | {"gate": " ".join(number for number, _ in against)}
     image, *maps = (Drawn(kind, KINDS[kind], alt, pictures[kind]) for kind, alt in alts.items())
     shown = lay_out(index, image, maps) if are_translucent else [plain(drawn) for drawn in (image, *maps)]
-    return Card(index, row["sample_id"], shown, facts, swatches, significant(peak), filters)
+    return Card(index, row["sample_id"], shown, facts, make_swatches(names, shares), significant(peak), filters)
 
 
 def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> list[Filter]:
@@ -143,14 +137,33 @@ def make_filters(names: Names, cards: Sequence[Card], gates: Sequence[str]) -> l
     return [*useful, *([Filter("gate", "Counts against gate", against)] if against else [])]
 
 
+def make_swatches(names: Names, shares: Sequence[Row]) -> list[Swatch]:
+    """The classes that hold most of a sample's energy, with their shares. shares: see `describe_samples`."""
+    found = [(names.swatches[row["class_index"]], percent(row["dominant_energy_frac"])) for row in shares]
+    return [Swatch(swatch.color, swatch.name, share) for swatch, share in found]
+
+
 def make_legend(names: Names, facts: Sequence[Row], shares: Sequence[Row]) -> tuple[list[Swatch], str]:
-    """All classes where they are few, else those named beside a picture; and a sentence on what is left out."""
-    total = len(names.swatches)
-    if total <= CHART_CLASSES:
-        return names.swatches, ""
-    named = {row[column] for row in facts for column in ("label", "prediction", "dominant_class")}
-    named |= {row["class_index"] for row in shares}
-    shown = list(islice(sorted(named - {None}), TABLE_ROWS))
-    note = f"Only {len(shown)} of the {total:,} classes are listed: those named beside a picture"
-    note += f", the first {TABLE_ROWS} of {len(named - {None})}." if len(named - {None}) > TABLE_ROWS else "."
-    return [names.swatches[index] for index in shown], note
+    """Of the classes seen in the pictures those with most energy, no two of like colour, and a sentence on what is left out.
+
+    They stand in the order of the classes.
+    """
+    energy = {row["dominant_class"]: 0.0 for row in facts if row["dominant_class"] is not None}
+    for row in shares:
+        energy[row["class_index"]] = energy.get(row["class_index"], 0.0) + row["dominant_energy_frac"]
+    listed: list[int] = []
+    for index in sorted(energy, key=lambda index: (-energy[index], index)):
+        colors = [names.swatches[other].color for other in listed]
+        if len(listed) < LEGEND_CLASSES and not any(are_alike(names.swatches[index].color, color) for color in colors):
+            listed.append(index)
+    left, note = len(energy) - len(listed), ""
+    if left:
+        are = "class is" if left == 1 else "classes are"
+        note = f"{count(left)} more {are} seen, with less evidence or a colour like these; each image names its own."
+    return [names.swatches[index] for index in sorted(listed)], note
+
+
+def are_alike(first: str, second: str) -> bool:
+    """first, second: `#rrggbb`."""
+    channels = zip(bytes.fromhex(first[1:]), bytes.fromhex(second[1:]), strict=True)
+    return max(abs(one - other) for one, other in channels) < ALIKE

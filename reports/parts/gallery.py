@@ -28,8 +28,13 @@ GROUPS = {
         "For each cell of label and dominant class that is shown above, the image whose dominant class holds most of its energy.",
     ),
 }
+UNSUSPICIOUS = ("random", "cell")
+"""Groups whose samples were not chosen because something speaks against them."""
+
 GATE = "gate:"
 """Prefix of the reason of a sample that counts against a gate; the gate's name follows."""
+
+OLD_OTHER = "#00ff00"
 
 CHARTED_CELLS = 100
 
@@ -56,21 +61,27 @@ class Gallery(Record):
     """`gallery.json`: the classes' colours and the samples that were drawn, in order.
 
     percentile: of a sample's positive responses, the one with full brightness in its maps, which are translucent; None where an
-    older version drew the maps, on black and with the peak at full brightness.
+    older version drew the maps, on black and with the peak at full brightness. other_color: of evidence for any other class in
+    the binary heatmap; older versions drew it in green, which may be the colour of a class as well.
     """
 
     colors: list[str]
     samples: list[GallerySample]
     percentile: int | None = Field(default=None, ge=0, le=100)
+    other_color: str = OLD_OTHER
 
-    @field_validator("colors")
+    @property
+    def other_name(self) -> str:
+        return "green" if self.other_color == OLD_OTHER else "pale pink"
+
+    @field_validator("colors", "other_color")
     @classmethod
-    def are_hexadecimal(cls, colors: list[str]) -> list[str]:
+    def are_hexadecimal(cls, given: list[str] | str) -> list[str] | str:
         """Colours are written into style attributes, where other text could do harm."""
-        for color in colors:
+        for color in [given] if isinstance(given, str) else given:
             if not re.fullmatch(r"#[0-9a-fA-F]{6}", color):
                 raise ValueError(f"'{color}' is not a colour of the form #rrggbb")
-        return colors
+        return given
 
 
 def cell_limits(classes: int) -> dict[str, Parameter]:

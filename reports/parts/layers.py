@@ -40,6 +40,16 @@ def plain(drawn: Drawn) -> Picture:
     return Picture(drawn.name, drawn.alt, (Layer(drawn.uri),) if drawn.uri else ())
 
 
+def drawing_id(sample: int, kind: str) -> str:
+    return f"drawn-{sample}-{kind}"
+
+
+def lay_again(sample: int, image_kind: str, drawn: Drawn) -> Picture:
+    """A translucent map on the greyed image, both of which are drawn elsewhere in the page, by `lay_out`."""
+    layers = (Layer("", drawing_id(sample, image_kind), is_greyed=True), Layer("", drawing_id(sample, drawn.kind)))
+    return Picture(drawn.name, drawn.alt, layers)
+
+
 def lay_out(sample: int, image: Drawn, maps: Sequence[Drawn]) -> list[Picture]:
     """The image, the translucent maps on the greyed image, and the maps alone, each drawing once in the page.
 
@@ -47,14 +57,17 @@ def lay_out(sample: int, image: Drawn, maps: Sequence[Drawn]) -> list[Picture]:
     """
     if not image.uri:
         return [plain(image), *(plain(drawn) for drawn in maps)]
-    name = f"drawn-{sample}-"
-    below = Layer("", name + image.kind, is_greyed=True)
+    below = Layer("", drawing_id(sample, image.kind), is_greyed=True)
     on_image = [
-        Picture(f"{drawn.name}, on the image", drawn.alt, (below, Layer(drawn.uri, name + drawn.kind)) if drawn.uri else ())
+        Picture(
+            f"{drawn.name}, on the image",
+            drawn.alt,
+            (below, Layer(drawn.uri, drawing_id(sample, drawn.kind))) if drawn.uri else (),
+        )
         for drawn in maps
     ]
     alone = [
-        Picture(f"{drawn.name}, alone", f"The {drawn.name} alone.", (Layer("", name + drawn.kind),))
+        Picture(f"{drawn.name}, alone", f"The {drawn.name} alone.", (Layer("", drawing_id(sample, drawn.kind)),))
         for drawn in maps
         if drawn.uri
     ]

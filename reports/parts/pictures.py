@@ -23,6 +23,9 @@ WEBP: dict[str, Any] = {"format": "WEBP", "quality": 85, "alpha_quality": 90}
 """For translucent maps: the brightness of a map is its opacity, which keeps the full resolution."""
 
 
+OTHER = (1.0, 0.65, 1.0)
+"""Evidence for any other class, red, green and blue in [0, 1]: `auditor.colour_maps.OTHER`, pale pink."""
+
 PIXELATED_BELOW = 160
 """Images with fewer pixels a side are enlarged, and each of their pixels is to be seen."""
 
@@ -74,13 +77,13 @@ def heat(shares: np.ndarray, greatest: float, is_own: bool) -> bytes:
     """A mean evidence map as a PNG, in the colours of the binary heatmap.
 
     shares: (h, w) float ≥ 0. greatest: the share that has full brightness. is_own: from black over red and yellow to white;
-    else from black to green.
+    else from black to `OTHER`.
     """
     import PIL.Image
 
     part = shares / greatest if greatest > 0 else np.zeros_like(shares)
     hot = part[..., None] * 3 - np.arange(3)
-    colors = hot if is_own else part[..., None] * np.array([0, 1, 0])
+    colors = hot if is_own else part[..., None] * np.array(OTHER)
     stream = io.BytesIO()
     PIL.Image.fromarray((colors.clip(0, 1) * 255).round().astype(np.uint8)).save(stream, format="PNG", optimize=True)
     return stream.getvalue()

@@ -8,4 +8,7 @@ SELECT
     probability_mean
 FROM class_stats
 WHERE run_id = $run_id AND sample_count > 0
-ORDER BY agreement_frac, class_index
+ORDER BY
+    sample_count < $ranked_from,
+    CASE WHEN sample_count >= $ranked_from THEN agreement_frac END NULLS LAST,
+    class_index

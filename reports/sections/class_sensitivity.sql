@@ -6,4 +6,7 @@ SELECT
     dominance_margin_mean
 FROM class_stats
 WHERE run_id = $run_id AND sample_count > 0
-ORDER BY class_cosine_mean DESC NULLS LAST, class_index
+ORDER BY
+    sample_count < $ranked_from,
+    CASE WHEN sample_count >= $ranked_from THEN class_cosine_mean END DESC NULLS LAST,
+    class_index

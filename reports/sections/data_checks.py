@@ -39,11 +39,12 @@ def make_content(context: ReportContext) -> dict[str, Any] | None:
         Column("Compared with", lambda row: f"{percent(row['control_value'])} {CHECKS[row['check_name']][1]}"),
         Column("What was found", lambda row: row["finding"], is_number=False),
     ]
-    images = [receive(context, row) for row in context.ask("input_images").rows]
+    received = context.ask("input_images")
     table = tabulate("Checks of the data, before anything else is believed.", columns, answer.rows)
     return {
         "checks": Block(answer, table=table),
-        "images": images,
+        "images": [receive(context, row) for row in received.rows],
+        "received": received,
         "heading": say_heading(answer.rows),
         "is_pixelated": are_pixelated(context.plan.height, context.plan.width),
     }

@@ -6,11 +6,11 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.context import ReportContext
-from reports.formats import NO_CLASS, NO_LABEL, count
+from reports.formats import NO_CLASS, NO_LABEL, count, percent
 from reports.parts import charts
 from reports.parts.blocks import CHART_CLASSES, TABLE_ROWS, Block, Chart, Column, tabulate
 from reports.parts.cells import Cell, anchor, find_cells
-from reports.parts.columns import share
+from reports.parts.columns import RANKED_FROM, ranked, share
 from reports.parts.gallery import read_gallery
 from reports.queries import Row
 from reports.sections.section import Section
@@ -22,8 +22,19 @@ LARGEST_CELLS = 10
 def make_content(context: ReportContext) -> dict[str, Any]:
     gallery = read_gallery(context.run)
     cells = find_cells(context, {sample.sample_index for sample in gallery.samples} if gallery else set())
-    confusion = [confusion_chart_block(context, cells.cells), confusion_table_block(context, cells.cells)]
-    return {"confusion": confusion, "cells": cells, "has_gallery": gallery is not None}
+    confusion = (confusion_chart_block(context, cells.cells), confusion_table_block(context, cells.cells))
+    heading = say_heading(context, confusion[-1].answer.rows)
+    return {"confusion": confusion, "cells": cells, "has_gallery": gallery is not None, "heading": heading}
+
+
+def say_heading(context: ReportContext, rows: Sequence[Row]) -> str:
+    """The greatest share of a class that rests on one other class. rows: of query `dominant_confusion_largest`."""
+    found = [row for row in ranked(rows, "label_count") if row["dominant_class"] is not None]
+    if not found:
+        return f"No class of {RANKED_FROM} images or more rests on another class"
+    worst = max(found, key=lambda row: row["label_frac"])
+    label, dominant = context.name(worst["label"]), context.name(worst["dominant_class"])
+    return f"{percent(worst['label_frac'])} of the images of class {label} rest on class {dominant}"
 
 
 def confusion_chart_block(context: ReportContext, listed: Sequence[Cell]) -> Block | None:
@@ -53,11 +64,12 @@ def confusion_chart_block(context: ReportContext, listed: Sequence[Cell]) -> Blo
         f"Heat map of {len(labels)} labels by {len(dominants)} dominant classes. "
         f"For {count(diagonal)} of {count(labelled)} labelled images the dominant class is the label."
     )
+    see = "deep colour off the diagonal: images of a label whose evidence is for another class."
     caption = (
         "Images by label (rows) and dominant class (columns). The deeper the colour, the greater the cell's share of "
         "its row; evidence that is where it should be lies on the diagonal. A cell leads to its images."
     )
-    return Block(answer, Chart(charts.confusion(cells, labels, dominants, titles), caption, alt, has_links=True))
+    return Block(answer, Chart(charts.confusion(cells, labels, dominants, titles), see, caption, alt, has_links=True))
 
 
 def confusion_table_block(context: ReportContext, listed: Sequence[Cell]) -> Block:

@@ -16,6 +16,7 @@ SELECT
     dominants.class_name AS dominant_name,
     cell_count,
     correct_count,
+    sum(cell_count) OVER (PARTITION BY label)::BIGINT AS label_count,
     cell_count / sum(cell_count) OVER (PARTITION BY label) AS label_frac
 FROM cells
 LEFT JOIN classes AS labels ON labels.class_index = label

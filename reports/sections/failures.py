@@ -11,7 +11,9 @@ from reports.sections.section import Section
 
 def make_content(context: ReportContext) -> dict[str, Any]:
     (found,) = context.verdict.rows
-    return {"failures": failures_block(context, found), "failed_count": found["failed_count"]}
+    failed = found["failed_count"]
+    heading = f"{plural(failed, 'image')} could not be measured" if failed else "Every image could be measured"
+    return {"failures": failures_block(context, found), "failed_count": failed, "heading": heading}
 
 
 def failures_block(context: ReportContext, found: Row) -> Block:

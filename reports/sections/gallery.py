@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.context import ReportContext
+from reports.formats import count, plural
 from reports.parts.cards import (
     KINDS,
     Card,
@@ -19,7 +20,7 @@ from reports.parts.cards import (
 )
 from reports.parts.gallery import GATE, GROUPS, Gallery, read_gallery, select_group
 from reports.parts.pictures import are_pixelated, embed
-from reports.queries import Answer
+from reports.queries import Answer, Row
 from reports.sections.section import Section
 from storage.errors import InputError
 
@@ -42,9 +43,11 @@ class CardGroup:
 class GalleryPage:
     """The report's gallery.
 
-    answers: the queries behind the words beside the pictures. reduced: see `pictures.embed`. percentile: see `gallery.Gallery`.
+    answers: the queries behind the words beside the pictures. reduced: see `pictures.embed`. percentile, other_color,
+    other_name: see `gallery.Gallery`.
     """
 
+    heading: str
     groups: list[CardGroup]
     filters: list[Filter]
     legend: list[Swatch]
@@ -52,10 +55,14 @@ class GalleryPage:
     reduced: int | None
     answers: list[Answer]
     percentile: int | None
+    other_color: str
+    other_name: str
 
 
 def make_content(context: ReportContext) -> dict[str, Any]:
-    return {"gallery": make_gallery(context), "is_pixelated": are_pixelated(context.plan.height, context.plan.width)}
+    gallery = make_gallery(context)
+    heading = "No image was drawn" if gallery is None else gallery.heading
+    return {"gallery": gallery, "heading": heading, "is_pixelated": are_pixelated(context.plan.height, context.plan.width)}
 
 
 def make_gallery(context: ReportContext) -> GalleryPage | None:
@@ -81,7 +88,27 @@ def make_gallery(context: ReportContext) -> GalleryPage | None:
     groups = make_groups(context, gallery, card)
     legend, note = make_legend(names, list(rows.values()), [share for held in shares.values() for share in held])
     filters = make_filters(names, [made for group in groups for made in group.cards], gates)
-    return GalleryPage(groups, filters, legend, note, reduced, answers, gallery.percentile)
+    return GalleryPage(
+        say_heading(list(rows.values())),
+        groups,
+        filters,
+        legend,
+        note,
+        reduced,
+        answers,
+        gallery.percentile,
+        gallery.other_color,
+        gallery.other_name,
+    )
+
+
+def say_heading(rows: Sequence[Row]) -> str:
+    """rows: of the samples, see `describe_samples`."""
+    wrong = sum(row["is_correct"] is False for row in rows)
+    elsewhere = sum(bool(row["is_correct"]) and row["dominant_class"] not in (None, row["prediction"]) for row in rows)
+    return (
+        f"{plural(len(rows), 'image')} to look at: {count(elsewhere)} right on evidence for another class, {count(wrong)} wrong"
+    )
 
 
 def make_groups(context: ReportContext, gallery: Gallery, card: Callable[[int], Card]) -> list[CardGroup]:

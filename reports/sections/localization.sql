@@ -11,4 +11,7 @@ SELECT
     positive_area_frac_mean
 FROM localization
 WHERE run_id = $run_id AND sample_count > 0
-ORDER BY half_energy_area_frac_mean DESC NULLS LAST, class_index
+ORDER BY
+    sample_count < $ranked_from,
+    CASE WHEN sample_count >= $ranked_from THEN half_energy_area_frac_mean END DESC NULLS LAST,
+    class_index

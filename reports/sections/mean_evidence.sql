@@ -10,5 +10,8 @@ SELECT
     other_energy_frac_mean
 FROM evidence
 WHERE run_id = $run_id AND evidence_count > 0
-ORDER BY label_energy_frac, class_index
+ORDER BY
+    evidence_count < $ranked_from,
+    CASE WHEN evidence_count >= $ranked_from THEN label_energy_frac END NULLS LAST,
+    class_index
 LIMIT $count

@@ -5,7 +5,7 @@ from typing import Any
 from reports.context import ReportContext
 from reports.formats import UNDEFINED, count, decimal, file_size, percent, plural, power
 from reports.parts.blocks import Block, Table, facts_table, tabulate
-from reports.parts.columns import IMAGES, NO_LABELS, class_column, number
+from reports.parts.columns import IMAGES, NO_LABELS, RANKED_FROM, class_column, number, say_unranked
 from reports.queries import Row
 from reports.sections.section import Section
 from storage.runs.plan import ConservedRelevance, Examination
@@ -20,12 +20,18 @@ REDUCTIONS = {
 def make_content(context: ReportContext) -> dict[str, Any]:
     (run,) = context.facts.rows
     return {
+        "heading": say_heading(run),
         "run": run,
         "method": method_table(run, context.manifest.examination),
         "class_cosine": decimal(run["class_cosine_mean"]),
         "dominance_margin": decimal(run["dominance_margin_mean"]),
         "sensitivity": sensitivity_block(context),
     }
+
+
+def say_heading(run: Row) -> str:
+    """run: its row in table `runs`."""
+    return f"By rule {run['rule']}; the maps of two classes have a cosine of {decimal(run['class_cosine_mean'])} (1: all alike)"
 
 
 def method_table(run: Row, examination: Examination | None) -> Table:
@@ -83,7 +89,7 @@ def say_conservation(found: ConservedRelevance) -> str:
 
 
 def sensitivity_block(context: ReportContext) -> Block:
-    answer = context.ask("class_sensitivity")
+    answer = context.ask("class_sensitivity", ranked_from=RANKED_FROM)
     if not answer.rows:
         return Block(answer, note=NO_LABELS)
     columns = [
@@ -95,6 +101,7 @@ def sensitivity_block(context: ReportContext) -> Block:
     return Block(
         answer,
         table=tabulate("How far the maps of different classes differ, by label; most alike first.", columns, answer.rows),
+        note=say_unranked(answer.rows),
     )
 
 

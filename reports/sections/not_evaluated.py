@@ -5,6 +5,7 @@ from typing import Any
 from reports.context import ReportContext
 from reports.formats import count
 from reports.parts.blocks import Block, Column, tabulate
+from reports.queries import Row
 from reports.sections.section import Section
 
 NOT_EVALUATED = {
@@ -20,7 +21,21 @@ NOT_EVALUATED = {
 
 
 def make_content(context: ReportContext) -> dict[str, Any]:
-    return {"not_evaluated": not_evaluated_block(context)}
+    block = not_evaluated_block(context)
+    return {"not_evaluated": block, "heading": say_heading(block.answer.rows[0])}
+
+
+def say_heading(found: Row) -> str:
+    """found: the row of query `not_evaluated`."""
+    words = {
+        "failed_count": "{} images failed",
+        "unlabelled_count": "{} without a label",
+        "no_dominant_count": "{} without evidence",
+        "empty_class_count": "{} classes without an image",
+        "open_gate_count": "{} gates not evaluated",
+    }
+    said = [text.format(count(found[name])) for name, text in words.items() if found[name]]
+    return f"Left out somewhere: {', '.join(said)}" if said else "Every image, class and gate was evaluated"
 
 
 def not_evaluated_block(context: ReportContext) -> Block:

@@ -15,11 +15,16 @@ from storage.runs.run import Run
 
 def make_content(context: ReportContext) -> dict[str, Any]:
     return {
+        "heading": say_heading(context.plan),
         "about": about_table(context.plan),
         "provenance": provenance_tables(context.plan, context.manifest),
         "config": config_text(context.plan),
         "command": rerun_command(context.run, context.plan),
     }
+
+
+def say_heading(plan: Plan) -> str:
+    return f"Made by clear-audit {plan.tool_version} from model {plan.model_hash[:8]} and dataset {plan.dataset_hash[:8]}"
 
 
 def provenance_tables(plan: Plan, manifest: Manifest) -> list[Table]:

@@ -10,4 +10,4 @@ def make_content(context: ReportContext) -> dict[str, Any]:
     return {}
 
 
-SECTION = Section("review", "Review", "review.html.j2", make_content)
+SECTION = Section("review", "Sign-off", "review.html.j2", make_content)

@@ -13,7 +13,7 @@ class Section:
 
     anchor: the `id` of its element. title: what the contents call it. template: the name of its file.
     make_content: gives the values of the template's names, besides `section` and `context`; None where the run has nothing for
-    the section, which is then left out.
+    the section, which is then left out. Among them `heading`, what was found, where the template extends `section.html.j2`.
     """
 
     anchor: str

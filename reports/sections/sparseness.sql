@@ -9,4 +9,7 @@ SELECT
     complexity_mean
 FROM class_stats
 WHERE run_id = $run_id AND sample_count > 0
-ORDER BY sparseness_p50, class_index
+ORDER BY
+    sample_count < $ranked_from,
+    CASE WHEN sample_count >= $ranked_from THEN sparseness_p50 END NULLS LAST,
+    class_index

@@ -1,5 +1,6 @@
 """Whether the maps can be believed: what was asked of them, what was found, and the controls beside it."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,11 @@ class MapTest:
     word: str
     reason: str
 
+    @property
+    def short(self) -> str:
+        """The reason without the numbers, which stand in brackets."""
+        return re.sub(r" \([^()]*\)", "", self.reason)
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -70,6 +76,8 @@ def make_content(context: ReportContext) -> dict[str, Any] | None:
     answer = context.ask("trust")
     own = [row for row in answer.rows if row["source"] == RULE]
     return {
+        "heading": trust.heading,
+        "verdict": context.ask("trust_verdicts"),
         "trust": trust,
         "measures": Block(answer, table=measures_table(own)),
         "controls": controls_table(answer.rows),

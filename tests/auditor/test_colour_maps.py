@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from auditor.colour_maps import (
+    OTHER,
     against_rest,
     binary_heatmap,
     binary_map,
@@ -174,10 +175,10 @@ def test_binary_heatmap_by_hand() -> None:
     """The scale is 6, then 5. Hot runs through red at a third and yellow at two thirds: 2 of 6 is full red."""
     assert binary_heatmap(LABEL, REST).tolist() == [
         [
-            [[255, 255, 255], [255, 0, 0], [0, 128, 0], [255, 255, 0]],
-            [[0, 170, 0], [0, 85, 0], [0, 0, 0], [0, 0, 0]],
+            [[255, 255, 255], [255, 0, 0], [128, 83, 128], [255, 255, 0]],
+            [[170, 110, 170], [85, 55, 85], [0, 0, 0], [0, 0, 0]],
         ],
-        [[[0, 0, 0]] * 4, [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 255, 0]]],
+        [[[0, 0, 0]] * 4, [[0, 0, 0], [0, 0, 0], [0, 0, 0], [255, 166, 255]]],
     ]
 
 
@@ -186,6 +187,15 @@ def test_binary_heatmap_between_its_colours() -> None:
     actual = binary_heatmap(torch.tensor([[[1.0, 6, 10, 12]]]), torch.zeros(1, 1, 4))
     assert actual.tolist() == [[[[64, 0, 0], [255, 128, 0], [255, 255, 128], [255, 255, 255]]]]
     assert actual.dtype == torch.uint8
+
+
+def test_no_class_has_the_colour_of_the_others() -> None:
+    """Nor the hot scale, nor an image under a map: the nearest is farther than two of ten classes are from each other."""
+    hot = [tuple(min(max(step / 100 - place, 0), 1) for place in range(3)) for step in range(301)]
+    greys = [(step / 100,) * 3 for step in range(61)]
+    hues = [colorsys.hsv_to_rgb(step / 720, 1, 1) for step in range(720)]
+    nearest = min(math.dist(oklab(OTHER), oklab(color)) for color in [*hues, *hot, *greys])
+    assert nearest > least_distance(rows(palette(10)))
 
 
 @pytest.mark.parametrize("is_own", [True, False])

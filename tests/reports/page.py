@@ -93,6 +93,12 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
+def heading(page: Page, anchor: str) -> str:
+    """Of a section."""
+    (found,) = page.all("h2", id=f"{anchor}-title")
+    return plain(found.text)
+
+
 def texts(page: Page, name: str) -> list[str]:
     """The text of each element of a name."""
     return [plain(element.text) for element in page.all(name)]

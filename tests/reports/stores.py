@@ -141,11 +141,27 @@ GATES = [
 SMALL = Content(["cat", SCRIPT, QUOTES], SAMPLES, RESPONSES, FAILURES, DRAWN, gates=GATES)
 
 
-def many_classes(classes: int) -> Content:
-    """A sample a class, all predicted right; evidence for the class after it, the more so the lower the class."""
+RIGHT, OTHER = (0.75, 0.75, 0.75), (0.75, 0.25, 0.25)
+RANKED = Content(
+    ["ant", "bee", "cow"],
+    [
+        *(sample(index, 0, 0, 0.5, 0, RIGHT) for index in range(3)),
+        *(sample(index, 0, 0, 0.5, 1, OTHER) for index in range(3, 5)),
+        *(sample(index, 1, 1, 0.5, 1, (0.875, 0.875, 0.875)) for index in range(5, 10)),
+        sample(10, 1, 0, 0.5, 1, (0.875, 0.125, 0.875)),
+        *(sample(index, 2, 2, 0.5, 0, (0.875, 0.125, 0.125)) for index in range(11, 13)),
+    ],
+)
+"""Five images of the ant, of which two rest on the bee; six of the bee, one predicted wrongly; too few of the cow to rank."""
+
+
+def many_classes(classes: int, images: int = 1) -> Content:
+    """Samples of all classes in turn, predicted right; evidence for the class after it, the more so the lower the class."""
     samples = [
-        sample(index, index, index, 0.5, (index + 1) % classes, (0.75, 0.25 * index / classes, 0.25 * index / classes))
-        for index in range(classes)
+        sample(
+            index, index % classes, index % classes, 0.5, (index + 1) % classes, (0.75, *[0.25 * (index % classes) / classes] * 2)
+        )
+        for index in range(classes * images)
     ]
     return Content([f"class-{index:03d}" for index in range(classes)], samples)
 
@@ -241,7 +257,7 @@ def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = (
                 mode, color = ("RGB", (index * 20, 80, 120)) if kind == "input" else ("RGBA", (0, 250, index * 20, 128))
                 Image.new(mode, (28, 28), color).save(folder / f"{index:06d}-{kind}.png")
         put_folder(folder, run.gallery)
-    colors = [f"#{index % 256:02x}8040" for index in range(len(content.classes))]
+    colors = [f"#{index * 96 % 256:02x}8040" for index in range(len(content.classes))]
     samples = [{"sample_index": index, "reason": reason, "peak": 1.25} for index, reason in content.drawn]
     against: dict[int, list[str]] = {sample["sample_index"]: [] for sample in samples}
     for judgement in judgements:
@@ -252,4 +268,7 @@ def draw_gallery(run: Run, content: Content, judgements: Sequence[Judgement] = (
 
 def write_gallery(run: Run, colors: Sequence[str], samples: Sequence[Row]) -> None:
     """As the flow writes it."""
-    replace_file(run.gallery / "gallery.json", json.dumps({"colors": list(colors), "samples": list(samples), "percentile": 99}))
+    replace_file(
+        run.gallery / "gallery.json",
+        json.dumps({"colors": list(colors), "samples": list(samples), "percentile": 99, "other_color": "#ffa6ff"}),
+    )

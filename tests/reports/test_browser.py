@@ -16,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 from auditor.colour_maps import over_image
 from reports.comparison import compare
@@ -71,6 +72,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 @pytest.fixture
 def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
     """As a reader finds it: light, 900 pixels wide. Fails where a page had a word on its console, or asked for anything."""
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.set_window_size(900, 1200)
     show_theme(chromium, "light")
     chromium.get("about:blank")
@@ -87,6 +89,17 @@ def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
 def show_theme(browser: webdriver.Chrome, theme: str) -> None:
     feature = {"name": "prefers-color-scheme", "value": theme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def unfold(browser: webdriver.Chrome, anchor: str) -> None:
+    """As a reader does it: by a click on a section's heading."""
+    browser.find_element(By.CSS_SELECTOR, f"#{anchor} > details > summary").click()
+
+
+def resize(browser: webdriver.Chrome, width: int) -> None:
+    """Narrower than a window of the browser can be."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def visible_cards(browser: webdriver.Chrome) -> list[str]:
@@ -125,12 +138,13 @@ def test_each_theme_has_its_own_ground(pages: dict[str, Path], name: str, browse
     assert grounds["dark"] < 40
 
 
-@pytest.mark.parametrize("width", [500, 900])
+@pytest.mark.parametrize("width", [400, 900])
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_no_wider_than_the_window(pages: dict[str, Path], name: str, width: int, browser: webdriver.Chrome) -> None:
-    """What is wide scrolls in its own frame."""
-    browser.set_window_size(width, 900)
+    """What is wide scrolls in its own frame, once unfolded as well."""
+    resize(browser, width)
     browser.get(pages[name].as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     root = "document.documentElement"
     assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0
 
@@ -145,6 +159,7 @@ def test_page_is_printed(pages: dict[str, Path], name: str, browser: webdriver.C
 def test_filters_choose_cards(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
     """Of nine cards; label, prediction and dominant class of each sample stand in `stores.SAMPLES`."""
     browser.get(pages["report"].as_uri())
+    unfold(browser, "gallery")
     form = browser.find_element(By.ID, "filters")
     status = form.find_element(By.TAG_NAME, "output")
     assert status.text == "All 9 images are shown."
@@ -158,6 +173,7 @@ def test_filters_choose_cards(pages: dict[str, Path], browser: webdriver.Chrome)
     headings = [heading.text for heading in browser.find_elements(By.CSS_SELECTOR, ".group h3") if heading.is_displayed()]
     assert headings == ["Right, with evidence for another class"]
     form.find_element(By.TAG_NAME, "button").click()
+    WebDriverWait(browser, 5).until(lambda _: status.text == "All 9 images are shown.")
     assert len(visible_cards(browser)) == 9
     Select(form.find_element(By.NAME, "dominant")).select_by_visible_text("(none)")
     assert sorted(visible_cards(browser)) == ["sample-7", "sample-9"]
@@ -165,12 +181,14 @@ def test_filters_choose_cards(pages: dict[str, Path], browser: webdriver.Chrome)
 
 def test_filter_by_gate(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
     browser.get(pages["report"].as_uri())
+    unfold(browser, "gallery")
     Select(browser.find_element(By.NAME, "gate")).select_by_visible_text("accuracy")
     assert sorted(visible_cards(browser)) == ["sample-2", "sample-5"], "predicted wrongly"
 
 
 def test_from_a_cell_of_the_chart_to_a_sample_by_keyboard_alone(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
     browser.get(pages["report"].as_uri())
+    unfold(browser, "confusion")
     link = browser.find_element(By.CSS_SELECTOR, f"svg a[aria-label='Label cat, dominant class {SCRIPT}: 2 images']")
     browser.execute_script("arguments[0].focus()", link)
     assert browser.switch_to.active_element == link
@@ -200,6 +218,7 @@ def test_a_sample_that_is_filtered_away_is_shown_where_a_link_leads_to_it(
     pages: dict[str, Path], browser: webdriver.Chrome
 ) -> None:
     browser.get(pages["report"].as_uri())
+    unfold(browser, "gallery")
     Select(browser.find_element(By.NAME, "label")).select_by_visible_text("cat")
     browser.execute_script("location.hash = '#sample-9'")
     browser.implicitly_wait(2)
@@ -228,9 +247,109 @@ def test_a_folders_pages_show_their_pictures(pages: dict[str, Path], browser: we
     assert {Image.open(folder / address).size for address in addresses} == {(4, 4)}
 
 
+def test_folded_the_report_is_short(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    """The first screen, and a line or two for each section."""
+    resize(browser, 1100)
+    browser.get(pages["report"].as_uri())
+    height = "return document.documentElement.scrollHeight"
+    folded = browser.execute_script(height)
+    assert folded < 4000
+    browser.execute_script("document.querySelectorAll('details.fold').forEach((part) => { part.open = true; })")
+    assert browser.execute_script(height) > 3 * folded
+
+
+@pytest.mark.parametrize("anchor", ["gates", "gallery", "method", "cell-0-1", "sample-8"])
+def test_an_address_opens_what_is_folded(pages: dict[str, Path], anchor: str, browser: webdriver.Chrome) -> None:
+    def shown() -> bool:
+        script = """
+            const target = document.getElementById(arguments[0]);
+            const inner = target.querySelector("p, td, dd, li");
+            return inner.checkVisibility({contentVisibilityAuto: true}) && target.getBoundingClientRect().top < innerHeight;
+        """
+        return bool(browser.execute_script(script, anchor))
+
+    browser.get(pages["report"].as_uri())
+    assert not shown()
+    browser.execute_script("location.hash = arguments[0]", anchor)
+    WebDriverWait(browser, 5).until(lambda _: shown())
+    browser.get("about:blank")
+    browser.get(f"{pages['report'].as_uri()}#{anchor}")
+    assert shown()
+
+
+def test_a_link_opens_its_section_each_time(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    """Also where the address names it already, and the reader has folded it since."""
+    browser.get(pages["report"].as_uri())
+    link = browser.find_element(By.CSS_SELECTOR, "nav a[href='#gates']")
+    fold = browser.find_element(By.CSS_SELECTOR, "#gates > details")
+    for _ in range(2):
+        link.send_keys(Keys.ENTER)
+        WebDriverWait(browser, 5).until(lambda _: fold.get_attribute("open"))
+        unfold(browser, "gates")
+        assert not fold.get_attribute("open")
+
+
+def test_print_has_everything_unfolded(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    browser.get(pages["report"].as_uri())
+    height = "return document.querySelector('#gates table').getBoundingClientRect().height"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(height) > 50, "by the style, where no script runs"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    folds = browser.find_elements(By.CSS_SELECTOR, "details.fold")
+    assert all(fold.get_attribute("open") for fold in folds)
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert not any(fold.get_attribute("open") for fold in folds)
+
+
+def test_the_slider_shows_the_image_under_its_map(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    """By the keyboard: at its least, the greyed image alone is left; all sliders of the page move together."""
+    browser.get(pages["report"].as_uri())
+    picture = browser.find_element(By.CSS_SELECTOR, "#suspects figure svg")
+
+    def centre() -> tuple[int, ...]:
+        shown = Image.open(io.BytesIO(picture.screenshot_as_png)).convert("RGB")
+        found = shown.getpixel((shown.width // 2, shown.height // 2))
+        assert isinstance(found, tuple)
+        return tuple(map(int, found))
+
+    before = centre()
+    slider = browser.find_element(By.CSS_SELECTOR, "#suspects .opacity input")
+    slider.send_keys(Keys.HOME)
+    grey = round(0.13 * 20 + 0.43 * 80 + 0.04 * 120)
+    assert centre() == pytest.approx((grey,) * 3, abs=1)
+    assert browser.find_element(By.CSS_SELECTOR, "#gallery .opacity input").get_attribute("value") == "0"
+    slider.send_keys(Keys.END)
+    assert centre() == before
+
+
+def test_a_picture_is_enlarged_by_keyboard_and_by_mouse(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
+    browser.get(pages["report"].as_uri())
+    figure = browser.find_element(By.CSS_SELECTOR, "#suspects figure")
+    button = figure.find_element(By.CSS_SELECTOR, "button.enlarge")
+    assert button.accessible_name.startswith("Enlarge: CLEAR map of sample 1, label and prediction cat")
+    small = figure.find_element(By.TAG_NAME, "svg").size["width"]
+    button.send_keys(Keys.ENTER)
+    dialog = browser.find_element(By.TAG_NAME, "dialog")
+    assert dialog.is_displayed()
+    drawn = dialog.find_element(By.TAG_NAME, "svg")
+    assert drawn.size["width"] > 3 * small
+    assert not dialog.find_elements(By.CSS_SELECTOR, "[id]"), "no name occurs twice in the page"
+    assert dialog.find_element(By.CSS_SELECTOR, ".opacity input").is_displayed()
+    serious = [finding["id"] for finding in Axe().run(browser)["violations"] if finding["impact"] in SERIOUS]
+    assert serious == []
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+    assert browser.switch_to.active_element == button
+    button.click()
+    assert dialog.is_displayed()
+    dialog.find_element(By.TAG_NAME, "button").click()
+    assert not dialog.is_displayed()
+
+
 def test_maps_lie_on_the_greyed_image(pages: dict[str, Path], browser: webdriver.Chrome) -> None:
     """What the browser makes of the layers, against the engine's own formula."""
-    browser.get(pages["report"].as_uri())
+    browser.get(pages["report"].as_uri() + "#sample-6")
     card = browser.find_element(By.ID, "sample-6")
     shown = [Image.open(io.BytesIO(svg.screenshot_as_png)) for svg in card.find_elements(By.CSS_SELECTOR, "svg")]
     centres = [picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2)) for picture in shown]
@@ -257,7 +376,9 @@ def test_without_javascript_everything_can_be_read(pages: dict[str, Path], chrom
     chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         chromium.get(pages["report"].as_uri() + "#cell-0-1")
+        unfold(chromium, "gallery")
         assert len(visible_cards(chromium)) == 9
+        assert not chromium.find_element(By.CSS_SELECTOR, ".opacity").is_displayed()
         assert not chromium.find_element(By.ID, "filters").is_displayed()
         assert chromium.find_element(By.ID, "cell-0-1").is_displayed(), "the browser opens what an address names"
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from reports.pages.report import render
 from storage.runs.run import Run
-from tests.reports.page import Page, parse, plain
+from tests.reports.page import Page, heading, parse, plain
 from tests.reports.parts.test_gallery import random_rows
 from tests.reports.stores import GATES, Content, Row, make_store
 
@@ -150,17 +150,19 @@ def test_verdict_and_what_was_not_evaluated(page: Page, answers: dict[str, list[
     (section,) = page.all("section", id="verdict")
     text = plain(section.text)
     expected = {
-        "Images measured": row["processed_count"],
         "Accuracy": row["correct_count"] / row["labelled_count"],
         "Agreement": row["agreement_count"] / row["processed_count"],
-        "Correct, another dominates": row["other_evidence_count"],
-        "Class cosine": facts["class_cosine_mean"],
-        "Failures": row["failed_count"],
+        "Right on other evidence": row["other_evidence_count"],
     }
     for name, value in expected.items():
         said = re.search(rf"{name} ([<>]?[\d.,]+(?: %)?)", text)
         assert said
         check(said[1], value)
+    assert f"on {row['processed_count']:,} images" in text
+    assert f"{row['failed_count']:,} images could not be measured" in text
+    said = re.search(r"have a cosine of ([\d.]+)", heading(page, "method"))
+    assert said
+    check(said[1], facts["class_cosine_mean"])
     (missing,) = answers["not_evaluated"]
     assert [number(shown[1]) for shown in page.table("What was not evaluated")] == list(missing.values())
 
@@ -224,5 +226,12 @@ def test_marks_of_the_charts(run: Run, answers: dict[str, list[Row]]) -> None:
 def test_every_query_of_figures_is_checked_here(page: Page) -> None:
     asked = set(re.findall(r'answers\["([a-z_]+)"\]', Path(__file__).read_text(encoding="utf-8")))
     asked |= {query for query, _ in TABLES.values()}
-    lists = {"failures", "gallery_other_evidence", "gallery_confident_error", "gallery_random", "gallery_cell"}
+    lists = {
+        "other_evidence_classes",
+        "failures",
+        "gallery_other_evidence",
+        "gallery_confident_error",
+        "gallery_random",
+        "gallery_cell",
+    }
     assert set(page.queries()) - lists == asked

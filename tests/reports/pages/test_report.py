@@ -25,7 +25,7 @@ from reports.pages.index import write_index
 from reports.pages.report import render, write_report
 from reports.pages.template import TEMPLATES
 from storage.runs.run import Run
-from tests.reports.page import Page, parse
+from tests.reports.page import Page, heading, parse
 from tests.reports.stores import QUOTES, SAMPLES, SCRIPT, SMALL, make_store
 
 
@@ -44,7 +44,7 @@ def test_same_run_same_page(small_run: Run, small_html: str) -> None:
 
 def test_no_script_but_our_own_and_nothing_that_acts(small_html: str, small_page: Page) -> None:
     (script,) = small_page.all("script")
-    assert script.text.strip() == (TEMPLATES / "filters.js").read_text(encoding="utf-8").strip()
+    assert script.text.strip() == (TEMPLATES / "script.js").read_text(encoding="utf-8").strip()
     assert small_html.lower().count("<script") == 1
     assert SCRIPT in small_page.elements[0].text
     assert QUOTES in small_page.elements[0].text
@@ -72,8 +72,9 @@ def test_links_lead_somewhere_and_ids_are_unique(small_page: Page) -> None:
     assert {link.removeprefix("#") for link in links} <= set(ids)
     named = [section.attributes["aria-labelledby"] for section in small_page.all("section")[1:]]
     assert set(named) <= set(ids)
-    # The page's parts, cells of the chart and the table, cells' images and ways to the gallery, cards that stand elsewhere.
-    assert len(links) == 13 + 8 + 4 + (9 + 8) + 5
+    # The skip, the gates, suspects and the way to the gallery; the contents; cells of the chart and the table; cells' images and
+    # ways to the gallery; cards that stand elsewhere.
+    assert len(links) == (1 + 1 + 6 + 1) + 11 + 8 + 4 + (9 + 8) + 5
 
 
 def test_landmarks_and_language(small_html: str, small_page: Page) -> None:
@@ -96,12 +97,12 @@ def test_pictures_and_charts_have_words(small_page: Page) -> None:
         for div in small_page.all("div", class_="scroll")
         if div.attributes["role"] == "img" or "Heat map" in div.attributes["aria-label"]
     ]
-    assert len(images) == 6 + 5 * 9
+    assert len(images) == 6 + 6 + 5 * 9
     assert all((image.attributes.get("alt") or image.attributes["aria-label"]).strip() for image in images)
-    assert len(charts) == 4
-    assert len(small_page.all("svg")) == 4 + 5 * 9 + 1
+    assert len(charts) == 1, "no class is ranked, and that of the cells ranks none"
+    assert len(small_page.all("svg")) == 1 + 6 + 5 * 9 + 1
     assert all(chart.attributes["aria-label"].strip() for chart in charts)
-    assert len(small_page.all("figcaption")) == len(small_page.all("figure")) == 4 + 6 + 5 * 9
+    assert len(small_page.all("figcaption")) == len(small_page.all("figure")) == 1 + 6 + 6 + 5 * 9
 
 
 def test_tables_have_captions_and_headed_rows_and_columns(small_page: Page) -> None:
@@ -114,17 +115,40 @@ def test_tables_have_captions_and_headed_rows_and_columns(small_page: Page) -> N
 
 def test_sections_are_in_the_order_of_a_decision(small_page: Page) -> None:
     order = [section.attributes["id"] for section in small_page.all("section")]
-    found = ["verdict", "gates", "run", "not-evaluated", "accuracy", "confusion", "where", "evidence", "gallery", "failures"]
-    assert order == [*found, "method", "provenance", "review"]
+    assert order[:3] == ["verdict", "suspects", "review"], "the first screen"
+    found = ["gates", "run", "not-evaluated", "accuracy", "confusion", "where", "evidence", "gallery", "failures"]
+    assert order[3:] == [*found, "method", "provenance"]
+
+
+def test_the_first_screen_answers_in_order(small_page: Page) -> None:
+    (audited,) = small_page.all("p", class_="audited")
+    (contents,) = small_page.all("nav")
+    headings = small_page.all("h2")
+    said = ["Can these maps be trusted?", "Can this model be trusted?", "Images to look at first", "Sign-off"]
+    assert [element.text for element in headings[:4]] == said
+    places = [small_page.elements.index(element) for element in (audited, *headings[:4], contents)]
+    assert places == sorted(places)
+    (review,) = small_page.all("section", id="review")
+    assert review.text.split()[1:5] == ["Reviewer", "Date", "Decision", "Comment"]
+
+
+def test_all_but_the_first_screen_is_folded(small_page: Page) -> None:
+    folds = small_page.all("details", class_="fold")
+    titles = [section.attributes["id"] for section in small_page.all("section")[3:]]
+    assert len(folds) == len(titles)
+    assert not [fold for fold in folds if "open" in fold.attributes]
+    topics = {section.title for section in report.SECTIONS}
+    findings = [heading(small_page, anchor) for anchor in titles]
+    assert not set(findings) & topics, "what was found, not what it is about"
 
 
 def test_the_contents_name_the_sections_below_them(small_page: Page) -> None:
     (contents,) = small_page.all("nav")
-    there = {section.attributes["id"] for section in small_page.all("section")}
-    sections = [section for section in report.SECTIONS if section.anchor in there]
-    assert [line.strip() for line in contents.text.splitlines() if line.strip()] == [section.title for section in sections]
+    shown = [section for section in report.SECTIONS if small_page.all("section", id=section.anchor)]
+    assert [line.strip() for line in contents.text.splitlines() if line.strip()] == [section.title for section in shown]
     links = [link.attributes["href"] for link in small_page.all("a")]
-    assert links[1 : 1 + len(sections)] == [f"#{section.anchor}" for section in sections]
+    first = links.index(f"#{shown[0].anchor}", links.index("#gallery"))
+    assert links[first : first + len(shown)] == [f"#{section.anchor}" for section in shown]
 
 
 def test_a_section_without_content_is_left_out(small_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +157,7 @@ def test_a_section_without_content_is_left_out(small_run: Run, monkeypatch: pyte
     ]
     monkeypatch.setattr(report, "SECTIONS", sections)
     page = parse(render(small_run))
-    assert [section.attributes["id"] for section in page.all("section")][-4:] == ["gallery", "method", "provenance", "review"]
+    assert [section.attributes["id"] for section in page.all("section")][-4:] == ["evidence", "gallery", "method", "provenance"]
     assert "Failures" not in page.all("nav")[0].text
     assert not page.all("a", href="#failures")
 

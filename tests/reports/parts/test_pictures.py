@@ -77,5 +77,5 @@ def test_heat_by_hand() -> None:
         return found
 
     assert pixels(True) == [[[0, 0, 0], [255, 0, 0], [255, 255, 0], [255, 255, 255]]]
-    assert pixels(False) == [[[0, 0, 0], [0, 85, 0], [0, 170, 0], [0, 255, 0]]]
+    assert pixels(False) == [[[0, 0, 0], [85, 55, 85], [170, 110, 170], [255, 166, 255]]]
     assert np.asarray(Image.open(io.BytesIO(heat(shares * 0, 0, True)))).max() == 0

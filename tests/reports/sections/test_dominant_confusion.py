@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reports.pages.report import render
-from tests.reports.page import Page, alts, parse
+from tests.reports.page import Page, alts, heading, parse
 from tests.reports.stores import QUOTES, SCRIPT, make_store, many_classes
 
 
@@ -14,6 +14,12 @@ def test_largest_confusions(small_page: Page) -> None:
         [QUOTES, "cat", "1", "1", "50.0 %"],
         [QUOTES, "(none)", "1", "1", "50.0 %"],
     ]
+
+
+def test_the_heading_is_the_greatest_share_of_a_ranked_class(small_page: Page, ranked_page: Page) -> None:
+    """Two of the ant's five; both of the cow's are more, and too few."""
+    assert heading(ranked_page, "confusion") == "40.0 % of the images of class ant rest on class bee"
+    assert heading(small_page, "confusion") == "No class of 5 images or more rests on another class"
 
 
 def test_confusion_chart_has_rows_and_columns_for_what_is_unknown(small_page: Page) -> None:

@@ -103,4 +103,5 @@ def test_report_of_a_run_of_an_older_version(tmp_path: Path) -> None:
     method = {row[0]: row[1] for row in page.table("Method of this run")}
     assert (method["Rule"], method["Precision"], method["Classes that compete"]) == ("linear", "float32", "all 10")
     assert method["Fixed operator"] == method["Channels of the input"] == "–"
-    assert plain(page.all("p", class_="verdict")[0].text).startswith("Of 11 images, the model predicted 100.0 % correctly")
+    assert plain(page.all("p", class_="audited")[0].text).startswith("Model ")
+    assert "11 of 11 with a label" in plain(page.all("section", id="verdict")[0].text)

@@ -12,11 +12,16 @@ from reports.sections.trust import rules_table, say_heading
 from storage.joins import place_rows
 from storage.rule_choices import MeasuredRule, RuleChoice
 from storage.runs.run import Run
+from tests.reports.page import heading as title
 from tests.reports.page import parse, plain
 from tests.reports.stores import SCRIPT, SMALL, make_store
 
+MOVED = "It stays where it was (correlation 0.10 with the map moved along, 0.90 where it was)."
 
-def place(run: Run, where: bool | None, label: bool | None) -> None:
+
+def place_trust(run: Run, where: bool | None, label: bool | None) -> None:
+    """Writes the tables of the analysis."""
+
     def mean(source: str, measure: str, value: float | None, control: str | None, at: float | None) -> dict[str, Any]:
         numbers = {"value": value, "low": None, "high": None, "sample_count": 3, "control": control, "control_value": at}
         return {"source": source, "measure": measure, "question": "image"} | numbers
@@ -33,7 +38,7 @@ def place(run: Run, where: bool | None, label: bool | None) -> None:
         "is_usable_for_classes": label,
         "test_names": ["depends on the image", "depends on the class"],
         "test_outcomes": ["passed", "failed"],
-        "test_reasons": ["It moves.", f"It is all one {SCRIPT}."],
+        "test_reasons": [MOVED, f"It is all one {SCRIPT}."],
     }
     run.attempts.mkdir(exist_ok=True)
     place_rows(run, "trust", pa.Table.from_pylist(means, schema=MEANS), MEANS)
@@ -46,12 +51,15 @@ def test_without_the_analysis_there_is_no_section(tmp_path: Path) -> None:
 
 def test_tests_and_measures_are_told(tmp_path: Path) -> None:
     run = make_store(tmp_path, SMALL)
-    place(run, True, False)
+    place_trust(run, True, False)
     page = parse(render(run))
     (section,) = page.all("section", id="trust")
     text = plain(section.text)
-    assert "The maps can be used to say where the evidence is, not for which class it is" in text
-    assert "✓ The map depends on the image: passed. It moves." in text
+    assert title(page, "trust") == "The maps can be used to say where the evidence is, not for which class it is"
+    first = plain(page.all("section", id="verdict")[0].text)
+    assert "✓ The map depends on the image: passed. It stays where it was. ✗" in first, "without the numbers"
+    assert f"The map depends on the class: failed. It is all one {SCRIPT}." in first
+    assert f"✓ The map depends on the image: passed. {MOVED}" in text
     assert f"✗ The map depends on the class: failed. It is all one {SCRIPT}." in text
     rows = [[plain(cell) for cell in row] for row in page.table("What was measured of the maps, means over images.")]
     assert rows == [
