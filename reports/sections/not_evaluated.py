@@ -3,7 +3,7 @@
 from typing import Any
 
 from reports.context import ReportContext
-from reports.formats import count
+from reports.formats import count, plural
 from reports.parts.blocks import Block, Column, tabulate
 from reports.queries import Row
 from reports.sections.section import Section
@@ -27,15 +27,16 @@ def make_content(context: ReportContext) -> dict[str, Any]:
 
 def say_heading(found: Row) -> str:
     """found: the row of query `not_evaluated`."""
+    empty = found["empty_class_count"]
     words = {
-        "failed_count": "{} images failed",
-        "unlabelled_count": "{} without a label",
-        "no_dominant_count": "{} without evidence",
-        "empty_class_count": "{} classes without an image",
-        "open_gate_count": "{} gates not evaluated",
+        "failed_count": f"{plural(found['failed_count'], 'image')} that failed",
+        "unlabelled_count": f"{plural(found['unlabelled_count'], 'image')} without a label",
+        "no_dominant_count": f"{plural(found['no_dominant_count'], 'image')} without evidence",
+        "empty_class_count": f"{count(empty)} empty {'class' if empty == 1 else 'classes'}",
+        "open_gate_count": f"{plural(found['open_gate_count'], 'gate')} left open",
     }
-    said = [text.format(count(found[name])) for name, text in words.items() if found[name]]
-    return f"Left out somewhere: {', '.join(said)}" if said else "Every image, class and gate was evaluated"
+    said = [text for name, text in words.items() if found[name]]
+    return f"Not in every number: {', '.join(said)}" if said else "Every image, class and gate was evaluated"
 
 
 def not_evaluated_block(context: ReportContext) -> Block:

@@ -51,9 +51,9 @@ def test_pictures_are_those_of_the_models_own_responses(run: Run) -> None:
     """
     config = planned_config(run)
     dataset, model = open_dataset(config.dataset), load_model(config.model)
-    drawn = {
-        sample["sample_index"]: sample["peak"] for sample in json.loads((run.gallery / "gallery.json").read_text())["samples"]
-    }
+    content = json.loads((run.gallery / "gallery.json").read_text())
+    assert content["other_color"] == "#ffa6ff"
+    drawn = {sample["sample_index"]: sample["peak"] for sample in content["samples"]}
     assert len(drawn) > 5
     for index, peak in drawn.items():
         samples = dataset.read(index, index + 1)

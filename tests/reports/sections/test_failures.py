@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reports.pages.report import render
-from tests.reports.page import Page, parse, plain
+from tests.reports.page import Page, heading, parse, plain
 from tests.reports.stores import Content, make_store, sample
 
 
@@ -12,6 +12,11 @@ def test_failures(small_page: Page) -> None:
         ["10", "broken & <b>", "read", "cannot identify image file '<broken>'"],
         ["11", "empty", "prepare", "image is 0 × 0"],
     ]
+
+
+def test_the_heading_counts_them(small_page: Page, ranked_page: Page) -> None:
+    assert heading(small_page, "failures") == "2 images could not be measured"
+    assert heading(ranked_page, "failures") == "Every image could be measured"
 
 
 def test_what_is_not_finite_is_said_above_the_failures(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from reports.pages.report import render
 from storage.runs.lookup import published_runs
 from storage.runs.plan import ConservedRelevance, Examination
-from tests.reports.page import Page, parse, plain
+from tests.reports.page import Page, heading, parse, plain
 from tests.reports.stores import QUOTES, SCRIPT, SMALL, make_store
 
 OLD_STORE = Path(__file__).parents[2] / "storage" / "old_stores" / "v1"
@@ -105,3 +105,13 @@ def test_report_of_a_run_of_an_older_version(tmp_path: Path) -> None:
     assert method["Fixed operator"] == method["Channels of the input"] == "–"
     assert plain(page.all("p", class_="audited")[0].text).startswith("Model ")
     assert "11 of 11 with a label" in plain(page.all("section", id="verdict")[0].text)
+
+
+def test_the_heading_is_the_cosine(small_page: Page) -> None:
+    assert heading(small_page, "method") == "By rule linear; the maps of two classes have a cosine of 0.25 (1: all alike)"
+
+
+def test_classes_of_few_images_are_not_ranked(ranked_page: Page) -> None:
+    assert [row[0] for row in ranked_page.table("How far the maps")] == ["ant", "bee", "cow"]
+    (method,) = ranked_page.all("section", id="method")
+    assert "1 class has fewer than 5 images and is not ranked: it stands last." in method.text

@@ -7,7 +7,7 @@ from pathlib import Path
 from reports.sections.provenance import about_table, provenance_tables, rerun_command
 from storage.runs.plan import Trigger
 from storage.runs.run import Run, read_manifest, read_plan
-from tests.reports.page import Page
+from tests.reports.page import Page, heading
 from tests.reports.stores import SCRIPT
 
 
@@ -18,6 +18,7 @@ def test_provenance(small_page: Page) -> None:
     assert identity["Plan, SHA-256"] == "c" * 64
     assert identity["Finished"] == "2026-11-21 03:01:15 UTC"
     assert identity["Images failed"] == "2"
+    assert heading(small_page, "provenance") == "Made by clear-audit 0.1.0 from model aaaaaaaa and dataset bbbbbbbb"
     assert identity["Started by"] == "–"
     assert "Resumed by" not in identity
     assert small_page.table("Environment") == [["device", "cpu"], ["python", "3.11.2"]]

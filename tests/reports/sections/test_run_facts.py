@@ -8,7 +8,7 @@ from reports.queries import ask
 from reports.sections.run_facts import run_facts
 from storage.runs.run import Run, read_plan
 from storage.sql.read_only import connect
-from tests.reports.page import Page, parse
+from tests.reports.page import Page, heading, parse
 from tests.reports.stores import SMALL, make_store
 
 
@@ -19,6 +19,7 @@ def test_run_facts(small_page: Page) -> None:
     assert facts["Images"] == "12, of 28 × 28 pixels"
     assert facts["Started"] == "2026-11-21 03:00:00 UTC"
     assert facts["Took"] == "1 min 15 s"
+    assert heading(small_page, "run") == "12 images of 3 classes, by rule linear, in 1 min 15 s"
 
 
 def test_what_was_passed_over_is_among_the_facts(small_run: Run) -> None:
