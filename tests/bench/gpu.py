@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from auditor import Clear, measure
+from auditor import Clear, UnsupportedModel, measure
 from auditor.operations.rule_table import RULES
 from flows.demo import allcnn
 from flows.runtime.batches import BatchSize, compute_batches
