@@ -305,6 +305,7 @@ def test_exported_program_gives_the_tables_of_its_module(
     assert run["model_hash"] != rows(finished, "SELECT * FROM runs")[0]["model_hash"]
 
 
+@pytest.mark.soak
 def test_half_precision_few_classes_and_another_rule(digits_config: Path, prefect_api: str, tmp_path: Path) -> None:
     store = tmp_path / "audits"
     settings = {"method.precision": "bfloat16", "method.top_k": 3, "method.rule": "lrp_epsilon", "method.head": "15"}

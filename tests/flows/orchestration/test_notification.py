@@ -95,7 +95,7 @@ def outcome_of(run: Run, judgements: list[Judgement], failed: int = 0) -> AuditO
 def audited(monkeypatch: pytest.MonkeyPatch, ends: AuditOutcome | BaseException, run: Run | None = None) -> None:
     """Audits end so from here on; run: what was planned before."""
 
-    def start(config: AuditConfig, store: Path, progress: Progress, resumed: str | None) -> AuditOutcome:
+    def start(config: AuditConfig, store: Path, progress: Progress, resumed: str | None, rechoose: bool) -> AuditOutcome:
         progress.run = run
         if isinstance(ends, BaseException):
             raise ends
