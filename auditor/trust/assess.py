@@ -27,7 +27,7 @@ RULE = "rule"
 
 REGION = 0.15
 """The share of the pixels that is kept or removed (Kumar, Wong & Taylor 2017, table 1), and of a region of contrast."""
-CURVE = (0.02, 0.05, 0.15, 0.5)
+CURVE = (0.05, 0.15, 0.5)
 """Shares of the pixels at which the curves of insertion and deletion are measured."""
 SURE = 0.9
 """Least probability of an image's class for the image to be part of a grid."""

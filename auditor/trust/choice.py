@@ -1,6 +1,6 @@
 """Which of several rules is taken for a network, by what was measured of its maps under each."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite, isnan
 
@@ -20,20 +20,34 @@ class Choice:
     scores: dict[str, float]
 
 
-def choose(found: Mapping[str, Summaries]) -> Choice:
+def choose(found: Mapping[str, Summaries], contending: Collection[str] | None = None) -> Choice:
     """Of the rules whose maps can be used for most, the first of those that tell two classes apart and find the place best.
 
     Best are all that are not surely worse than the one of the highest score: a choice that another sample would turn is none.
-    found: by rule, at least one, in the order in which they are preferred.
+    found: by rule, at least one, in the order in which they are preferred. contending: those that can be chosen; all by default.
     """
-    verdicts = {rule: judge(own, {"random_pixels": {"insertion": of(own, "random_insertion")}}) for rule, own in found.items()}
-    scores = {rule: score(own) for rule, own in found.items()}
+    verdicts, scores = verdicts_of(found), {rule: score(own) for rule, own in found.items()}
     most = max(map(uses, verdicts.values()))
     rivals = [rule for rule in found if uses(verdicts[rule]) == most]
-    highest = max(rivals, key=lambda rule: scores[rule])
+    eligible = [rule for rule in found if contending is None or rule in contending]
+    eligible = [rule for rule in eligible if rule in rivals] or eligible
+    highest = max(eligible, key=lambda rule: scores[rule])
     least = scores[highest] - doubt(found[highest])
-    best = next(rule for rule in rivals if scores[rule] >= least)
+    best = next(rule for rule in eligible if scores[rule] >= least)
     return Choice(best, say_choice(best, rivals, found, verdicts), verdicts, scores)
+
+
+def contenders(found: Mapping[str, Summaries]) -> list[str]:
+    """Those that more images may yet show to be best: their maps can be used for most, and their score is not surely lower."""
+    verdicts = verdicts_of(found)
+    most = max(map(uses, verdicts.values()))
+    rivals = [rule for rule in found if uses(verdicts[rule]) == most]
+    highest = max(score(found[rule]) - doubt(found[rule]) for rule in rivals)
+    return [rule for rule in rivals if score(found[rule]) + doubt(found[rule]) >= highest]
+
+
+def verdicts_of(found: Mapping[str, Summaries]) -> dict[str, Verdict]:
+    return {rule: judge(own, {"random_pixels": {"insertion": of(own, "random_insertion")}}) for rule, own in found.items()}
 
 
 def doubt(found: Summaries) -> float:

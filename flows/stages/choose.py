@@ -1,13 +1,12 @@
 """The rule of an audit that leaves it to be chosen: measured once for a model and a dataset, then kept in the store."""
 
-from collections.abc import Iterable
 from math import isnan
 from pathlib import Path
 
 import numpy as np
 
 from auditor.operations.rule_table import RULES
-from auditor.trust.choice import Choice, choose
+from auditor.trust.choice import Choice, choose, contenders
 from auditor.trust.verdict import Summary, summary_of
 from flows.config import AuditConfig
 from flows.runtime.pilot import PilotResult, PilotUnit, measure_unit
@@ -64,10 +63,21 @@ def known_choice(session: Session, place: Path) -> RuleChoice | None:
 
 
 def make_choice(session: Session) -> RuleChoice:
-    client, _ = session.cluster.wait()
+    """All rules are measured on the first images, and on the others those that may yet be the best."""
     order = draw(len(session.dataset), IMAGES, SEED)
     parts = [tuple(order[start : start + UNIT_IMAGES].tolist()) for start in range(0, len(order), UNIT_IMAGES)]
-    units = [PilotUnit(rule, part, SEED) for rule in candidates(session.config) for part in parts]
+    rules = candidates(session.config)
+    results = measure(session, rules, parts[:1])
+    means, _ = put_together(results, rules)
+    left = contenders(means) if means else rules
+    if len(left) > 1 or not means:
+        results += measure(session, left, parts[1:])
+    return conclude(results, rules, len(order), left)
+
+
+def measure(session: Session, rules: list[str], parts: list[tuple[int, ...]]) -> list[PilotResult]:
+    client, _ = session.cluster.wait()
+    units = [PilotUnit(rule, part, SEED) for rule in rules for part in parts]
     results: list[PilotResult] = []
 
     def take(result: PilotResult) -> None:
@@ -75,17 +85,30 @@ def make_choice(session: Session) -> RuleChoice:
         session.progress.advance(len(results), 0, len(units), "measurements")
 
     died = submit_all(client, lambda unit: client.submit(measure_unit, session.work.key, unit, pure=False), units, take)
-    results += [PilotResult(unit.rule, {}, "a worker died of it") for unit in died]
-    return conclude(results, candidates(session.config), len(order))
+    return results + [PilotResult(unit.rule, {}, "a worker died of it") for unit in died]
 
 
 def candidates(config: AuditConfig) -> list[str]:
     return [rule for rule, one in RULES.items() if config.method.reduction == "sum" or not one.enlarges]
 
 
-def conclude(results: Iterable[PilotResult], rules: Iterable[str], image_count: int) -> RuleChoice:
-    """Raises InputError where no rule has maps."""
-    rules, results = list(rules), list(results)
+def conclude(results: list[PilotResult], rules: list[str], image_count: int, contending: list[str]) -> RuleChoice:
+    """contending: the rules that can be chosen. Raises InputError where no rule has maps."""
+    means, refusals = put_together(results, rules)
+    if not means:
+        reason = next(iter(refusals.values()), "no image could be measured")
+        raise InputError(f"method.rule is '{AUTO}', and no rule has maps of this network: {reason}")
+    choice = choose(means, [rule for rule in contending if rule in means] or None)
+    measured = [
+        MeasuredRule(rule=rule, refusal=refusals[rule]) if rule in refusals else as_record(rule, choice, means[rule])
+        for rule in rules
+        if rule in refusals or rule in means
+    ]
+    return RuleChoice(rule=choice.rule, reason=choice.reason, image_count=image_count, rules=measured)
+
+
+def put_together(results: list[PilotResult], rules: list[str]) -> tuple[dict[str, dict[str, Summary]], dict[str, str]]:
+    """The means of each rule that has maps, by measure; and why the others are left out."""
     refusals = {result.rule: result.refusal for result in reversed(results) if result.refusal is not None}
     means: dict[str, dict[str, Summary]] = {}
     for rule in (rule for rule in rules if rule not in refusals):
@@ -95,16 +118,7 @@ def conclude(results: Iterable[PilotResult], rules: Iterable[str], image_count: 
             refusals[rule] = f"its maps of this network are those of {same}"
         elif found:
             means[rule] = found
-    if not means:
-        reason = next(iter(refusals.values()), "no image could be measured")
-        raise InputError(f"method.rule is '{AUTO}', and no rule has maps of this network: {reason}")
-    choice = choose(means)
-    measured = [
-        MeasuredRule(rule=rule, refusal=refusals[rule]) if rule in refusals else as_record(rule, choice, means[rule])
-        for rule in rules
-        if rule in refusals or rule in means
-    ]
-    return RuleChoice(rule=choice.rule, reason=choice.reason, image_count=image_count, rules=measured)
+    return means, refusals
 
 
 def summarise(parts: list[dict[str, list[float]]]) -> dict[str, Summary]:

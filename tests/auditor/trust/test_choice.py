@@ -2,7 +2,7 @@
 
 import pytest
 
-from auditor.trust.choice import choose
+from auditor.trust.choice import choose, contenders
 from auditor.trust.verdict import UNKNOWN, Summary
 from tests.auditor.trust.test_verdict import GOOD, sure
 
@@ -70,3 +70,15 @@ def test_without_grids_insertion_over_random_pixels_counts() -> None:
 def test_a_rule_whose_maps_are_empty_has_no_score() -> None:
     choice = choose({"empty": {}, "other": rule(0.7, 0.3)})
     assert (choice.rule, choice.scores["empty"]) == ("other", 0)
+
+
+def test_contenders_are_those_that_more_images_may_show_to_be_best() -> None:
+    found = {
+        "best": rule(1.0, 0.60, reach=0.05),
+        "near": rule(1.0, 0.52, reach=0.05),
+        "far": rule(1.0, 0.36, reach=0.05),
+        "vetoed": rule(1.0, 0.9, **BLIND),
+    }
+    assert contenders(found) == ["best", "near"]
+    assert choose(found, ["near"]).rule == "near"
+    assert "of 4 rules, 3 give maps" in choose(found, ["near"]).reason

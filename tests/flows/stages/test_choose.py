@@ -67,8 +67,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_results_of_all_units_are_put_together_in_any_order() -> None:
     worse = GOOD | {"grid_pointing": [0.3, 0.3, 0.3]}
     results = [PilotResult("a", worse), PilotResult("b", GOOD), PilotResult("a", worse), PilotResult("b", GOOD)]
-    choice = conclude(results, ["a", "b"], 4)
-    assert choice == conclude(reversed(results), ["a", "b"], 4)
+    choice = conclude(results, ["a", "b"], 4, ["a", "b"])
+    assert choice == conclude(results[::-1], ["a", "b"], 4, ["a", "b"])
     assert (choice.rule, choice.image_count) == ("b", 4)
     assert [one.rule for one in choice.rules] == ["a", "b"]
     assert choice.rules[1].means["grid_pointing"] == pytest.approx(0.6)
@@ -77,16 +77,45 @@ def test_results_of_all_units_are_put_together_in_any_order() -> None:
 
 
 def test_a_rule_that_does_not_answer_is_no_candidate_and_why_is_kept() -> None:
-    choice = conclude([PilotResult("a", GOOD), PilotResult("a", {}, "no way back"), PilotResult("b", GOOD)], ["a", "b"], 2)
+    choice = conclude(
+        [PilotResult("a", GOOD), PilotResult("a", {}, "no way back"), PilotResult("b", GOOD)], ["a", "b"], 2, ["a", "b"]
+    )
     assert choice.rule == "b"
     assert choice.rules[0].refusal == "no way back"
 
 
 def test_rules_that_are_one_count_once() -> None:
     other = {name: [value + 1e-4 for value in values] if name == "moved_along" else values for name, values in GOOD.items()}
-    choice = conclude([PilotResult("a", GOOD), PilotResult("b", other)], ["a", "b"], 2)
+    choice = conclude([PilotResult("a", GOOD), PilotResult("b", other)], ["a", "b"], 2, ["a"])
     assert choice.rules[1].refusal == "its maps of this network are those of a"
     assert "of 1 rules" in choice.reason
+
+
+def test_those_that_may_yet_be_best_are_measured_on_more_images(
+    digits_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four rules one is vetoed, one surely worse, and two are close: which of these is better the further images say."""
+    first = {
+        "vetoed": GOOD | {"all_random_spearman": [0.98]},
+        "worse": GOOD | {"grid_pointing": [0.30, 0.31, 0.32]},
+        "close": GOOD | {"grid_pointing": [0.50, 0.60, 0.70]},
+        "closer": GOOD | {"grid_pointing": [0.51, 0.61, 0.71]},
+    }
+    later = {"close": GOOD | {"grid_pointing": [0.4] * 9}, "closer": GOOD | {"grid_pointing": [0.7] * 9}}
+    asked: list[tuple[list[str], int]] = []
+
+    def measure(session: Any, rules: list[str], parts: list[tuple[int, ...]]) -> list[PilotResult]:
+        asked.append((rules, len(parts)))
+        return [PilotResult(rule, (first if len(asked) == 1 else later)[rule]) for rule in rules]
+
+    monkeypatch.setattr(choose, "measure", measure)
+    monkeypatch.setattr(choose, "candidates", lambda config: list(first))
+    session = session_of(digits_config, tmp_path)
+    session.dataset = range(300)
+    choice = choose.make_choice(session)
+    assert asked == [(list(first), 1), (["close", "closer"], 3)]
+    assert choice.rule == "closer"
+    assert {one.rule: one.is_usable_for_place for one in choice.rules} == dict.fromkeys(first, True) | {"vetoed": False}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +124,7 @@ def test_rules_that_are_one_count_once() -> None:
 )
 def test_where_no_rule_has_maps_it_is_an_error(results: list[PilotResult], said: str) -> None:
     with pytest.raises(InputError, match=f"method.rule is 'auto', and no rule has maps of this network: {said}"):
-        conclude(results, ["a"], 1)
+        conclude(results, ["a"], 1, ["a"])
 
 
 def test_a_rule_that_is_named_is_not_chosen(digits_config: Path, tmp_path: Path, made: list[str]) -> None:
