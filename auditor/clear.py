@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal, TypeVar
 
@@ -114,6 +114,17 @@ class Clear:
         self.reference = self
         if precision == "bfloat16":
             self.reference = Clear(model, rule, classes, top_k, "float32", reduction, head)
+
+    def changed(self, model: nn.Module | None = None, rule: str | None = None) -> "Clear":
+        """The same explanation of another network, or by another rule, without what was found out of this one.
+
+        model: a changed copy of the network that is explained, which is not copied again.
+        """
+        other = copy.copy(self)
+        other.model = self.model if model is None else model
+        other.method = self.method if rule is None else replace(self.method, rule=rule)
+        other.operator, other.reference, other.shortcuts = None, other, Shortcuts()
+        return other
 
     def __call__(self, images: Images) -> Maps:
         """images: (N, ch, H, W) as the model takes them, see `Images`. Raises ValueError and UnsupportedModel."""

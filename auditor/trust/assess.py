@@ -1,8 +1,7 @@
 """All measures of trust of a batch of images, of the maps of a rule and of controls beside them."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -134,7 +133,7 @@ def look_at(clear: Clear, images: Tensor, labels: Tensor) -> Batch:
 def sources(clear: Clear, has_places: bool, seed: int) -> dict[str, Source]:
     found = {RULE: of_rule(clear)}
     if has_places and clear.method.rule != "cam":
-        found["cam"] = of_rule(with_rule(clear, "cam"))
+        found["cam"] = of_rule(clear.changed(rule="cam"))
     return found | {
         name: Source(explain, partial(alone, explain))
         for name, explain in {"ink": ink, "edges": edges, "random_pixels": random_pixels(seed)}.items()
@@ -145,13 +144,6 @@ def of_rule(clear: Clear) -> Source:
     return Source(
         by_rule(clear), lambda images: torch.cat([clear(part).dominant_response for part in few_at_a_time(images)]), True
     )
-
-
-def with_rule(clear: Clear, rule: str) -> Clear:
-    """The same network under another rule, without a fixed operator."""
-    other = copy.copy(clear)
-    other.method, other.operator, other.reference = replace(clear.method, rule=rule), None, other
-    return other
 
 
 def alone(explain: Explainer, images: Tensor) -> Tensor:

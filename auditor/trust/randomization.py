@@ -63,9 +63,8 @@ def randomized(clear: Clear, names: Iterable[str], seed: int) -> Clear:
     architecture, exported programs included, whose way of being initialised is not known. A weight is shuffled in the same
     way whichever others are.
     """
-    changed = copy.copy(clear)
     with torch.inference_mode(False):
-        changed.model, changed.operator, changed.reference = copy.deepcopy(clear.model), None, changed
+        changed = clear.changed(copy.deepcopy(clear.model))
     places = {name: place for place, (name, _) in enumerate(changed.model.named_parameters())}
     parameters = dict(changed.model.named_parameters())
     for name in names:

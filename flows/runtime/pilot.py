@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor.errors import UnsupportedModel
-from auditor.trust.assess import pilot, with_rule
+from auditor.trust.assess import pilot
 from flows.runtime.sampling import read_drawn
 from flows.runtime.worker import this_worker
 
@@ -34,7 +34,7 @@ def measure_unit(key: str, unit: PilotUnit) -> PilotResult:
     if not len(drawn.indices):
         return PilotResult(unit.rule, {})
     try:
-        found = pilot(with_rule(worker.clear, unit.rule), worker.tensor(drawn.pixels), unit.seed)
+        found = pilot(worker.clear.changed(rule=unit.rule), worker.tensor(drawn.pixels), unit.seed)
     except UnsupportedModel as error:
         return PilotResult(unit.rule, {}, str(error))
     return PilotResult(unit.rule, {name: values[~values.isnan()].tolist() for name, values in found.items()})

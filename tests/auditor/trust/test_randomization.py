@@ -115,3 +115,18 @@ def test_other_class_is_another_one_and_any() -> None:
     assert (counts[1:] - 100).abs().max() < 40
     assert torch.equal(other_class(images[7:9], classes[7:9], 5, 0), found[7:9])
     assert other_class(images, classes % 2, 2, 0).tolist() == (1 - classes % 2).tolist()
+
+
+@pytest.mark.parametrize("rule", ["cam", "gradient", "linear", "lrp_zplus"])
+def test_a_shuffled_network_is_explained_by_its_own_weights(clear: Clear, images: Tensor, rule: str) -> None:
+    """Whatever was found out before of the network as it was, and of others of its kind."""
+    known = clear.changed(rule=rule)
+    known(images)
+    names = layers(known, images)
+    randomized(known, names[-1:], 0)(images)
+    changed = randomized(known, names, 0)
+    found, expected = changed(images), Clear(changed.model, rule)(images)
+    assert changed.method.rule == rule
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.dominant_response, expected.dominant_response)
+    assert not torch.equal(found.dominant_response, known(images).dominant_response)
