@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.backward.trace import few_at_a_time, samples_at_once
+from auditor.backward.trace import samples_at_once
 from auditor.clear import Clear
 from auditor.trust.fills import background
 from auditor.trust.pseudorandom import keys_of, uniform
@@ -25,22 +25,6 @@ def by_rule(clear: Clear) -> Explainer:
         size = samples_at_once(images[0].numel())
         parts = zip(torch.split(images, size), torch.split(classes, size), strict=True)
         return torch.cat([torch.cat([maps for _, maps in clear.forward(part).stream(own)], 1) for part, own in parts])
-
-    return explain
-
-
-def cam(clear: Clear) -> Explainer:
-    """max(z_c, 0) of the class response maps, enlarged bilinearly (class activation maps, Zhou et al. 2016).
-
-    NaN where z_L is one column: one position, or tokens, whose places in the image are not known.
-    """
-
-    def explain(images: Tensor, classes: Tensor) -> Tensor:
-        positive = torch.cat([clear.forward(part).positive for part in few_at_a_time(images)])
-        maps = positive[torch.arange(len(images), device=images.device)[:, None], classes]
-        if maps.shape[3] == 1:
-            return torch.full((*classes.shape, *images.shape[2:]), torch.nan, device=images.device)
-        return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
 
     return explain
 

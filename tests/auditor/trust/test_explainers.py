@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from auditor import Clear
-from auditor.trust.explainers import Explainer, by_rule, cam, edges, ink, random_pixels
-from tests.auditor.networks import FlattenHead, random_network
+from auditor.trust.explainers import Explainer, by_rule, edges, ink, random_pixels
 
 CLASSES = torch.tensor([[0, 3], [2, 1], [4, 0], [1, 4], [3, 2], [0, 1]])
 
@@ -18,23 +16,6 @@ def test_rule_gives_each_image_its_own_classes(clear: Clear, images: Tensor) -> 
     every = torch.cat([maps for _, maps in clear.forward(images).stream(torch.arange(5))], 1)
     found = by_rule(clear)(images, CLASSES)
     torch.testing.assert_close(found, torch.stack([every[n, own] for n, own in enumerate(CLASSES)]))
-
-
-def test_cam_is_the_enlarged_class_response(clear: Clear, network: tuple[nn.Module, Tensor]) -> None:
-    model, images = network
-    with torch.no_grad():
-        pooled = F.max_pool2d(torch.relu(model.first(images)), 2)
-        responses = model.last(F.relu(model.second(pooled))).clamp(min=0)
-    large = F.interpolate(responses, (8, 8), mode="bilinear", align_corners=False)
-    expected = torch.stack([large[n, own] for n, own in enumerate(CLASSES)])
-    torch.testing.assert_close(cam(clear)(images, CLASSES), expected)
-
-
-def test_cam_of_one_position_is_undefined() -> None:
-    model, images = random_network(FlattenHead)
-    maps = cam(Clear(model))(images, CLASSES[:2])
-    assert maps.shape == (2, 2, 8, 8)
-    assert maps.isnan().all()
 
 
 def test_ink_by_hand() -> None:
