@@ -34,7 +34,7 @@ class MeasuredRule(Record):
 
 
 class RuleChoice(Record):
-    """rule: that was chosen. reason: in words. image_count: of the pilot. rules: all that were tried, in order."""
+    """rule: that was chosen. reason: in words. image_count: of the pilot, at most. rules: all that were tried, in order."""
 
     rule: Name
     reason: str

@@ -1,7 +1,7 @@
 """All measures of trust of a batch of images, of the maps of a rule and of controls beside them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -75,6 +75,11 @@ class Batch:
         width = self.images.shape[3]
         return min(max(1, width // 8 if self.cell is None else self.cell[1]), width - 1)
 
+    def first(self, count: int) -> "Batch":
+        """The same of the first images."""
+        each = ("images", "classes", "wanted", "probability", "fill")
+        return replace(self, **{name: getattr(self, name)[:count] for name in each})
+
 
 def assess(clear: Clear, images: Tensor, labels: Tensor, seed: int) -> dict[str, Values]:
     """The measures by source: `rule`, and the controls ink, edges, random_pixels and, where z_L has places, cam.
@@ -108,8 +113,7 @@ def pilot(clear: Clear, images: Tensor, seed: int) -> Values:
     if found["grid_pointing"].isnan().all():
         for name, own in {"insertion": maps[:, 0], "random_insertion": alone(random_pixels(seed), images)}.items():
             found[name] = area(perturb(batch.network, images, batch.wanted, own, batch.fill, CURVE).kept_probability, CURVE)
-    few = look_at(clear, images[:LEARNT_IMAGES], batch.wanted[:LEARNT_IMAGES])
-    return found | measure_learnt(clear, few, maps[:LEARNT_IMAGES, 0], seed)
+    return found | measure_learnt(clear, batch.first(LEARNT_IMAGES), maps[:LEARNT_IMAGES, 0], seed)
 
 
 def look_at(clear: Clear, images: Tensor, labels: Tensor) -> Batch:

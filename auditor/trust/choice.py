@@ -27,8 +27,7 @@ def choose(found: Mapping[str, Summaries], contending: Collection[str] | None = 
     found: by rule, at least one, in the order in which they are preferred. contending: those that can be chosen; all by default.
     """
     verdicts, scores = verdicts_of(found), {rule: score(own) for rule, own in found.items()}
-    most = max(map(uses, verdicts.values()))
-    rivals = [rule for rule in found if uses(verdicts[rule]) == most]
+    rivals = usable_for_most(verdicts)
     eligible = [rule for rule in found if contending is None or rule in contending]
     eligible = [rule for rule in eligible if rule in rivals] or eligible
     highest = max(eligible, key=lambda rule: scores[rule])
@@ -39,15 +38,19 @@ def choose(found: Mapping[str, Summaries], contending: Collection[str] | None = 
 
 def contenders(found: Mapping[str, Summaries]) -> list[str]:
     """Those that more images may yet show to be best: their maps can be used for most, and their score is not surely lower."""
-    verdicts = verdicts_of(found)
-    most = max(map(uses, verdicts.values()))
-    rivals = [rule for rule in found if uses(verdicts[rule]) == most]
+    rivals = usable_for_most(verdicts_of(found))
     highest = max(score(found[rule]) - doubt(found[rule]) for rule in rivals)
     return [rule for rule in rivals if score(found[rule]) + doubt(found[rule]) >= highest]
 
 
 def verdicts_of(found: Mapping[str, Summaries]) -> dict[str, Verdict]:
     return {rule: judge(own, {"random_pixels": {"insertion": of(own, "random_insertion")}}) for rule, own in found.items()}
+
+
+def usable_for_most(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """The rules whose maps can be used for most, in order."""
+    most = max(map(uses, verdicts.values()))
+    return [rule for rule, verdict in verdicts.items() if uses(verdict) == most]
 
 
 def doubt(found: Summaries) -> float:

@@ -7,8 +7,7 @@ from math import inf, isnan, nan
 import numpy as np
 import scipy.stats
 
-CELLS = 4
-"""Images in a grid."""
+from auditor.trust.grid_pointing import CELLS
 
 Test = tuple[str, bool | None, str]
 """What was asked, whether it holds, None where it could not be measured, and a sentence that says so."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -156,6 +157,17 @@ def summarise(connection: "duckdb.DuckDBPyConnection") -> dict[str, dict[str, "S
     return found
 
 
+def read_means(connection: "duckdb.DuckDBPyConnection") -> dict[str, dict[str, "Summary"]]:
+    """The same from table `trust`, in which it stands already."""
+    from auditor.trust.verdict import Summary
+
+    found: dict[str, dict[str, Summary]] = {}
+    for row in select(connection, "SELECT * FROM trust").to_pylist():
+        value, low, high = (nan if row[name] is None else row[name] for name in ("value", "low", "high"))
+        found.setdefault(row["source"], {})[row["measure"]] = Summary(value, low, high, row["sample_count"])
+    return found
+
+
 def join_means(connection: "duckdb.DuckDBPyConnection", plan: Plan) -> pa.Table:
     """Rows of table `trust`: the rule first, then the controls."""
     found = summarise(connection)
@@ -195,7 +207,7 @@ def join_verdict(connection: "duckdb.DuckDBPyConnection", plan: Plan) -> pa.Tabl
     """The row of table `trust_verdicts`."""
     from auditor.trust.verdict import judge
 
-    found = summarise(connection)
+    found = read_means(connection)
     controls = {source: measured for source, measured in found.items() if source != RULE}
     verdict = judge(found.get(RULE, {}), controls)
     return pa.Table.from_pylist([row_of(plan.config["method"]["rule"], verdict)], schema=VERDICTS)

@@ -33,6 +33,15 @@ def random_rows(schema: pa.Schema, count: int, seed: int = 0) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def check_schema(schema: pa.Schema, folder: Path) -> None:
+    """All that holds of the schema of every table. folder: where files are written to look."""
+    for field in schema:
+        check_column(field)
+    check_names(schema)
+    check_settings(schema, folder / "settings.parquet")
+    check_content(schema, folder / "content.parquet")
+
+
 def check_column(field: pa.Field) -> None:
     """It says what it is, and has a name in snake_case with the suffix of its kind."""
     metadata = {key.decode(): value.decode() for key, value in field.metadata.items()}

@@ -32,7 +32,7 @@ from storage.runs.run import Run
 from storage.tables import write_table
 from tests.flows.conftest import SAMPLES, Digits
 from tests.reports.stores import SMALL, make_plan
-from tests.storage.schemas import check_column, check_content, check_names, check_settings
+from tests.storage.schemas import check_schema
 
 OPTIONS = DataChecksOptions(samples=100)
 PLAN = make_plan(SMALL).model_copy(update={"sample_count": SAMPLES, "class_names": list("abcdefghij")})
@@ -75,11 +75,7 @@ SOUND = variants((AS_CONFIGURED, 100, 97, 0, 0), ("values in [−1, 1]", 100, 91
 
 @pytest.mark.parametrize("schema", [VARIANTS, IMAGES, CHECKS], ids=["variants", "images", "checks"])
 def test_schemas_are_those_of_tables_of_ours(schema: pa.Schema, tmp_path: Path) -> None:
-    for field in schema:
-        check_column(field)
-    check_names(schema)
-    check_settings(schema, tmp_path / "settings.parquet")
-    check_content(schema, tmp_path / "content.parquet")
+    check_schema(schema, tmp_path)
 
 
 def test_digits_as_in_training_pass(digits_work: Work, digits: Digits, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from storage.runs.lookup import published_runs
 from storage.sql.read_only import connect, select
 from storage.tables import write_table
 from tests.reports.stores import SMALL, make_plan
-from tests.storage.schemas import check_column, check_content, check_names, check_settings
+from tests.storage.schemas import check_schema
 from tests.storage.shards import STARTED, Row, Work, build
 
 JOB = Job(ANALYSIS, Options())
@@ -28,11 +28,7 @@ OLD_STORES = Path(__file__).parents[2] / "storage" / "old_stores"
 
 
 def test_the_schema_is_that_of_a_table_of_ours(tmp_path: Path) -> None:
-    for field in SCHEMA:
-        check_column(field)
-    check_names(SCHEMA)
-    check_settings(SCHEMA, tmp_path / "settings.parquet")
-    check_content(SCHEMA, tmp_path / "content.parquet")
+    check_schema(SCHEMA, tmp_path)
 
 
 @pytest.mark.parametrize("version", ["v5", "v6"])

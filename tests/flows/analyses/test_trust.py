@@ -30,7 +30,7 @@ from reports.sections.trust import MEASURES as TOLD
 from storage.runs.run import Run
 from tests.flows.conftest import SAMPLES as DIGITS
 from tests.reports.stores import SMALL, make_plan
-from tests.storage.schemas import check_column, check_content, check_names, check_settings
+from tests.storage.schemas import check_schema
 
 PLAN = make_plan(SMALL).model_copy(update={"sample_count": DIGITS, "config": {"method": {"rule": "linear"}}})
 OPTIONS = TrustOptions(samples=20)
@@ -58,11 +58,7 @@ def connection() -> Any:
 
 @pytest.mark.parametrize("schema", [SAMPLES, MEANS, VERDICTS], ids=["samples", "means", "verdicts"])
 def test_schemas_are_those_of_tables_of_ours(schema: pa.Schema, tmp_path: Path) -> None:
-    for field in schema:
-        check_column(field)
-    check_names(schema)
-    check_settings(schema, tmp_path / "settings.parquet")
-    check_content(schema, tmp_path / "content.parquet")
+    check_schema(schema, tmp_path)
 
 
 def test_no_samples_are_no_analysis() -> None:
@@ -114,6 +110,7 @@ def test_means_stand_beside_the_control_that_does_best(connection: Any) -> None:
 
 
 def test_the_verdict_names_the_rule_and_gives_its_reasons(connection: Any) -> None:
+    connection.from_arrow(join_means(connection, PLAN)).create("trust")
     (row,) = join_verdict(connection, PLAN).to_pylist()
     assert (row["rule"], row["is_usable_for_place"], row["is_usable_for_classes"]) == ("linear", None, False)
     assert row["test_outcomes"] == ["not measured", "failed", "passed", "not measured"]
