@@ -4,19 +4,19 @@ Three faults that an audit would otherwise explain in all earnest: labels that t
 order than the model's outputs, images with other channels or values than those of training.
 """
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from pydantic import Field
 
-from flows.analyses.analysis import Analysis, Context, Options, Result
-from flows.runtime.sampling import Drawn, draw, read_drawn, units_of
+from flows.analyses.analysis import Analysis, Context, Result
+from flows.analyses.sample import SampleOptions, read_unit, units
+from flows.runtime.sampling import Drawn
 from reports.figures import Figure
+from reports.parts.pictures import as_png
 from storage.joins import Append, Derive, Reduce, Table
 from storage.runs.plan import Plan, Unit
 from storage.sql.read_only import select
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from flows.runtime.worker import AuditWorker
 
-UNIT_IMAGES = 64
 SHOWN_IMAGES = 24
 SHOWN_SIDE = 96
 """Pixels of the longer side to which the images that are kept for the report are reduced."""
@@ -69,23 +68,12 @@ CHECKS = table_schema(
 AS_CONFIGURED = "as configured"
 
 
-class DataChecksOptions(Options):
-    """samples: images that are given to the model in other ways as well. seed: decides which."""
-
-    samples: Annotated[int, Field(ge=1)] = 256
-    seed: int = 0
-
-
-def units(plan: Plan, options: Options) -> list[Unit]:
-    assert isinstance(options, DataChecksOptions)
-    return units_of(plan, options.samples, UNIT_IMAGES)
+class DataChecksOptions(SampleOptions):
+    """samples: images that are given to the model in other ways as well."""
 
 
 def work(unit: Unit, context: Context) -> Result:
-    worker, options = context.worker, context.options
-    assert worker is not None
-    assert isinstance(options, DataChecksOptions)
-    drawn = read_drawn(worker, draw(context.plan.sample_count, options.samples, options.seed)[unit.start : unit.stop])
+    worker, drawn = read_unit(unit, context)
     predictions = predict(worker, drawn)
     tables = {
         "input_variants": count_variants(predictions, drawn.labels),
@@ -135,7 +123,7 @@ def count_variants(predictions: dict[str, np.ndarray], labels: np.ndarray) -> pa
 def as_rows(drawn: Drawn, predictions: np.ndarray, count: int) -> pa.Table:
     """The part of table `input_images`: the first `count`."""
     rows = [
-        {"sample_index": index, "label": None if label < 0 else label, "prediction": prediction, "png": as_png(pixels)}
+        {"sample_index": index, "label": None if label < 0 else label, "prediction": prediction, "png": reduced(pixels)}
         for index, label, prediction, pixels in zip(
             drawn.indices[:count].tolist(),
             drawn.labels[:count].tolist(),
@@ -147,13 +135,11 @@ def as_rows(drawn: Drawn, predictions: np.ndarray, count: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-def as_png(pixels: np.ndarray) -> bytes:
-    """pixels: (1 or 3, H, W) uint8."""
+def reduced(pixels: np.ndarray) -> bytes:
+    """A PNG. pixels: (1 or 3, H, W) uint8."""
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
+    return as_png(image)
 
 
 def add_up(parts: Iterable[Path], plan: Plan) -> pa.Table:

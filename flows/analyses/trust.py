@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from flows.analyses.analysis import Analysis, Context, Options, Result
-from flows.runtime.sampling import draw, read_drawn, units_of
+from flows.analyses.analysis import Analysis, Context, Result
+from flows.analyses.sample import SampleOptions, read_unit, units
 from reports.figures import Figure
 from storage.joins import Append, Derive, Table
 from storage.runs.plan import Plan, Unit
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from auditor.trust.verdict import Summary, Verdict
 
-UNIT_IMAGES = 64
 RULE = "rule"
 
 SOURCE = column("source", pa.string(), "what made the maps: `rule`, the audit's own, or a control")
@@ -92,11 +91,10 @@ MEASURES = {
 """Of `auditor.trust.assess`, in the order in which they are told."""
 
 
-class TrustOptions(Options):
-    """samples: images that are measured; 0: none, as with run = false. seed: decides which, and what is drawn at random."""
+class TrustOptions(SampleOptions):
+    """samples: images that are measured; 0: none, as with run = false."""
 
     samples: Annotated[int, Field(ge=0)] = 500
-    seed: int = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -104,16 +102,9 @@ class TrustOptions(Options):
         return given | {"run": False} if isinstance(given, dict) and given.get("samples") == 0 else given
 
 
-def units(plan: Plan, options: Options) -> list[Unit]:
-    assert isinstance(options, TrustOptions)
-    return units_of(plan, options.samples, UNIT_IMAGES)
-
-
 def work(unit: Unit, context: Context) -> Result:
-    worker, options = context.worker, context.options
-    assert worker is not None
-    assert isinstance(options, TrustOptions)
-    drawn = read_drawn(worker, draw(context.plan.sample_count, options.samples, options.seed)[unit.start : unit.stop])
+    assert isinstance(context.options, TrustOptions)
+    worker, drawn = read_unit(unit, context)
     values: dict[str, dict[str, np.ndarray]] = {}
     if len(drawn.indices):
         import torch
@@ -121,7 +112,7 @@ def work(unit: Unit, context: Context) -> Result:
         from auditor.trust.assess import assess
 
         labels = torch.from_numpy(drawn.labels).to(worker.device)
-        found = assess(worker.clear, worker.tensor(drawn.pixels), labels, options.seed)
+        found = assess(worker.clear, worker.tensor(drawn.pixels), labels, context.options.seed)
         values = {source: {name: one.cpu().numpy() for name, one in measured.items()} for source, measured in found.items()}
     return Result(len(drawn.indices), drawn.failed, {"trust_samples": as_rows(drawn.indices, values)})
 

@@ -1,6 +1,5 @@
 """The pictures of a comparison: the input and both runs' CLEAR maps, from what the runs stored."""
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from reports.comparison import Comparison, Flip
 from reports.pages.comparison import Drawing
 from reports.parts.cards import Swatch
 from reports.parts.layers import Drawn, lay_out, plain
-from reports.parts.pictures import as_uri
+from reports.parts.pictures import as_png, as_uri
 from storage.datasets.formats import open_dataset
 from storage.errors import InputError
 from storage.runs.run import Run, read_plan
@@ -67,6 +66,4 @@ def draw_map(side: Side, index: int) -> tuple[Drawn, float]:
 
 
 def uri_of(drawn: Image.Image) -> str:
-    stream = io.BytesIO()
-    drawn.save(stream, format="PNG", optimize=True)
-    return as_uri(stream.getvalue())
+    return as_uri(as_png(drawn))

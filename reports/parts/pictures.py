@@ -35,6 +35,12 @@ def are_pixelated(height: int, width: int) -> bool:
     return max(height, width) < PIXELATED_BELOW
 
 
+def as_png(picture: "Image") -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
 def as_uri(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
@@ -84,6 +90,4 @@ def heat(shares: np.ndarray, greatest: float, is_own: bool) -> bytes:
     part = shares / greatest if greatest > 0 else np.zeros_like(shares)
     hot = part[..., None] * 3 - np.arange(3)
     colors = hot if is_own else part[..., None] * np.array(OTHER)
-    stream = io.BytesIO()
-    PIL.Image.fromarray((colors.clip(0, 1) * 255).round().astype(np.uint8)).save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
+    return as_png(PIL.Image.fromarray((colors.clip(0, 1) * 255).round().astype(np.uint8)))

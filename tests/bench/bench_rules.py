@@ -34,12 +34,18 @@ MOVED, SIDE, BLUR, SURE = 32, 224, 9, 0.9
 AT_ONCE = 8
 
 
-def demo() -> None:
+def digits(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The demo's network, images (N, 1, 28, 28) in [0, 1], and labels."""
     config = load_config(DEMO, (), {})
-    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input, 0, DIGITS)
-    images, labels = torch.from_numpy(normalize(pixels, config.input)), torch.from_numpy(samples.labels)
+    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input, 0, count)
     model = load_model(config.model)
-    ink = torch.from_numpy(pixels[:, 0] >= 64)
+    assert isinstance(model, nn.Module)
+    return model, torch.from_numpy(normalize(pixels, config.input)), torch.from_numpy(samples.labels)
+
+
+def demo() -> None:
+    model, images, labels = digits(DIGITS)
+    ink = images[:, 0] >= 64 / 255
     print(f"demo, {DIGITS} digits; a digit covers {ink.float().mean():.0%} of the pixels\n")
     print("| rule | dominant class = prediction | energy on the digit | class cosine |\n|---|---|---|---|")
     for rule in RULES:

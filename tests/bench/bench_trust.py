@@ -19,12 +19,8 @@ from auditor.operations.rule_table import RULES
 from auditor.trust.assess import RULE, assess
 from auditor.trust.randomization import layers, randomized
 from auditor.trust.verdict import Summary, judge, summary_of
-from flows.config import load_config
 from flows.demo.allcnn import build
-from storage.datasets.formats import open_dataset
-from storage.datasets.preprocessing import normalize, read_prepared
-from storage.models.sources import load_model
-from tests.bench.bench_rules import DEMO, MOVED, SIDE, SURE, photographs, probability
+from tests.bench.bench_rules import MOVED, SIDE, SURE, digits, photographs, probability
 from tests.bench.networks import efficientnet_lite0
 
 SHOWN = (
@@ -35,15 +31,6 @@ BATCH = 64
 STRONGEST = 10
 """Classes that compete: with a thousand of them, those under `linear` would take an hour without the operator that a run has."""
 STEPS, RATE = 300, 1e-3
-
-
-def digits(count: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """The demo's network, images and labels."""
-    config = load_config(DEMO, (), {})
-    samples, pixels, _ = read_prepared(open_dataset(config.dataset), config.input, 0, count)
-    model = load_model(config.model)
-    assert isinstance(model, nn.Module)
-    return model, torch.from_numpy(normalize(pixels, config.input)), torch.from_numpy(samples.labels)
 
 
 def networks(model: nn.Module, images: Tensor) -> dict[str, nn.Module]:

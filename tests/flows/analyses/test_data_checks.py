@@ -23,8 +23,8 @@ from flows.analyses.data_checks import (
     VARIANTS,
     DataChecksOptions,
     add_up,
-    as_png,
     find_faults,
+    reduced,
     work,
 )
 from flows.runtime.worker import AuditWorker, Work
@@ -163,5 +163,5 @@ def test_what_is_found_is_said(tmp_path: Path) -> None:
 
 
 def test_large_images_are_reduced_for_the_report() -> None:
-    picture = Image.open(io.BytesIO(as_png(np.zeros((3, 300, 150), np.uint8))))
+    picture = Image.open(io.BytesIO(reduced(np.zeros((3, 300, 150), np.uint8))))
     assert (picture.size, picture.mode) == ((48, 96), "RGB")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.analyses.data_checks import CHECKS, IMAGES, as_png
+from flows.analyses.data_checks import CHECKS, IMAGES, reduced
 from reports.pages.report import render
 from storage.joins import place_rows
 from storage.runs.run import Run
@@ -28,7 +28,7 @@ def place(run: Run, *outcomes: bool | None) -> None:
     ]
     run.attempts.mkdir(exist_ok=True)
     place_rows(run, "data_checks", pa.Table.from_pylist(rows, schema=CHECKS), CHECKS)
-    png = as_png(SMALL_IMAGE)
+    png = reduced(SMALL_IMAGE)
     images = [
         {"sample_index": index, "label": label, "prediction": 0, "png": png} for index, label in ((7, 1), (2, 0), (5, None))
     ]
